@@ -1,0 +1,35 @@
+# make repro  set up, then raw reviews -> a registered model version, on the built-in sample
+# make test   set up, then lint, type checks and tests
+PYTHON ?= python3
+VENV := .venv
+SETUP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONUNBUFFERED := 1
+
+.PHONY: setup repro test lint clean
+
+repro: setup
+	dvc repro
+	llmsrec summary
+
+test: setup lint
+	pytest
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+
+setup: $(SETUP)
+
+# torch first and alone, so that a user can choose another build of it (CUDA) before `make`
+$(SETUP): requirements.txt requirements-torch.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "llmsrec needs Python 3.11 or newer; set PYTHON=")'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet -r requirements-torch.txt
+	python -m pip install --quiet -r requirements.txt
+	python -m pip install --quiet --no-deps --editable .
+	test -d .dvc || dvc init --quiet
+	dvc config --quiet core.analytics false
+	dvc config --quiet core.autostage true
+	touch $@

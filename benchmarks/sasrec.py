@@ -1,0 +1,194 @@
+"""SASRec's training speed, beside the plain form and beside the machine's matrix products. Run by hand:
+
+    python -m benchmarks.sasrec data                    # a folder with filtered/ and split/, as the pipeline writes it
+    python -m benchmarks.sasrec data --json sasrec.json
+
+Binary cross-entropy: targets a second of `train_epoch`, beside a loop that samples user by user with numpy and pads
+every row to 50; its model has the same shape, put together from torch's own modules. Full cross-entropy: the
+floating-point operations that the formulas need, a second, beside a large product's. All in turn, `REPEATS` times.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmsrec import params
+from llmsrec.data.sequences import Sequences
+from llmsrec.models import sequence_losses
+from llmsrec.models.sasrec import SASRec
+from llmsrec.training.sasrec import BETAS, POOL, train_epoch
+
+REPEATS = 5
+PLAIN_BATCHES = 8
+SETTINGS = {
+    "dim": 64, "blocks": 2, "heads": 1, "max_length": 50, "dropout": 0.2, "negatives": 1, "gbce_t": 0.0,
+    "batch_size": 128, "lr": 0.001, "epochs": 1, "patience": 1, "seed": 0,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with filtered/interactions.parquet and split/train.parquet")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    chosen = parser.parse_args()
+    train = Sequences.read(chosen.data / "split/train.parquet")
+    items = int(Sequences.read(chosen.data / "filtered/interactions.parquet").items.max())
+    figures = measure(train, items)
+
+    print(f"{train.users:,} users, {items:,} items, {len(train.items):,} events; {machine()}; median of {REPEATS}")
+    print(f"{'':<44}{'median':>10}{'min':>10}{'max':>10}")
+    for name, values in figures.items():
+        print(f"{name:<44}{statistics.median(values):>10,.2f}{min(values):>10,.2f}{max(values):>10,.2f}")
+    if chosen.json:
+        chosen.json.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=2) + "\n")
+
+
+def measure(train: Sequences, items: int) -> dict[str, list[float]]:
+    """Each figure's values, one a repetition; a ratio is of two timings that follow each other."""
+    bce, ce = (params.SASRec(**SETTINGS, loss=loss) for loss in ("bce", "ce"))
+    table = train.last(bce.max_length + 1)
+    rng = np.random.default_rng(0)
+    users = rng.permutation(np.flatnonzero(train.lengths() >= 2))
+    sample, few = users[: POOL * bce.batch_size], users[: PLAIN_BATCHES * bce.batch_size]
+    histories = {int(user): train.of(user)[0].tolist() for user in few}
+    models = [build(items, bce) for _ in range(2)]
+    plain = Plain(items, bce)
+    assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in models[0][0].parameters())
+    adam = torch.optim.Adam(plain.parameters(), lr=bce.lr)
+    figures: dict[str, list[float]] = {}
+    for epoch in range(REPEATS + 1):
+        plain_rate = targets(table[few]) / timed(partial(plain_steps, plain, adam, histories, items, bce, rng))
+        ours_rate = targets(table[sample]) / timed(partial(train_epoch, *models[0], table, sample, bce, epoch))
+        product = matrix_rate()
+        seconds = timed(partial(train_epoch, *models[1], table, sample, ce, epoch))
+        step = needed(table[sample], items, ce) / seconds / 1e9
+        alone = loss_rate(items, ce.dim)
+        if epoch == 0:
+            continue  # warm-up
+        for name, value in {
+            "BCE, plain, targets/s": plain_rate,
+            "BCE, ours, targets/s": ours_rate,
+            "BCE, ours / plain": ours_rate / plain_rate,
+            "large fp32 product, GFlop/s": product,
+            "full CE, whole step, targets/s": targets(table[sample]) / seconds,
+            "full CE, whole step, needed GFlop/s": step,
+            "full CE, whole step, % of the product": 100 * step / product,
+            "full CE, loss and gradients, needed GFlop/s": alone,
+            "full CE, loss and gradients, % of the product": 100 * alone / product,
+        }.items():
+            figures.setdefault(name, []).append(value)
+    return figures
+
+
+def build(items: int, settings: params.SASRec) -> tuple[SASRec, torch.optim.Optimizer]:
+    model = SASRec(items, settings.dim, settings.blocks, settings.heads, settings.max_length, settings.dropout)
+    model.initialise(torch.Generator().manual_seed(0))
+    return model, torch.optim.Adam(model.parameters(), lr=settings.lr, betas=BETAS, fused=True)
+
+
+class Plain(nn.Module):
+    """The same pre-norm transformer from torch's own modules."""
+
+    def __init__(self, items: int, settings: params.SASRec) -> None:
+        super().__init__()
+        self.item = nn.Embedding(items + 1, settings.dim, padding_idx=0)
+        self.position = nn.Embedding(settings.max_length, settings.dim)
+        self.dropout = nn.Dropout(settings.dropout)
+        layer = nn.TransformerEncoderLayer(
+            settings.dim, settings.heads, settings.dim, settings.dropout, batch_first=True, norm_first=True
+        )
+        norm = nn.LayerNorm(settings.dim)
+        self.blocks = nn.TransformerEncoder(layer, settings.blocks, norm, enable_nested_tensor=False)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(settings.max_length))
+
+    def forward(self, items: Tensor) -> Tensor:
+        x = self.item(items) * self.item.embedding_dim**0.5 + self.position.weight
+        return self.blocks(self.dropout(x), mask=self.mask, is_causal=True)
+
+
+def plain_steps(
+    model: Plain,
+    optimizer: torch.optim.Optimizer,
+    histories: dict[int, list[int]],
+    items: int,
+    settings: params.SASRec,
+    rng: np.random.Generator,
+) -> None:
+    """The plain form: each user's row filled in a loop, negatives drawn one by one, every row padded in full."""
+    length, everyone = settings.max_length, list(histories)
+    model.train()
+    for _ in range(len(everyone) // settings.batch_size):
+        shape = (settings.batch_size, length)
+        inputs, positives, negatives = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+        for row in range(settings.batch_size):
+            history = histories[everyone[rng.integers(len(everyone))]]
+            seen, following = set(history), history[-1]
+            for column, item in zip(range(length - 1, -1, -1), reversed(history[:-1]), strict=False):
+                inputs[row, column], positives[row, column] = item, following
+                negative = rng.integers(1, items + 1)
+                while negative in seen:
+                    negative = rng.integers(1, items + 1)
+                negatives[row, column], following = negative, item
+        x, y, other = (torch.from_numpy(part) for part in (inputs, positives, negatives))
+        users = model(x)
+        positive, negative = (users * model.item(y)).sum(-1), (users * model.item(other)).sum(-1)
+        real = y != 0
+        ones, zeros = torch.ones_like(positive[real]), torch.zeros_like(positive[real])
+        loss = F.binary_cross_entropy_with_logits(positive[real], ones)
+        loss = loss + F.binary_cross_entropy_with_logits(negative[real], zeros)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def targets(table: np.ndarray) -> int:
+    """Positions to learn from in right-aligned rows: all events but the first."""
+    return int((np.count_nonzero(table, axis=1) - 1).sum())
+
+
+def needed(table: np.ndarray, items: int, settings: params.SASRec) -> float:
+    """Floating-point operations of a pass, forward and backward: matrix products alone, without padding, causal."""
+    lengths = np.count_nonzero(table, axis=1) - 1
+    dim, blocks = settings.dim, settings.blocks
+    projections = 2 * 6 * dim**2 * blocks * lengths.sum()
+    attention = 2 * 2 * dim * blocks * (lengths * (lengths + 1) / 2).sum()
+    return float(3 * (2 * items * dim * lengths.sum() + projections + attention))
+
+
+def loss_rate(items: int, dim: int) -> float:
+    """Needed GFlop/s of the full cross-entropy alone, with both gradients, on as many positions as a batch has."""
+    users, table = torch.randn(768, dim, requires_grad=True), torch.randn(items + 1, dim, requires_grad=True)
+    chosen = torch.randint(1, items + 1, (768,))
+    seconds = timed(lambda: sequence_losses.cross_entropy(users, chosen, table).backward())
+    return 6 * 768 * items * dim / seconds / 1e9
+
+
+def matrix_rate(size: int = 2048) -> float:
+    """GFlop/s of a large fp32 product."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    return 2 * size**3 / timed(lambda: left @ right) / 1e9
+
+
+def timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The console script `llmsrec`: what neither dvc nor mlflow does by itself."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmsrec import presets
+from llmsrec.errors import LLMSRecError, RequestError
+from llmsrec.files import read_json
+from llmsrec.serving import schema
+
+Answered = Callable[[argparse.Namespace], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; an error that a user can meet is one line on stderr and exit status 1."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except LLMSRecError as error:
+        print(f"llmsrec {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands, each with an example in its --help."""
+    root = argparse.ArgumentParser(prog="llmsrec", description="LLM-SRec beside dvc and mlflow.")
+    commands = root.add_subparsers(dest="command", required=True, metavar="command")
+
+    command = _add(
+        commands, "recommend", recommend, "recommend items for a history, from a registered version or a bundle",
+        "llmsrec recommend --history B00A@1391040000000 B00B@1392000000000 --k 5 --tower cf",
+    )  # fmt: skip
+    source = command.add_mutually_exclusive_group()
+    source.add_argument("--model", default="models:/llm-srec@candidate", help="URI of a version (default: %(default)s)")
+    source.add_argument("--bundle", type=Path, help="folder of a bundle, such as models/bundle")
+    command.add_argument(
+        "--history", nargs="*", default=[], metavar="ASIN[@MS]",
+        help="parent_asin of each item, and when it was bought in ms since epoch (default: now)",
+    )  # fmt: skip
+    command.add_argument("--k", type=int, default=10, help="how many items (default: %(default)s)")
+    command.add_argument(
+        "--tower", default="llm", help="llm (prompt and backbone) or cf (SASRec alone); default: %(default)s"
+    )
+    command.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+    command = _add(
+        commands, "preset", preset, "print a preset as overrides for dvc, or list the presets",
+        "dvc exp run $(llmsrec preset paper/Scientific)",
+    )  # fmt: skip
+    command.add_argument("name", nargs="?", help="a preset; without one, their names are listed")
+
+    _add(
+        commands, "summary", summary, "show the metrics and the registered version of this repository's last run",
+        "dvc repro && llmsrec summary",
+    )  # fmt: skip
+    return root
+
+
+def recommend(options: argparse.Namespace) -> None:
+    """Answer one request."""
+    from llmsrec.serving.recommender import Recommender
+
+    history = [_event(text) for text in options.history]
+    requests = schema.parse([{"history": history, "k": options.k, "tower": options.tower}])
+    (answer,) = Recommender.load(options.bundle or _registered(options.model)).recommend(requests)
+    if options.json:
+        print(json.dumps(answer.model_dump(), ensure_ascii=False))
+        return
+    for place, item in enumerate(answer.items, start=1):
+        print(f"{place:>3}  {item.score:>9.4f}  {item.parent_asin:<12}  {item.title[:80]}")
+    if answer.fallback:
+        print("no item of the history is known: these are the most popular items")
+    if answer.unknown:
+        print(f"not in the catalogue: {', '.join(answer.unknown)}")
+
+
+def preset(options: argparse.Namespace) -> None:
+    """Print overrides on one line, so that the shell can hand them on."""
+    print("\n".join(presets.PRESETS) if options.name is None else presets.overrides(options.name))
+
+
+def summary(options: argparse.Namespace) -> None:
+    """Print what the last `dvc repro` or `dvc exp run` left."""
+    from llmsrec.evaluation.report import table
+
+    evaluation, registered = read_json(Path("metrics/evaluation.json")), read_json(Path("metrics/registered.json"))
+    name, version = registered["name"], registered["version"]
+    print(table(evaluation))
+    print(f"\n{name} version {version}, MLflow run {registered['run_id']}\n\nNext:")
+    for command, purpose in (
+        ("dvc exp run -S model.uniform=false", "an ablation; `dvc exp show` compares"),
+        ("mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db", "runs, curves and versions in the browser"),
+        (f"llmsrec recommend --model models:/{name}/{version} --tower cf --history {_some_item()}", "an answer here"),
+    ):
+        print(f"  {command}\n      {purpose}")
+    print(
+        f"  MLFLOW_TRACKING_URI=sqlite:///mlruns/mlflow.db mlflow models serve -m models:/{name}/{version} "
+        "--env-manager local\n      a service, http://127.0.0.1:5000/invocations"
+    )
+
+
+def _add(commands: Any, name: str, run: Answered, text: str, example: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _event(text: str) -> dict[str, Any]:
+    asin, mark, when = text.partition("@")
+    if not mark:
+        return {"parent_asin": asin, "timestamp": int(time.time() * 1000)}
+    try:
+        return {"parent_asin": asin, "timestamp": int(when)}
+    except ValueError as error:
+        raise RequestError(
+            f"{text!r} has no time in ms after the @; write {asin}@1391040000000, or {asin} for now."
+        ) from error
+
+
+def _registered(uri: str) -> Path:
+    from llmsrec.registry import tracking
+
+    return tracking.bundle_of(uri, Path(os.environ.get("DVC_ROOT", ".")).resolve())
+
+
+def _some_item() -> str:
+    import polars as pl
+
+    return str(pl.read_parquet("models/bundle/items.parquet")["parent_asin"][0])

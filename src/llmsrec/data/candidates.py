@@ -1,0 +1,104 @@
+"""The negatives of the sampled protocol (uni99): drawn once, stored, the same for every model."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmsrec.data.sequences import Sequences
+from llmsrec.errors import DataError
+from llmsrec.files import atomic
+
+CHUNK = 1 << 14  # users at a time; the draw does not depend on it
+
+SCHEMA = pa.schema(
+    [("user_id", pa.int32()), ("split", pa.string()), ("item_id", pa.int32()), ("negatives", pa.list_(pa.int32()))]
+)
+
+
+def write_candidates(
+    path: Path, histories: Sequences, parts: dict[str, Sequences], items: int, negatives: int, seed: int
+) -> None:
+    """Write `user_id, split, item_id, negatives` rows for valid and test, users ascending within each.
+
+    Raises:
+        DataError: a user has not interacted with fewer than `negatives` of the items.
+    """
+    rng = np.random.default_rng(seed)
+    with atomic(path) as temporary, _writer(temporary) as writer:
+        for split in ("valid", "test"):
+            for first in range(1, histories.users + 1, CHUNK):
+                users = np.arange(first, min(first + CHUNK, histories.users + 1))
+                drawn = draw(histories, users, items, negatives, rng)
+                offsets = pa.array(np.arange(0, drawn.size + 1, negatives, dtype=np.int32))
+                columns = [
+                    pa.array(users, pa.int32()),
+                    pa.array([split] * len(users)),
+                    pa.array(parts[split].items[users - 1]),
+                    pa.ListArray.from_arrays(offsets, pa.array(drawn.ravel())),
+                ]
+                writer.write_table(pa.table(columns, schema=SCHEMA))
+
+
+def _writer(path: Path) -> pq.ParquetWriter:
+    """Ascending lists are small as differences, and a dictionary of random numbers helps nobody."""
+    encoding = {name: "DELTA_BINARY_PACKED" for name in ("user_id", "item_id", "negatives.list.element")}
+    return pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=["split"], column_encoding=encoding)
+
+
+def draw(histories: Sequences, users: np.ndarray, items: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`[len(users), count]` int32: for each user, `count` items of 1..`items` outside the user's history, ascending.
+
+    Every set of that size is equally likely. A user's draw takes `count` numbers from `rng`, one user after the other,
+    so the result does not depend on how users are cut into calls.
+
+    Raises:
+        DataError: a user has fewer than `count` items left.
+    """
+    lengths = histories.lengths()[users]
+    outside = items - lengths  # the filter leaves no repeats, so a history of n events holds n items
+    if (outside < count).any():
+        user = users[outside.argmin()]
+        raise DataError(
+            f"user {user} has events with {items - outside.min()} of the {items} items, so only {outside.min()} are "
+            f"left for {count} negatives; lower split.negatives, or bring more items (data.core, data.category)."
+        )
+    ranks = _distinct(outside, rng.random((len(users), count)))
+    owner = np.repeat(np.arange(len(users)), lengths)
+    starts = np.cumsum(lengths) - lengths
+    owned = histories.items[np.arange(len(owner)) + (histories.offsets[users] - starts)[owner]]
+    return _outside(owned[np.lexsort((owned, owner))], starts, lengths, ranks)
+
+
+def _distinct(sizes: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """`[R, n]` int32, ascending: in row r, n different numbers below sizes[r] (Floyd's algorithm on all rows)."""
+    count = uniform.shape[1]
+    highest = (sizes[:, None] - count + np.arange(count)).astype(np.int32)
+    drawn = (uniform * (highest + 1)).astype(np.int32)
+    ordered = np.sort(drawn, axis=1)
+    # A row without a repeat is what the algorithm gives; only the others need its steps.
+    rows = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
+    again, top = drawn[rows].T.copy(), highest[rows].T
+    for step in range(1, count):
+        seen = (again[:step] == again[step]).any(axis=0)
+        again[step, seen] = top[step, seen]
+    ordered[rows] = np.sort(again.T, axis=1)
+    return ordered
+
+
+def _outside(owned: np.ndarray, starts: np.ndarray, lengths: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """The items with the given ranks (0-based, `[R, n]`) among those that a history lacks.
+
+    Args:
+        owned: the histories' items; row r's are `lengths[r]` from `starts[r]` on, ascending.
+    """
+    longest_first = np.argsort(-lengths, kind="stable")
+    starts, lengths, items = starts[longest_first], lengths[longest_first], ranks[longest_first] + 1
+    # Going up, each item of the history moves all that are not below it by one.
+    for place in range(lengths[0]):
+        rows = np.searchsorted(-lengths, -place)  # how many rows have an item at this place
+        items[:rows] += items[:rows] >= owned[starts[:rows] + place][:, None]
+    result = np.empty_like(items)
+    result[longest_first] = items
+    return result

@@ -1,0 +1,64 @@
+"""Is the data what we say it is? Great Expectations over raw, filtered and split data.
+
+`tables` aggregates once with polars, `rules` says what must hold, `report` what came of it.
+"""
+
+import hashlib
+from pathlib import Path
+
+import great_expectations as gx
+import pandas as pd
+from great_expectations.core import ExpectationSuiteValidationResult
+from great_expectations.data_context import AbstractDataContext
+from great_expectations.data_context.types.base import ProgressBarsConfig
+
+from llmsrec.data.checks import rules, tables
+from llmsrec.data.checks.report import EXAMPLES, Report
+from llmsrec.files import sha256
+
+__all__ = ["Report", "run"]
+
+
+def run(raw: Path, filtered: Path, split: Path, core: int, negatives: int) -> Report:
+    """Check the three folders.
+
+    The schema comes first; where it fails, the other rules have nothing to stand on and are not tried.
+
+    Args:
+        core: events that each user and each item must have (data.core).
+        negatives: the length that each list of candidates must have (split.negatives).
+
+    Raises:
+        DataError: a file is missing or is not parquet.
+    """
+    folders = {"raw": raw, "filtered": filtered, "split": split}
+    files = tables.scan(folders)
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    schema = rules.schema()
+    results = {schema.table: validate(context, schema, tables.columns(files).to_pandas())}
+    if results[schema.table].success:
+        frames = tables.aggregate(files)
+        items = frames["filtered.items"]["item_id"].count()
+        for suite in rules.suites(core, negatives, items):
+            results[suite.table] = validate(context, suite, frames[suite.table].to_pandas())
+    digests = "".join(sha256(folder) for folder in folders.values())
+    return Report(hashlib.sha256(digests.encode()).hexdigest(), results)
+
+
+def validate(context: AbstractDataContext, suite: rules.Suite, frame: pd.DataFrame) -> ExpectationSuiteValidationResult:
+    """Great Expectations' result for one table."""
+    asset = context.data_sources.add_pandas(suite.table).add_dataframe_asset(suite.table)
+    definition = gx.ValidationDefinition(
+        name=suite.table,
+        data=asset.add_batch_definition_whole_dataframe("all"),
+        suite=context.suites.add(gx.ExpectationSuite(name=suite.table, expectations=list(suite.rules))),
+    )
+    detail = {
+        "result_format": "SUMMARY",
+        "unexpected_index_column_names": list(suite.keys),
+        "partial_unexpected_count": EXAMPLES,
+    }
+    return context.validation_definitions.add(definition).run(
+        batch_parameters={"dataframe": frame}, result_format=detail
+    )

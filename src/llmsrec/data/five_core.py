@@ -1,0 +1,161 @@
+"""Raw reviews to interactions: first of repeats, a sample of users, the k-core, dense ids.
+
+Strings become integer codes as they are read, so that millions of reviews fit in memory; the rest is arithmetic on
+arrays. Codes follow the order of the file; ids, in what is written, do not.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from llmsrec.data.titles import clean
+from llmsrec.errors import DataError
+from llmsrec.files import atomic, sha256, write_json
+
+TIE_RULE = "events by timestamp, equal times in the order of the raw lines; the first of a user's repeats of an item"
+ID_RULE = "1, 2, 3, ... in ascending byte order of the raw ids that are left"
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events in their order (time, then line), with strings as codes.
+
+    Attributes:
+        users, items: `[N]` int32 codes, places in the tables below.
+        timestamps: `[N]` int64, ms.
+        user_ids, item_ids: the raw ids that the codes stand for.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    timestamps: np.ndarray
+    user_ids: pl.Series
+    item_ids: pl.Series
+
+    def where(self, keep: np.ndarray) -> "Events":
+        """The events of a mask."""
+        return Events(self.users[keep], self.items[keep], self.timestamps[keep], self.user_ids, self.item_ids)
+
+    def counts(self) -> dict[str, int]:
+        """Users, items and events that are left."""
+        return {
+            "users": int(np.count_nonzero(np.bincount(self.users))),
+            "items": int(np.count_nonzero(np.bincount(self.items))),
+            "events": len(self.users),
+        }
+
+
+def filter_reviews(raw: Path, out: Path, core: int, user_fraction: float, seed: int) -> dict[str, Any]:
+    """Write `out`/interactions.parquet, items.parquet, users.parquet and manifest.json, and return the manifest.
+
+    Raises:
+        DataError: nothing is left; the message has the counts after each step.
+    """
+    events = read(raw / "reviews.parquet")
+    steps = [{"step": "raw", **events.counts()}]
+    events = events.where(first_of_repeats(events.users, events.items))
+    steps.append({"step": "first of repeats", **events.counts()})
+    if user_fraction < 1:
+        events = events.where(sample_users(events.users, events.user_ids, user_fraction, seed))
+        steps.append({"step": f"user_fraction {user_fraction}", **events.counts()})
+    for number, keep in enumerate(core_rounds(events.users, events.items, core), start=1):
+        events = events.where(keep)
+        steps.append({"step": f"{core}-core round {number}", **events.counts()})
+    if len(events.users) == 0:
+        told = "; ".join(f"{s['step']}: {s['users']} users, {s['items']} items, {s['events']} events" for s in steps)
+        raise DataError(
+            f"{raw / 'reviews.parquet'}: no event is left ({told}). Lower data.core (now {core}) or raise "
+            f"data.user_fraction (now {user_fraction})."
+        )
+    frames = tables(events, pl.scan_parquet(raw / "items.parquet"))
+    for name, frame in frames.items():
+        with atomic(out / f"{name}.parquet") as temporary:
+            frame.write_parquet(temporary)
+    manifest = {
+        "steps": steps,
+        "core": core,
+        "user_fraction": user_fraction,
+        "seed": seed,
+        "ties": TIE_RULE,
+        "ids": ID_RULE,
+        "outputs": {f"{name}.parquet": sha256(out / f"{name}.parquet") for name in frames},
+    }
+    write_json(out / "manifest.json", manifest)
+    return manifest
+
+
+def read(reviews: Path) -> Events:
+    """All events, sorted by time, then line of the raw file."""
+    users, user_ids = _encode(reviews, "user_id")
+    items, item_ids = _encode(reviews, "parent_asin")
+    times = pl.read_parquet(reviews, columns=["timestamp"])["timestamp"]
+    frame = pl.DataFrame({"user": users, "item": items, "time": times}).sort("time", maintain_order=True)
+    return Events(*(column.to_numpy() for column in frame), user_ids, item_ids)
+
+
+def _encode(reviews: Path, name: str) -> tuple[np.ndarray, pl.Series]:
+    """A column of strings as int32 codes, and the string of each code."""
+    chunks = pq.read_table(reviews, columns=[name])[name].dictionary_encode().chunks
+    return np.concatenate([chunk.indices.to_numpy() for chunk in chunks]), pl.Series(name, chunks[-1].dictionary)
+
+
+def sample_users(users: np.ndarray, user_ids: pl.Series, fraction: float, seed: int) -> np.ndarray:
+    """Mask of the events of a random `fraction` of users, at least one.
+
+    It depends on the set of ids and the seed, not on the order of lines.
+    """
+    codes = user_ids.arg_sort().to_numpy()
+    drawn = np.random.default_rng(seed).permutation(len(codes))[: max(1, round(fraction * len(codes)))]
+    chosen = np.zeros(len(codes), dtype=bool)
+    chosen[codes[drawn]] = True
+    return chosen[users]
+
+
+def first_of_repeats(users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Mask of the first event of each (user, item) pair."""
+    pairs = users.astype(np.int64) << 32 | items
+    return pl.Series(pairs).is_first_distinct().to_numpy()
+
+
+def core_rounds(users: np.ndarray, items: np.ndarray, core: int) -> list[np.ndarray]:
+    """The rounds of the k-core, each the mask of what stays of the round before.
+
+    A round drops all users and all items with fewer than `core` events; the last one drops nothing.
+    """
+    rounds = []
+    while True:
+        keep = (np.bincount(users)[users] >= core) & (np.bincount(items)[items] >= core)
+        rounds.append(keep)
+        if keep.all():
+            return rounds
+        users, items = users[keep], items[keep]
+
+
+def tables(events: Events, raw_items: pl.LazyFrame) -> dict[str, pl.DataFrame]:
+    """The three tables with dense ids: interactions by user and event, items (with cleaned titles), users."""
+    user_of, users = _dense(events.users, events.user_ids, "user_id", "raw_user_id")
+    item_of, items = _dense(events.items, events.item_ids, "item_id", "parent_asin")
+    titles = items.lazy().join(raw_items, on="parent_asin", how="left", maintain_order="left").collect()
+    interactions = pl.DataFrame(
+        {"user_id": user_of[events.users], "item_id": item_of[events.items], "timestamp": events.timestamps}
+    )
+    return {
+        "interactions": interactions.sort("user_id", maintain_order=True),
+        "items": titles.with_columns(clean(titles["title"]).alias("title")),
+        "users": users,
+    }
+
+
+def _dense(codes: np.ndarray, raw_ids: pl.Series, name: str, raw_name: str) -> tuple[np.ndarray, pl.DataFrame]:
+    """A map from code to dense id (int32), and the table of dense and raw ids."""
+    left = np.flatnonzero(np.bincount(codes))
+    strings = raw_ids.gather(left)
+    order = strings.arg_sort().to_numpy()
+    dense = np.arange(1, len(left) + 1, dtype=np.int32)
+    id_of = np.zeros(len(raw_ids), dtype=np.int32)
+    id_of[left[order]] = dense
+    return id_of, pl.DataFrame({name: dense, raw_name: strings.gather(order)})

@@ -1,0 +1,1 @@
+"""Pure numbers: ranks, metrics, slices, intervals and the report made of them."""

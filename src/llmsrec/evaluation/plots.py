@@ -1,0 +1,133 @@
+"""The report's figures as PNG files; equal numbers give equal bytes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from llmsrec.evaluation.report import NAMES
+from llmsrec.files import atomic
+
+COLORS = {"llm_srec": "#0072b2", "sasrec": "#e69f00", "popularity": "#8c8c8c"}  # distinct to the colour-blind too
+LINES = {"loss": "#222222", "retrieval": "#0072b2", "distill": "#d55e00", "uniform": "#009e73"}
+SLICES = ("all", "warm", "cold", "transition", "non_transition")
+PROTOCOLS = {"uni99": "uni99: among 99 sampled items", "full": "full: among all items"}
+METRIC = "ndcg_10"
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e5e5e5",
+    "legend.frameon": False,
+}
+
+
+def training(path: Path, curve: list[dict[str, Any]]) -> None:
+    """The losses and the validation NDCG@10 at each check.
+
+    Args:
+        path: the PNG to write.
+        curve: models/llm_srec/curve.json; a value that a check lacks is left out.
+    """
+    with style.context(STYLE, after_reset=True):
+        figure = Figure(figsize=(10, 3.8), layout="constrained")
+        losses, scores = figure.subplots(1, 2)
+        for name, color in LINES.items():
+            _line(losses, curve, name, "sum" if name == "loss" else name, color)
+        for protocol, color in zip(PROTOCOLS, ("#0072b2", "#cc79a7"), strict=True):
+            key = f"valid/{protocol}/{METRIC}"
+            _line(scores, curve, key, protocol, color, marker="o")
+            found = [(row["epoch"], row[key]) for row in curve if "epoch" in row and key in row]
+            if found:
+                best = max(found, key=lambda point: point[1])
+                scores.annotate(
+                    f"{best[1]:.3f}", best, xytext=(0, 7), textcoords="offset points", ha="center", color=color
+                )
+        _label(losses, "Loss", "epoch", "weighted loss, mean since the last check")
+        _label(scores, "Validation, with the best of each", "epoch", "NDCG@10")
+        scores.margins(y=0.15)
+        _save(figure, path)
+
+
+def shuffle(path: Path, comparison: dict[str, Any]) -> None:
+    """Each model's test NDCG@10 on original and on shuffled histories, with intervals (paper, Sec. 2.3.2)."""
+    with style.context(STYLE, after_reset=True):
+        figure = Figure(figsize=(10, 3.8), layout="constrained")
+        models = [model for model in NAMES if model in comparison["means"]]
+        for axes, (protocol, title) in zip(figure.subplots(1, 2), PROTOCOLS.items(), strict=True):
+            for offset, split, alpha in ((-0.2, "test", 1.0), (0.2, "test_shuffled", 0.45)):
+                found = [comparison["means"][model][split][protocol][METRIC] for model in models]
+                _bars(axes, np.arange(len(models)) + offset, 0.38, found, [COLORS[m] for m in models], alpha)
+            for place, model in enumerate(models):
+                change = comparison["shuffle"][model][protocol][METRIC].get("relative")
+                if change is not None:
+                    top = comparison["means"][model]["test_shuffled"][protocol][METRIC]["high"]
+                    axes.annotate(
+                        f"{change:+.1%}", (place + 0.2, top), xytext=(0, 4), textcoords="offset points", ha="center"
+                    )
+            axes.set_xticks(range(len(models)), [NAMES[model] for model in models])
+            _label(axes, title, "", "NDCG@10")
+        figure.suptitle(f"Test: original (solid) and shuffled (pale) histories, {_interval(comparison)}")
+        _save(figure, path)
+
+
+def slices(path: Path, comparison: dict[str, Any]) -> None:
+    """Each model's test NDCG@10 in each slice that has users, with intervals (paper, Fig. 3 and 4)."""
+    with style.context(STYLE, after_reset=True):
+        figure = Figure(figsize=(10, 6.4), layout="constrained")
+        models = [model for model in NAMES if model in comparison["means"]]
+        shown = [name for name in SLICES if comparison["users"].get(name)]
+        for axes, (protocol, title) in zip(figure.subplots(2, 1), PROTOCOLS.items(), strict=True):
+            for number, model in enumerate(models):
+                measured = comparison["means"][model]["test"][protocol]
+                found = [(measured if name == "all" else measured[name])[METRIC] for name in shown]
+                places = np.arange(len(shown)) + (number - (len(models) - 1) / 2) * 0.27
+                _bars(axes, places, 0.25, found, [COLORS[model]] * len(shown), 1.0, label=NAMES[model])
+            ticks = [f"{name.replace('_', '-')}\n{comparison['users'][name]:,} users" for name in shown]
+            axes.set_xticks(range(len(shown)), ticks)
+            _label(axes, title, "", "NDCG@10")
+        figure.suptitle(
+            "Test: warm and cold targets (top and bottom 35 % of items), transition and non-transition users "
+            f"(by t-score),\n{_interval(comparison)}"
+        )
+        _save(figure, path)
+
+
+def _line(axes: Axes, curve: list[dict[str, Any]], key: str, label: str, color: str, marker: str = "") -> None:
+    points = [(row["epoch"], row[key]) for row in curve if "epoch" in row and key in row]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label, color=color, marker=marker, markersize=3)
+
+
+def _bars(
+    axes: Axes, places: np.ndarray, width: float, found: list[Any], colors: list[str], alpha: float, label: str = ""
+) -> None:
+    """Bars at the means, with their intervals."""
+    means = np.array([one["mean"] for one in found])
+    errors = np.abs(np.array([[one["low"], one["high"]] for one in found]).T - means)
+    axes.bar(places, means, width, color=colors, alpha=alpha, label=label or None)
+    axes.errorbar(places, means, errors, fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
+
+
+def _label(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.grid(axis="x", visible=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right", bbox_to_anchor=(1.01, 0.98), ncols=4, columnspacing=1.2, handlelength=1.2)
+
+
+def _interval(comparison: dict[str, Any]) -> str:
+    return f"{comparison['interval']['level']} % intervals over users"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Without the library's version in the metadata, so that only the picture decides the bytes."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

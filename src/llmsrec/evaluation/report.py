@@ -1,0 +1,141 @@
+"""Ranks of all models made into what people read: metrics, comparisons with intervals, and a table."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llmsrec.errors import DataError
+from llmsrec.evaluation import significance
+from llmsrec.evaluation.metrics import per_user, summary
+from llmsrec.evaluation.vectors import mean_cosine, mean_distance
+from llmsrec.files import atomic
+
+Ranks = dict[str, dict[str, dict[str, np.ndarray]]]  # model -> split -> protocol -> [U] 0-based ranks of users 1..U
+Slices = dict[str, np.ndarray]  # name -> [U] bool: the users of test that belong to it
+
+HEADLINE = ("ndcg_10", "hr_10")  # of slices and intervals; all four metrics are in `evaluation`
+NAMES = {"llm_srec": "LLM-SRec", "sasrec": "SASRec", "popularity": "popularity"}
+
+
+def write_ranks(path: Path, ranks: Ranks) -> None:
+    """Write `user_id, model, split, protocol, rank` rows, the users 1..U of each combination one after the other."""
+    frames = [
+        pl.DataFrame({"user_id": np.arange(1, len(rank) + 1, dtype=np.int32), "rank": rank}).with_columns(
+            model=pl.lit(model), split=pl.lit(split), protocol=pl.lit(protocol)
+        )
+        for model, splits in ranks.items()
+        for split, protocols in splits.items()
+        for protocol, rank in protocols.items()
+    ]
+    with atomic(path) as temporary:
+        pl.concat(frames).select("user_id", "model", "split", "protocol", "rank").write_parquet(temporary)
+
+
+def evaluation(ranks: Ranks, slices: Slices, user_vectors: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """metrics/evaluation.json: model -> split -> protocol -> metric and, on test, -> slice -> metric.
+
+    A slice without users is left out. What `describe` said of a model's vectors goes to model -> user_vectors.
+    """
+    found: dict[str, Any] = {}
+    for model, splits in ranks.items():
+        for split, protocols in splits.items():
+            for protocol, rank in protocols.items():
+                metrics: dict[str, Any] = dict(summary(rank))
+                if split == "test":
+                    metrics |= {name: summary(rank[users], HEADLINE) for name, users in slices.items() if users.any()}
+                found.setdefault(model, {}).setdefault(split, {})[protocol] = metrics
+    for model, described in user_vectors.items():
+        found[model]["user_vectors"] = described
+    return found
+
+
+def describe(original: np.ndarray, shuffled: np.ndarray, seed: int) -> dict[str, float]:
+    """What a model's `[U, d]` user vectors of test and test_shuffled look like.
+
+    Returns:
+        `cosine_shuffled`, each user's vectors against each other (paper, Sec. 2.3.3); `distance` between users (paper,
+        Table 13) and `distance_users`, how many of them it is measured on (`mean_distance`; not for one user alone).
+    """
+    distance, cosine = mean_distance(original, seed), mean_cosine(original, shuffled)
+    found = {} if cosine is None else {"cosine_shuffled": cosine}
+    return found if distance is None else {**found, "distance": distance[0], "distance_users": distance[1]}
+
+
+def comparison(ranks: Ranks, slices: Slices, resamples: int, seed: int) -> dict[str, Any]:
+    """reports/comparison.json: how sure the differences between models, and between original and shuffled, are.
+
+    Args:
+        ranks: of llm_srec and others, on test and test_shuffled.
+        slices: of test's users.
+        resamples, seed: of the bootstrap (`significance`).
+
+    Returns:
+        `interval` (level, resamples, seed) and `users` (in each slice). Below protocol -> metric and protocol ->
+        slice -> metric: `means` (model -> split: mean, low, high), `differences` (llm_srec_minus_<model>: difference,
+        low, high, relative) and `shuffle` (model: the same of test_shuffled minus test).
+    """
+    mean = partial(significance.mean, resamples=resamples, seed=seed)
+    difference = partial(significance.difference, resamples=resamples, seed=seed)
+    ours = ranks["llm_srec"]["test"]
+    users = {"all": len(next(iter(ours.values())))} | {name: int(members.sum()) for name, members in slices.items()}
+    return {
+        "interval": {"level": significance.LEVEL, "resamples": resamples, "seed": seed},
+        "users": users,
+        "means": {
+            model: {split: _measure(mean, slices, splits[split]) for split in ("test", "test_shuffled")}
+            for model, splits in ranks.items()
+        },
+        "differences": {
+            f"llm_srec_minus_{model}": _measure(difference, slices, ours, splits["test"])
+            for model, splits in ranks.items()
+            if model != "llm_srec"
+        },
+        "shuffle": {
+            model: _measure(difference, slices, splits["test_shuffled"], splits["test"])
+            for model, splits in ranks.items()
+        },
+    }
+
+
+def _measure(statistic: Callable[..., dict[str, float]], slices: Slices, *found: dict[str, np.ndarray]) -> Any:
+    """`statistic` of the per-user metrics of one or two models: protocol -> metric, and -> slice -> metric."""
+
+    def metrics(protocol: str, users: Any) -> dict[str, Any]:
+        return {name: statistic(*(per_user(ranks[protocol][users], name) for ranks in found)) for name in HEADLINE}
+
+    chosen = {name: users for name, users in slices.items() if users.any()}
+    return {
+        protocol: metrics(protocol, slice(None)) | {name: metrics(protocol, users) for name, users in chosen.items()}
+        for protocol in found[0]
+    }
+
+
+def table(evaluation: dict[str, Any]) -> str:
+    """The terminal's table of what `evaluation` returned: each model's test metrics, and what a shuffle changes.
+
+    Raises:
+        DataError: the metrics are not all there.
+    """
+    protocols = ("uni99", "full")
+    lines = [
+        f"{'test':<12}" + "".join(f"{protocol:^30}" for protocol in protocols).rstrip(),
+        f"{'':<12}" + f"{'NDCG@10':>10}{'HR@10':>9}{'shuffled':>11}" * len(protocols),
+    ]
+    try:
+        for model, splits in sorted(evaluation.items(), key=lambda entry: list(NAMES).index(entry[0])):
+            cells = ""
+            for protocol in protocols:
+                original, shuffled = splits["test"][protocol], splits["test_shuffled"][protocol]
+                change = shuffled["ndcg_10"] / original["ndcg_10"] - 1 if original["ndcg_10"] else 0.0
+                cells += f"{original['ndcg_10']:>10.4f}{original['hr_10']:>9.4f}{change:>+11.1%}"
+            lines.append(f"{NAMES[model]:<12}{cells}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"metrics/evaluation.json lacks {error}; run `dvc repro evaluate`, or `dvc checkout` to bring it back."
+        ) from error
+    lines.append("uni99: ranked among 99 sampled items; full: among all items; shuffled: change of NDCG@10")
+    return "\n".join(lines)

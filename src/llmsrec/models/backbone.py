@@ -1,0 +1,166 @@
+"""The frozen language model: found, pinned, loaded.
+
+A backbone folder (`models/backbone/`) says which model it is in `backbone.json`; only an embedded one holds weights.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
+
+from llmsrec.errors import DataError, ParamsError
+from llmsrec.files import read_json, sha256, write_json
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen model without its vocabulary projection, and its tokenizer.
+
+    Attributes:
+        model: base model; `inputs_embeds` in, `last_hidden_state` out.
+        causal: whether a position sees only what stands before it (measured, not taken from a name).
+        limit: longest input in tokens, or None if the model states none.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    causal: bool
+    limit: int | None
+
+    @property
+    def width(self) -> int:
+        """d_llm, the width of token embeddings and of the hidden states that are read out."""
+        return self.model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
+
+
+def describe(model: str, revision: str | None, root: Path, folder: Path) -> None:
+    """Write `folder`/backbone.json for a hub id or a local folder, after seeing that it can be loaded from there.
+
+    Args:
+        model: a path (absolute, or relative to `root`) to a Hugging Face model folder, or a hub id.
+        revision: the hub commit, 40 hex digits; a hub id without one is refused, as it would not stay the same model.
+
+    Raises:
+        DataError: a folder without configuration or weights, or a hub id that cannot be fetched.
+        ParamsError: a hub id without a commit.
+    """
+    local = (root / model).resolve()
+    if local.is_dir():
+        _check_folder(local)
+        write_json(folder / "backbone.json", {"kind": "local", "model": str(local), "sha256": sha256(local)})
+        return
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise DataError(
+            f"`backbone.model` is {model!r}: there is no folder {local}, and it is not a hub id (owner/name). "
+            "Give the folder of a Hugging Face model, a hub id, or `embedded`."
+        )
+    if revision is None:
+        raise ParamsError(
+            f"`backbone.model` is the hub id {model!r} without a commit; set `backbone.revision` to the 40 hex digits "
+            "of one (shown in the model's list of files), so that the same params stay the same model."
+        )
+    _fetch(model, revision)
+    write_json(folder / "backbone.json", {"kind": "hub", "model": model, "revision": revision})
+
+
+def load(folder: Path, dtype: str = "float32", quantization: str = "none") -> Backbone:
+    """Load the backbone that `folder`/backbone.json names, frozen and in evaluation mode.
+
+    Args:
+        dtype: float32, bfloat16 or float16; always explicit, as libraries change their default.
+        quantization: none, 8bit or 4bit (bitsandbytes, needs CUDA).
+
+    Raises:
+        DataError: missing or changed files.
+        ParamsError: quantization without CUDA.
+    """
+    reference = read_json(folder / "backbone.json")
+    options: dict[str, Any] = {}
+    if reference["kind"] == "hub":
+        source, options = reference["model"], {"revision": reference["revision"]}
+        _fetch(source, reference["revision"])
+    else:
+        path = folder if reference["kind"] == "embedded" else Path(reference["model"])
+        _check_folder(path)
+        if reference["kind"] == "local" and sha256(path) != reference["sha256"]:
+            raise DataError(
+                f"{path} has changed since the backbone stage looked at it; run `dvc repro -f backbone` to take the "
+                "folder as it is now."
+            )
+        source = str(path)
+    if quantization != "none":
+        options["quantization_config"] = _quantization(quantization)
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **{k: v for k, v in options.items() if k == "revision"})
+        model = AutoModel.from_pretrained(source, dtype=getattr(torch, dtype), **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"the backbone {source} cannot be loaded: {error}") from error
+    if torch.cuda.is_available() and quantization == "none":
+        model = model.to("cuda")
+    model.requires_grad_(False)
+    model.eval()
+    return Backbone(model, tokenizer, is_causal(model), _limit(model.config))
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether the first position's hidden state ignores what follows it: two inputs that differ later are compared."""
+    embeddings = model.get_input_embeddings().weight[:4]  # type: ignore[operator]
+    pair = torch.stack([embeddings[[0, 1, 2]], embeddings[[0, 3, 3]]])
+    with torch.no_grad():
+        hidden = model(inputs_embeds=pair).last_hidden_state
+    return bool(torch.allclose(hidden[0, 0], hidden[1, 0], atol=1e-5, rtol=1e-4))
+
+
+def add_lora(backbone: Backbone, rank: int, seed: int) -> Backbone:
+    """The backbone with trainable LoRA adapters of `rank` on all its linear layers; its own weights stay frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+        return Backbone(get_peft_model(backbone.model, config), backbone.tokenizer, backbone.causal, backbone.limit)  # type: ignore[arg-type]
+
+
+def _check_folder(path: Path) -> None:
+    if not (path / "config.json").exists():
+        raise DataError(f"{path} holds no config.json, so it is not a Hugging Face model folder.")
+    if not any(any(path.glob(pattern)) for pattern in WEIGHTS):
+        raise DataError(f"{path} holds no weights (*.safetensors); other formats are not read, as they can run code.")
+
+
+def _fetch(model: str, revision: str) -> None:
+    """Bring a hub model's configuration, tokenizer and safetensors into the local cache; resumes where it stopped."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.txt", "*.model", *WEIGHTS]
+    try:
+        snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        endpoint = os.environ.get("HF_ENDPOINT", "the model hub")
+        raise DataError(
+            f"the backbone {model} at {revision} cannot be fetched from {endpoint}: {str(error).splitlines()[0]} "
+            "Check the id, the commit, the network and (for gated models) HF_TOKEN, or name a local folder."
+        ) from error
+
+
+def _quantization(kind: str) -> Any:
+    if not torch.cuda.is_available():
+        raise ParamsError(f"`backbone.quantization` is {kind!r}, which needs a CUDA device; none is here. Use `none`.")
+    from transformers import BitsAndBytesConfig
+
+    if kind == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def _limit(config: Any) -> int | None:
+    return getattr(config, "max_position_embeddings", None)

@@ -1,0 +1,30 @@
+"""The small MLPs that join the language model and the sequential recommender.
+
+The paper says "2-layer MLPs" (Eq. 2); norms, activations and initialisation are the reference implementation's.
+"""
+
+from torch import nn
+
+
+def f_llm(d_llm: int, hidden: int, d_prime: int) -> nn.Sequential:
+    """f_user or f_item: `[B, d_llm]` hidden states to `[B, d']`."""
+    return _mlp(d_llm, hidden, d_prime, nn.LeakyReLU())
+
+
+def f_cf_user(d: int, d_prime: int) -> nn.Sequential:
+    """f_CF-user: `[B, d]` user vectors of the sequential recommender to `[B, d']`."""
+    return _mlp(d, 2 * d, d_prime, nn.GELU())
+
+
+def f_input(d: int, d_llm: int) -> nn.Sequential:
+    """f_I or f_U: `[B, d]` vectors of the sequential recommender to `[B, d_llm]` inputs of the language model."""
+    return _mlp(d, d_llm, d_llm, nn.LeakyReLU())
+
+
+def _mlp(d_in: int, hidden: int, d_out: int, activation: nn.Module) -> nn.Sequential:
+    layers = nn.Sequential(nn.Linear(d_in, hidden), nn.LayerNorm(hidden), activation, nn.Linear(hidden, d_out))
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return layers

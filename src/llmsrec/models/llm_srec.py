@@ -1,0 +1,242 @@
+"""LLM-SRec: a frozen language model and a frozen sequential recommender, joined by MLPs and two learned tokens.
+
+Paper, Sec. 3: [UserOut] and [ItemOut] read a user's and an item's representation out of the language model; f_user and
+f_item bring them into a common space of d' dimensions, where the score is a dot product; f_CF-user brings the
+sequential recommender's user vector there, and the two are pulled together (Eq. 2) and kept apart (Eq. 3).
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from llmsrec.data.sequences import Sequences
+from llmsrec.errors import DataError
+from llmsrec.files import atomic, read_json, write_json
+from llmsrec.models import backbone as backbones
+from llmsrec.models import sasrec as sasrecs
+from llmsrec.models.backbone import Backbone
+from llmsrec.models.heads import f_cf_user, f_input, f_llm
+from llmsrec.models.prefixes import ItemPrefixes
+from llmsrec.models.prompts import Prompts
+from llmsrec.models.readout import read_out
+from llmsrec.models.sasrec import SASRec
+
+PREFIX_BUDGET = 2 << 30  # bytes of cached keys and values
+BATCH_TOKENS = 8_192  # prompt tokens in one forward pass without gradient
+
+
+class LLMSRec(nn.Module):
+    """The joined model. Only its heads and tokens (and LoRA adapters, if any) have gradients.
+
+    Args:
+        backbone: the language model, frozen.
+        sasrec: the teacher; put in evaluation mode and frozen here.
+        titles: of items 1..I.
+        settings: params.yaml's `model` section, typed or with the same attributes.
+        seed: for the heads' and tokens' first values.
+    """
+
+    def __init__(self, backbone: Backbone, sasrec: SASRec, titles: list[str], settings: Any, seed: int) -> None:
+        super().__init__()
+        self.prompts = Prompts(backbone.tokenizer, titles, settings, backbone.limit)
+        self.backbone = backbone.model
+        self.teacher = sasrec.requires_grad_(False).eval()
+        d, d_llm = sasrec.item_vectors().shape[1], backbone.width
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.f_user = f_llm(d_llm, settings.head_hidden, settings.d_prime)
+            self.f_item = f_llm(d_llm, settings.head_hidden, settings.d_prime)
+            self.f_cf_user = f_cf_user(d, settings.d_prime)
+            self.f_I = f_input(d, d_llm)
+            self.f_U = f_input(d, d_llm) if settings.user_representation else None
+            # The new tokens start among the words: as large as the backbone's own embeddings.
+            scale = float(backbone.model.get_input_embeddings().weight.float().std())  # type: ignore[operator]
+            self.user_out = nn.Parameter(torch.randn(d_llm) * scale)
+            self.item_out = nn.Parameter(torch.randn(d_llm) * scale)
+        device = backbone.model.get_input_embeddings().weight.device  # type: ignore[operator]
+        self.to(device)
+        self.causal = backbone.causal
+        self.prefixes = None
+        if self.causal and not any(p.requires_grad for p in backbone.model.parameters()):
+            self.prefixes = ItemPrefixes(backbone.model, self.prompts, len(titles), PREFIX_BUDGET)
+        else:
+            print("item prefixes are not reused: the backbone is not causal or is being fine-tuned", flush=True)
+
+    def train(self, mode: bool = True) -> "LLMSRec":
+        """Only the heads change mode: there is no dropout in what is distilled from, or in the frozen model."""
+        super().train(mode)
+        self.teacher.eval()
+        self.backbone.eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.user_out.device
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name to parameter of everything that has a gradient."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def item_inputs(self, item_ids: Tensor) -> Tensor:
+        """f_I(E_i) of `[n]` items: `[n, d_llm]`."""
+        return self.f_I(self.teacher.item_vectors()[item_ids])
+
+    def hidden_users(
+        self, items: list[np.ndarray], timestamps: list[np.ndarray], teacher: Tensor | None = None
+    ) -> Tensor:
+        """h_u of `B` histories: `[B, d_llm]`. `teacher` `[B, d]` is O_u, needed where the prompt holds it."""
+        user_inputs = None if self.f_U is None else self.f_U(teacher)
+        prompts = self.prompts.users(items, timestamps)
+        return read_out(self.backbone, prompts, self.item_inputs, self.user_out, user_inputs)
+
+    def hidden_positions(
+        self,
+        items: list[np.ndarray],
+        timestamps: list[np.ndarray],
+        shortest: list[int],
+        teacher: Tensor | None = None,
+    ) -> Tensor:
+        """h_u of each user's histories of the first `shortest`, `shortest + 1`, ... events, up to all: `[R, d_llm]`.
+
+        A causal model runs what the histories share once; the values are those of separate prompts. `teacher`
+        `[R, d]` is O_u of each history.
+        """
+        single = all(len(history) == short for history, short in zip(items, shortest, strict=True))
+        if single:
+            return self.hidden_users(items, timestamps, teacher)
+        # With a user representation in them, prompts of different histories differ from the start.
+        if self.causal and self.f_U is None:
+            prompts = self.prompts.positions(items, timestamps, shortest)
+            return read_out(self.backbone, prompts, self.item_inputs, self.user_out)
+        ends = [range(short, len(history) + 1) for history, short in zip(items, shortest, strict=True)]
+        split = [
+            [row[:end] for row, of_row in zip(rows, ends, strict=True) for end in of_row]
+            for rows in (items, timestamps)
+        ]
+        return self.hidden_users(*split, teacher)
+
+    def hidden_items(self, item_ids: Tensor) -> Tensor:
+        """h_i of `[n]` items: `[n, d_llm]`."""
+        if self.prefixes is not None:
+            return self.prefixes.read_out(item_ids, self.item_inputs, self.item_out)
+        prompts = self.prompts.items(item_ids.cpu().numpy())
+        return read_out(self.backbone, prompts, self.item_inputs, self.item_out)
+
+    @torch.no_grad()
+    def item_vectors(self) -> Tensor:
+        """f_item(h_i) of all items: `[I + 1, d']` float32 on the CPU; row 0 is zero."""
+        self.eval()
+        lengths = np.array([len(self.prompts.item_prefix(i)) for i in range(1, len(self.teacher.item_vectors()))])
+        vectors = torch.zeros(len(lengths) + 1, self.f_item[-1].out_features)
+        for rows in token_batches(lengths):
+            ids = torch.from_numpy(rows + 1)
+            vectors[ids] = self.f_item(self.hidden_items(ids.to(self.device))).cpu()
+        return vectors
+
+    @torch.no_grad()
+    def user_vectors(
+        self, sequences: Sequences, users: np.ndarray | None = None, progress: str | None = None
+    ) -> Tensor:
+        """f_user(h_u) of users' histories.
+
+        Args:
+            users: `[n]` user ids; all of 1..U if None.
+            progress: a label; a line is printed every few seconds if given.
+
+        Returns:
+            `[n, d']`, or `[U + 1, d']` with a zero row 0 if `users` is None; float32 on the CPU.
+        """
+        self.eval()
+        if users is None:
+            everyone = self.user_vectors(sequences, np.arange(1, sequences.users + 1), progress)
+            return torch.cat([everyone.new_zeros(1, everyone.shape[1]), everyone])
+        histories = [sequences.of(user) for user in users.tolist()]
+        items, times = [h[0] for h in histories], [h[1] for h in histories]
+        teacher = None if self.f_U is None else self.teacher.user_vectors(sequences)
+        vectors = torch.zeros(len(users), self.f_user[-1].out_features)
+        for rows in _reported(list(token_batches(self.prompts.user_lengths(items))), progress):
+            seen = None if teacher is None else teacher[torch.from_numpy(users[rows])].to(self.device)
+            hidden = self.hidden_users([items[r] for r in rows], [times[r] for r in rows], seen)
+            vectors[torch.from_numpy(rows)] = self.f_user(hidden).cpu()
+        return vectors
+
+    def save(self, folder: Path, settings: dict[str, Any]) -> None:
+        """Write the trained parameters and the settings that rebuild the model around them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in self.trainable().items()}
+        with atomic(folder / "model.safetensors") as temporary:
+            save_file(tensors, temporary)
+        write_json(folder / "config.json", settings)
+
+
+def load(folder: Path, backbone: Path, sasrec: Path, items: Path) -> LLMSRec:
+    """Rebuild a saved model from its folder, its backbone's, its teacher's, and the catalogue.
+
+    Raises:
+        DataError: missing, damaged or mismatched files.
+    """
+    config = read_json(folder / "config.json")
+    model = build(backbone, sasrec, items, config["model"], config["backbone"], config["seed"])
+    try:
+        tensors = load_file(folder / "model.safetensors")
+    except Exception as error:
+        raise DataError(
+            f"{folder / 'model.safetensors'} cannot be read ({error}); run `dvc repro llm_srec`."
+        ) from error
+    trainable = model.trainable()
+    if tensors.keys() != trainable.keys():
+        odd = sorted(tensors.keys() ^ trainable.keys())[:3]
+        raise DataError(f"{folder / 'model.safetensors'} does not fit its config.json: {', '.join(odd)}.")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            trainable[name].copy_(tensor)
+    return model.eval()
+
+
+def build(
+    backbone: Path, sasrec: Path, items: Path, settings: dict[str, Any], loading: dict[str, Any], seed: int
+) -> LLMSRec:
+    """A new LLM-SRec.
+
+    Args:
+        backbone: folder of the backbone stage.
+        sasrec: folder of the teacher.
+        items: items.parquet.
+        settings: the values of params.yaml's `model` section.
+        loading: `dtype`, `quantization` and `lora_rank` of its `backbone` section.
+        seed: for first values.
+    """
+    from llmsrec.params import Model
+
+    base = backbones.load(backbone, loading["dtype"], loading["quantization"])
+    if loading["lora_rank"]:
+        base = backbones.add_lora(base, loading["lora_rank"], seed)
+    titles = pl.read_parquet(items)["title"].to_list()
+    return LLMSRec(base, sasrecs.load(sasrec), titles, Model.model_validate(settings), seed)
+
+
+def token_batches(lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of like length together, longest first, so that a batch padded to its longest holds `BATCH_TOKENS`."""
+    order = np.argsort(-lengths, kind="stable")
+    while len(order):
+        count = max(1, BATCH_TOKENS // max(1, int(lengths[order[0]])))
+        yield order[:count]
+        order = order[count:]
+
+
+def _reported(batches: list[np.ndarray], label: str | None) -> Iterable[np.ndarray]:
+    """Pass batches through; print how many rows are done every ten seconds."""
+    done, total, last = 0, sum(len(batch) for batch in batches), time.monotonic()
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        if label and time.monotonic() - last > 10:
+            last = time.monotonic()
+            print(f"{label}: {done:,} of {total:,}", flush=True)

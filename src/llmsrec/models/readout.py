@@ -1,0 +1,62 @@
+"""From prompts to the hidden states that are read out at [UserOut] and [ItemOut]."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from llmsrec.models.prompts import OUT, USER_REPRESENTATION, PromptBatch
+
+
+def read_out(
+    model: nn.Module,
+    prompts: PromptBatch,
+    item_inputs: Callable[[Tensor], Tensor],
+    out: Tensor,
+    user_inputs: Tensor | None = None,
+) -> Tensor:
+    """Run whole prompts through the language model (the plain form; nothing is reused).
+
+    Args:
+        model: base model of a backbone.
+        prompts: `B` prompts, with `R` out tokens in all: one each, or one for each branch.
+        item_inputs: item ids `[n]` to f_I(E) `[n, d_llm]`.
+        out: `[d_llm]`, the learned token.
+        user_inputs: `[B, d_llm]`, f_U(O_u), where the prompt holds it.
+
+    Returns:
+        `[R, d_llm]` last hidden states at the learned tokens, row by row, float32.
+    """
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    device, dtype = embedding.weight.device, embedding.weight.dtype
+    slots = torch.from_numpy(prompts.slots).to(device)
+    inputs = embedding(torch.from_numpy(prompts.token_ids).to(device))
+    items = slots > 0
+    inputs[items] = item_inputs(slots[items]).to(dtype)
+    inputs[slots == OUT] = out.to(dtype)
+    if user_inputs is not None:
+        inputs[slots == USER_REPRESENTATION] = user_inputs.to(dtype)
+    lengths = torch.from_numpy(prompts.lengths).to(device)
+    present = torch.arange(slots.shape[1], device=device) < lengths[:, None]
+    options = {"attention_mask": present.long()} if prompts.branches is None else branched(prompts, dtype, device)
+    hidden = model(inputs_embeds=inputs, use_cache=False, **options).last_hidden_state
+    return hidden[slots == OUT].float()
+
+
+def branched(prompts: PromptBatch, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """The attention mask and position ids under which a branch follows its part of the trunk and nothing else.
+
+    Returns:
+        `attention_mask` `[B, 1, L, L]` to add to attention scores: 0 where a position (dim 2) sees another (dim 3),
+        else the type's finite minimum; `position_ids` `[B, L]`.
+    """
+    branches = torch.from_numpy(prompts.branches).to(device)
+    visible = torch.from_numpy(prompts.visible).to(device)
+    place = torch.arange(branches.shape[1], device=device)
+    same = branches[:, :, None] == branches[:, None, :]
+    trunk = (branches[:, None, :] == 0) & (place < visible[:, :, None])
+    sees = (same & (place <= place[:, None])) | trunk
+    mask = torch.zeros(sees.shape, dtype=dtype, device=device).masked_fill_(~sees, torch.finfo(dtype).min)
+    # Within its branch, a position's number starts where the visible trunk ends.
+    first = torch.where(branches.diff(dim=1, prepend=branches[:, :1]) != 0, place, 0).cummax(dim=1).values
+    return {"attention_mask": mask[:, None], "position_ids": torch.where(branches > 0, visible + place - first, place)}

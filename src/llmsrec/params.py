@@ -1,0 +1,207 @@
+"""params.yaml as frozen, typed sections; a wrong key or value is one clear error.
+
+Each section names the paper's value in `README.md`'s table of defaults. Sections are pydantic models, so that types,
+ranges and choices are declared once, here.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from llmsrec.errors import ParamsError
+
+Seed = Field(ge=0, lt=2**32)
+
+
+class Section(BaseModel):
+    """A frozen section: unknown keys are errors, and a string is never taken for a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Data(Section):
+    source: Literal["sample", "hub", "files"]
+    category: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)
+    dir: str = Field(min_length=1)
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+    core: int = Field(ge=3)
+    user_fraction: float = Field(gt=0, le=1)
+    seed: int = Seed
+
+
+class Sample(Section):
+    users: int = Field(ge=50)
+    items: int = Field(ge=150)
+    seed: int = Seed
+
+
+class Split(Section):
+    negatives: int = Field(ge=1)
+    shuffle_train: bool
+    seed: int = Seed
+
+
+class Embedded(Section):
+    vocab_size: int = Field(ge=300)
+    hidden_size: int = Field(ge=8)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    seed: int = Seed
+
+    @model_validator(mode="after")
+    def heads_divide_width(self) -> "Embedded":
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(f"hidden_size {self.hidden_size} must be an even multiple of heads {self.heads}")
+        return self
+
+
+class Backbone(Section):
+    model: str = Field(min_length=1)
+    revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
+    dtype: Literal["float32", "bfloat16", "float16"]
+    quantization: Literal["none", "8bit", "4bit"]
+    lora_rank: int = Field(ge=0)
+    embedded: Embedded
+
+
+class SASRec(Section):
+    dim: int = Field(ge=1)
+    blocks: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    max_length: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    loss: Literal["bce", "ce", "sampled_softmax", "gbce"]
+    negatives: int = Field(ge=1)
+    gbce_t: float = Field(ge=0, le=1)
+    batch_size: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    epochs: int = Field(ge=1)
+    patience: int = Field(ge=1)
+    seed: int = Seed
+
+    @model_validator(mode="after")
+    def heads_divide_dim(self) -> "SASRec":
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} must be a multiple of heads {self.heads}")
+        return self
+
+
+class Weights(Section):
+    retrieval: float = Field(ge=0)
+    distill: float = Field(ge=0)
+    uniform: float = Field(ge=0)
+
+
+class Model(Section):
+    d_prime: int = Field(ge=1)
+    distill: bool
+    uniform: bool
+    distill_loss: Literal["mse", "contrastive"]
+    distill_normalize: bool
+    weights: Weights
+    history: int = Field(ge=1)
+    candidates: int = Field(ge=2)
+    negatives: Literal["own", "shared"]
+    user_representation: bool
+    date_format: Literal["YYYY/MM/DD", "YYYY-MM-DD"]
+    head_hidden: int = Field(ge=1)
+    title_tokens: int = Field(ge=1)
+    max_tokens: int = Field(ge=1)
+
+
+class Train(Section):
+    targets: Literal["last", "all"]
+    batch_size: int = Field(ge=2)
+    lr: float = Field(gt=0)
+    lr_decay: float = Field(gt=0, le=1)
+    beta2: float = Field(gt=0, lt=1)
+    epochs: int = Field(ge=1)
+    evaluations_per_epoch: int = Field(ge=1)
+    patience: int = Field(ge=1)
+    monitor: Literal["uni99/ndcg_10", "uni99/hr_10", "full/ndcg_10", "full/hr_10"]
+    seed: int = Seed
+
+
+class Evaluate(Section):
+    validation_users: int = Field(ge=1)
+    bootstrap: int = Field(ge=100)
+    seed: int = Seed
+
+
+class Export(Section):
+    tolerance: float = Field(gt=0)
+    users: int = Field(ge=1)
+
+
+class Registry(Section):
+    model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    experiment: str = Field(min_length=1)
+    alias: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+
+
+class Params(Section):
+    data: Data
+    sample: Sample
+    split: Split
+    backbone: Backbone
+    sasrec: SASRec
+    model: Model
+    train: Train
+    evaluate: Evaluate
+    export: Export
+    registry: Registry
+
+
+def load(path: Path) -> Params:
+    """Read and check the whole file.
+
+    Raises:
+        ParamsError: not there, not YAML, an unknown key (the nearest valid one is named), a wrong type or value.
+    """
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path} is not there; run from the repository's folder, or restore it with git.") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+    return parse(values, str(path))
+
+
+def parse(values: Any, where: str = "params.yaml") -> Params:
+    """Check plain values (as YAML gives them) and return them typed; see `load`."""
+    if not isinstance(values, dict):
+        raise ParamsError(f"{where} holds {type(values).__name__}, not sections; restore it with git.")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ParamsError(f"{where}: " + "\n".join(lines)) from error
+
+
+def _explain(problem: Any) -> str:
+    """One line for one of pydantic's problems: the key, the value, the reason, the remedy."""
+    *parents, key = [str(part) for part in problem["loc"]]
+    name = ".".join([*parents, key])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, keys(parents), n=1, cutoff=0.0)
+        return f"unknown key `{name}`; the nearest valid key is `{'.'.join([*parents, *near])}`."
+    if problem["type"] == "missing":
+        return f"`{name}` is missing; restore it with `git diff params.yaml`."
+    return f"`{name}` is {problem['input']!r}: {problem['msg']}."
+
+
+def keys(parents: list[str]) -> list[str]:
+    """The valid keys below a path of section names, e.g. `["model", "weights"]`."""
+    section: type[BaseModel] = Params
+    for parent in parents:
+        annotation = section.model_fields[parent].annotation
+        candidates = [annotation, *get_args(annotation)]
+        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(section.model_fields)

@@ -1,0 +1,1 @@
+"""Tracking, ONNX export, bundles and versions; the only room that imports mlflow."""

@@ -1,0 +1,102 @@
+"""Torch modules as single ONNX files, and the proof that ONNX Runtime computes what torch computes."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from llmsrec.serving.bundle import session
+
+BATCHES = (1, 2, 7, 64)
+TOP = 10
+
+
+def export(module: nn.Module, example: Tensor, path: Path) -> None:
+    """Write `module`, of one input and one output, to `path`; weights included, any number of rows in a batch.
+
+    The same module gives the same bytes: what torch notes down about itself (its own paths and line numbers) is left
+    out of the file.
+
+    Args:
+        example: two rows of input at least; all dimensions but the first are fixed by it.
+    """
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=["x"],
+            output_names=["y"],
+            verbose=False,
+        )
+    assert program is not None  # only the exporter that was there before dynamo returns None
+    model = program.model_proto
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save_model(model, path, save_as_external_data=False)
+
+
+def compare(module: nn.Module, path: Path, inputs: Tensor) -> tuple[np.ndarray, np.ndarray, float]:
+    """Run all rows of `inputs` through torch and through ONNX Runtime.
+
+    Returns:
+        Both outputs, and their largest difference over all rows in one batch and over batches of 1 to 64 rows, relative
+        to the largest output where that is above 1.
+    """
+    run = session(path)
+    with torch.no_grad():
+        expected = module(inputs).numpy()
+    found = run(inputs.numpy())
+    worst = np.abs(expected - found).max()
+    for size in BATCHES:
+        rows = np.arange(size) % len(inputs)
+        worst = max(worst, np.abs(expected[rows] - run(inputs[rows].numpy())).max())
+    return expected, found, float(worst / max(1.0, np.abs(expected).max()))
+
+
+def same_top(
+    expected: tuple[np.ndarray, np.ndarray], found: tuple[np.ndarray, np.ndarray], tolerance: float
+) -> dict[str, int]:
+    """Count the users whose top 10 is the same from two pairs of user vectors `[n, d']` and item vectors `[I, d']`.
+
+    Two items whose expected scores differ by no more than `tolerance` (relative to the user's largest score where that
+    is above 1) are tied: which of them comes first is rounding, and either order is the same top 10.
+
+    Returns:
+        `users`, `identical` (the same items in the same places), `same` (the same but for ties).
+    """
+    scores, others = expected[0] @ expected[1].T, found[0] @ found[1].T
+    k = min(TOP, scores.shape[1])
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    theirs = np.argsort(-others, axis=1, kind="stable")[:, :k]
+    gap = np.abs(np.take_along_axis(scores, best, 1) - np.take_along_axis(scores, theirs, 1)).max(axis=1)
+    slack = tolerance * np.maximum(1, np.abs(scores).max(axis=1))
+    return {
+        "users": len(scores),
+        "identical": int((best == theirs).all(axis=1).sum()),
+        "same": int((gap <= slack).sum()),
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks on libraries that are not installed, and on its own deprecations, to itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,183 @@
+"""MLflow: one run for one training and its evaluation, and one model version for one bundle.
+
+Everything here can be called again: what is already there is found by its digest, what was cut short is completed.
+"""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version as installed
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+import polars as pl
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+
+from llmsrec.errors import DataError
+from llmsrec.files import read_json
+from llmsrec.registry.record import Record, check, flatten, metrics
+
+DIGEST, BUNDLE = "llmsrec.digest", "bundle_sha256"
+PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # what a tracking server takes at once
+FINISHED = RunStatus.to_string(RunStatus.FINISHED)
+# What answering requests imports; the rest of the pipeline is not installed where a model is served.
+SERVING = (
+    "huggingface_hub", "mlflow", "numpy", "onnxruntime", "peft", "polars", "pydantic", "safetensors", "tokenizers",
+    "torch", "transformers",
+)  # fmt: skip
+
+
+@contextmanager
+def connected(root: Path) -> Iterator[MlflowClient]:
+    """A client of MLFLOW_TRACKING_URI, or of `root`/mlruns/mlflow.db; one at a time for one repository.
+
+    Two processes that register at once would otherwise both find nothing and both write.
+    """
+    folder = root / "mlruns"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    given, uri = os.environ.get("MLFLOW_TRACKING_URI"), tracking_uri(root)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        mlflow.set_tracking_uri(uri)
+        try:
+            yield MlflowClient(uri)
+        except MlflowException as error:
+            raise DataError(
+                f"MLflow at {uri} refused: {str(error).splitlines()[0]} Nothing is half-registered: run "
+                "`dvc repro register` again once this is put right."
+            ) from error
+        finally:
+            mlflow.set_tracking_uri(given or "")  # it is kept in the environment, too
+            if given is None:
+                os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+def tracking_uri(root: Path) -> str:
+    """MLFLOW_TRACKING_URI where it is set, or this repository's own database."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _own(root)
+
+
+def _own(root: Path) -> str:
+    return f"sqlite:///{root}/mlruns/mlflow.db"
+
+
+def experiment(client: MlflowClient, name: str, root: Path) -> str:
+    """The id of the experiment, made if it is missing.
+
+    Its artifacts go below `root`, whatever folder this runs in: DVC deletes that of an `exp run --temp`.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = f"{root}/mlruns/artifacts" if client.tracking_uri == _own(root) else None
+        return client.create_experiment(name, artifact_location=location)
+    if found.lifecycle_stage != "active":
+        raise DataError(
+            f"the MLflow experiment {name!r} is deleted; bring it back (`mlflow experiments restore -x "
+            f"{found.experiment_id}`) or name another one in `registry.experiment`."
+        )
+    return found.experiment_id
+
+
+def ensure_run(client: MlflowClient, experiment_id: str, record: Record) -> str:
+    """The id of the run that has `record`'s digest: found whole, completed, or made."""
+    runs = client.search_runs([experiment_id], filter_string=f"tags.`{DIGEST}` = '{record.digest}'")
+    finished = [run for run in runs if run.info.status == FINISHED]
+    if finished:
+        return finished[0].info.run_id
+    run = runs[0] if runs else client.create_run(experiment_id, tags={DIGEST: record.digest}, run_name=record.name)
+    _log(client, run.info.run_id, run.info.start_time, record)
+    client.set_terminated(run.info.run_id)
+    return run.info.run_id
+
+
+def _log(client: MlflowClient, run_id: str, time: int, record: Record) -> None:
+    """Write all of `record` to a run. MLflow keeps equal params and metric points once, so this may be repeated."""
+    params = [Param(key, str(value)) for key, value in flatten(record.params).items()]
+    points = [(key, value, 0) for key, value in metrics(record.evaluation).items()]
+    points += [(key, value, entry["step"]) for entry in record.curve for key, value in check(entry).items()]
+    tags = [RunTag(key, value) for key, value in record.tags.items()]
+    client.log_batch(run_id, tags=tags)
+    for start in range(0, len(params), PARAMS_A_CALL):
+        client.log_batch(run_id, params=params[start : start + PARAMS_A_CALL])
+    for start in range(0, len(points), METRICS_A_CALL):
+        batch = [Metric(key, value, time, step) for key, value, step in points[start : start + METRICS_A_CALL]]
+        client.log_batch(run_id, metrics=batch)
+    datasets = [
+        DatasetInput(Dataset(name, digest[:36], "local", "{}"), [InputTag("mlflow.data.context", "training")])
+        for name, digest in record.data.items()
+    ]
+    client.log_inputs(run_id, datasets)
+    for folder, paths in record.files.items():
+        for path in paths:
+            (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), folder)
+
+
+def ensure_version(
+    client: MlflowClient, experiment_id: str, run_id: str, model: str, bundle: Path, tags: dict[str, str], text: str
+) -> int:
+    """The version of `model` that holds `bundle`, found by the bundle's digest or made from it.
+
+    Args:
+        run_id: the run that a new version is linked with.
+        tags, text: of a new version; `text` is its description.
+    """
+    digest = read_json(bundle / "manifest.json")["bundle_sha256"]
+    found = client.search_model_versions(f"name = '{model}' and tags.`{BUNDLE}` = '{digest}'")
+    if found:
+        return min(int(version.version) for version in found)
+    logged = _logged_model(client, experiment_id, run_id, digest) or _log_model(run_id, bundle, digest)
+    made = mlflow.register_model(f"models:/{logged}", model, tags={**tags, BUNDLE: digest})
+    client.update_model_version(model, made.version, text)
+    return int(made.version)
+
+
+def _logged_model(client: MlflowClient, experiment_id: str, run_id: str, digest: str) -> str | None:
+    """The id of this bundle as a logged model of the run, where a registration was cut short just after it."""
+    query = f"source_run_id = '{run_id}' AND tags.`{BUNDLE}` = '{digest}'"
+    whole = None
+    for logged in client.search_logged_models([experiment_id], filter_string=query):
+        if logged.status == LoggedModelStatus.READY:
+            whole = logged.model_id
+        else:
+            client.delete_logged_model(logged.model_id)
+    return whole
+
+
+def _log_model(run_id: str, bundle: Path, digest: str) -> str:
+    package = bundle / "code/llmsrec"
+    asins = pl.read_parquet(bundle / "items.parquet")["parent_asin"].head(2)
+    history = [{"parent_asin": asin, "timestamp": 1_391_040_000_000} for asin in asins]
+    with mlflow.start_run(run_id=run_id):
+        info = mlflow.pyfunc.log_model(
+            name="bundle",
+            python_model=str(package / "registry/pyfunc.py"),
+            artifacts={"bundle": str(bundle)},
+            code_paths=[str(package)],
+            pip_requirements=[f"{name}=={installed(name).partition('+')[0]}" for name in SERVING],
+            input_example=[{"history": history, "k": 1, "tower": "cf"}],
+            tags={BUNDLE: digest},
+        )
+    return info.model_id
+
+
+def bundle_of(uri: str, root: Path) -> Path:
+    """The bundle of a version, such as `models:/llm-srec@candidate`; brought here if it lies elsewhere.
+
+    Raises:
+        DataError: no registry, no such version, or its artifacts are gone.
+    """
+    own = root / "mlruns/mlflow.db"
+    if tracking_uri(root) == _own(root) and not own.exists():
+        raise DataError(f"no registry at {own}; run `dvc repro` first, or set MLFLOW_TRACKING_URI.")
+    with connected(root) as client:
+        folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=client.tracking_uri)
+    return Path(folder) / "artifacts/bundle"

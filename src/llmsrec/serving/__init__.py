@@ -1,0 +1,1 @@
+"""The recommender that a bundle wraps; imports neither dvc, mlflow nor training."""

@@ -1,0 +1,71 @@
+"""The language model as a reader of histories: prompt, backbone, [UserOut], f_user. Only this needs torch to serve."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from llmsrec.errors import DataError
+from llmsrec.models import backbone as backbones
+from llmsrec.models.prompts import Prompts
+from llmsrec.models.readout import read_out
+from llmsrec.serving.bundle import Bundle
+from llmsrec.serving.towers import History, Teacher
+
+
+class LLMTower:
+    """The prompt of Table 2 through the frozen backbone, and f_user on ONNX Runtime.
+
+    Raises:
+        DataError: the backbone cannot be had (see `llmsrec.models.backbone.load`), or the adapter is not its own.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        config = bundle.config
+        backbone = backbones.load(
+            bundle.folder / "backbone", config["backbone"]["dtype"], config["backbone"]["quantization"]
+        )
+        if config["backbone"]["lora_rank"]:
+            backbone = backbones.add_lora(backbone, config["backbone"]["lora_rank"], seed=0)
+            _load_adapter(backbone.model, bundle)
+        self._model = backbone.model.requires_grad_(False).eval()
+        settings = SimpleNamespace(**config["prompts"])
+        self._prompts = Prompts(backbone.tokenizer, bundle.items["title"].to_list(), settings, backbone.limit)
+        self._device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
+        f_item_input = bundle.session("f_I")
+        parts = np.array_split(bundle.tensors["item_embeddings"], 1 + len(bundle.items) // 1024)
+        self._item_inputs = self._tensor(np.concatenate([f_item_input(part) for part in parts]))
+        self._user_out = self._tensor(bundle.tensors["user_out"])
+        self._f_user = bundle.session("f_user")
+        self._explicit = settings.user_representation
+        if self._explicit:
+            self._teacher, self._f_U = Teacher(bundle), bundle.session("f_U")
+
+    @torch.no_grad()
+    def vectors(self, histories: list[History]) -> np.ndarray:
+        """`[B, d']` float32 of `B` histories with one item at least."""
+        prompts = self._prompts.users([h.items for h in histories], [h.timestamps for h in histories])
+        seen = None
+        if self._explicit:
+            seen = self._tensor(self._f_U(self._teacher.vectors(histories)))
+        hidden = read_out(self._model, prompts, self._item_inputs.__getitem__, self._user_out, seen)
+        return self._f_user(hidden.cpu().numpy())
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self._device)
+
+
+def _load_adapter(model: torch.nn.Module, bundle: Bundle) -> None:
+    """Copy the bundle's LoRA tensors into a backbone that has just been given adapters."""
+    path = bundle.folder / "adapter.safetensors"
+    tensors = load_file(path)
+    adapters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if tensors.keys() != adapters.keys():
+        raise DataError(
+            f"{path} does not fit the backbone: {sorted(tensors.keys() ^ adapters.keys())[:3]}; export again."
+        )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            adapters[name].copy_(tensor)

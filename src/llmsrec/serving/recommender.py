@@ -1,0 +1,116 @@
+"""From requests to answers: read histories, ask a tower for user vectors, rank the catalogue."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from llmsrec.errors import RequestError
+from llmsrec.serving.bundle import Bundle
+from llmsrec.serving.schema import Answer, Recommendation, Request
+from llmsrec.serving.towers import CFTower, History
+
+BATCH = 32  # histories that go through a tower at once
+
+
+class Tower(Protocol):
+    """What gives `[B, d']` user vectors of `B` histories."""
+
+    def vectors(self, histories: list[History]) -> np.ndarray: ...
+
+
+class Recommender:
+    """Answers requests from one bundle. The `llm` tower is loaded when it is first asked for."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._asins = bundle.items["parent_asin"].to_list()
+        self._titles = bundle.items["title"].to_list()
+        self._ids = {asin: item_id for item_id, asin in enumerate(self._asins, start=1)}
+        self._counts = bundle.items["count"].to_numpy().astype(np.float32)
+        self._item_vectors = np.ascontiguousarray(bundle.tensors["item_vectors"][1:].T)
+        self._towers: dict[str, Tower] = {"cf": CFTower(bundle)}
+        self._loading = threading.Lock()
+
+    @classmethod
+    def load(cls, folder: Path) -> "Recommender":
+        """Open a bundle folder.
+
+        Raises:
+            DataError: not a bundle, or not as it was written.
+        """
+        return cls(Bundle.open(folder))
+
+    def recommend(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answer requests in their order; each answer is what the request alone would get.
+
+        Raises:
+            RequestError: `k` beyond the catalogue.
+        """
+        for number, request in enumerate(requests):
+            if request.k > len(self._asins):
+                raise RequestError(
+                    f"request {number}, `k` is {request.k}, but the catalogue has {len(self._asins)} items; "
+                    f"ask for 1 to {len(self._asins)}."
+                )
+        histories = [self._history(request) for request in requests]
+        scores = self._scores([request.tower for request in requests], histories)
+        return [self._answer(*row) for row in zip(requests, histories, scores, strict=True)]
+
+    def _history(self, request: Request) -> History:
+        """Oldest first (ties in the order given), the first of repeats kept, as in the data that was trained on."""
+        events = sorted(request.history, key=lambda event: event.timestamp)
+        first = {event.parent_asin: event.timestamp for event in reversed(events)}
+        asins = list(dict.fromkeys(event.parent_asin for event in events))
+        known = [asin for asin in asins if asin in self._ids]
+        return History(
+            items=np.array([self._ids[asin] for asin in known], dtype=np.int64),
+            timestamps=np.array([first[asin] for asin in known], dtype=np.int64),
+            unknown=[asin for asin in asins if asin not in self._ids],
+        )
+
+    def _scores(self, towers: list[str], histories: list[History]) -> list[np.ndarray]:
+        """`[I]` scores of each history: a tower's, or the items' popularity where no item is known."""
+        scores = [self._counts] * len(histories)
+        for name in dict.fromkeys(towers):
+            rows = [row for row, tower in enumerate(towers) if tower == name and len(histories[row].items)]
+            for start in range(0, len(rows), BATCH):
+                batch = rows[start : start + BATCH]
+                vectors = self._tower(name).vectors([histories[row] for row in batch])
+                for row, values in zip(batch, vectors @ self._item_vectors, strict=True):
+                    scores[row] = values
+        return scores
+
+    def _answer(self, request: Request, history: History, scores: np.ndarray) -> Answer:
+        best = top(scores, request.k, exclude=history.items - 1)
+        return Answer(
+            items=[
+                Recommendation(parent_asin=self._asins[i], title=self._titles[i], score=float(scores[i])) for i in best
+            ],
+            used=len(history.items),
+            unknown=history.unknown,
+            fallback=None if len(history.items) else "popular",
+        )
+
+    def _tower(self, name: str) -> Tower:
+        with self._loading:
+            if name not in self._towers:
+                from llmsrec.serving.llm_tower import (
+                    LLMTower,
+                )  # torch and transformers: seconds, and the `cf` tower needs neither
+
+                self._towers[name] = LLMTower(self._bundle)
+            return self._towers[name]
+
+
+def top(scores: np.ndarray, k: int, exclude: np.ndarray) -> np.ndarray:
+    """Indices of the `k` highest of `[I]` scores but for `exclude`, best first; ties by index, so always the same."""
+    eligible = np.ones(len(scores), dtype=bool)
+    eligible[exclude] = False
+    indices = np.flatnonzero(eligible)
+    if k < len(indices):
+        values = scores[indices]
+        indices = indices[values >= np.partition(values, -k)[-k]]
+    return indices[np.argsort(-scores[indices], kind="stable")][:k]

@@ -1,0 +1,100 @@
+"""Requests and answers: the types that MLflow's signature, the service and the command line share."""
+
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from llmsrec.errors import RequestError
+
+Tower = Literal["llm", "cf"]
+TOWERS: tuple[str, ...] = get_args(Tower)
+LONGEST_HISTORY = 10_000
+LATEST_MS = 253_402_300_799_999  # the end of the year 9999: prompts show dates with four digits of year
+
+
+class Strict(BaseModel):
+    """Unknown fields are errors, and a string is never taken for a number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Event(Strict):
+    """An item that the user bought or reviewed, and when (ms since epoch)."""
+
+    parent_asin: str
+    timestamp: int = Field(ge=0, le=LATEST_MS)
+
+
+class Request(Strict):
+    """One user's history, in any order, and how many items to recommend.
+
+    `tower` says what reads the history: `llm` is the prompt through the backbone and `f_user`; `cf` is SASRec and
+    `f_cf_user`, which needs no LLM.
+    """
+
+    history: list[Event] = Field(max_length=LONGEST_HISTORY)
+    k: int = Field(default=10, ge=1)
+    tower: str = "llm"  # not `Tower`: MLflow derives no signature from a Literal
+
+    @field_validator("tower")
+    @classmethod
+    def tower_is_known(cls, value: str) -> str:
+        if value not in TOWERS:
+            raise ValueError(f"must be one of {', '.join(TOWERS)}")
+        return value
+
+
+class Recommendation(BaseModel):
+    """A recommended item; `score` is the dot product of user and item vector (of `popular`: the item's events)."""
+
+    parent_asin: str
+    title: str
+    score: float
+
+
+class Answer(BaseModel):
+    """The answer to one request.
+
+    Attributes:
+        items: best first, at most `k`, none of them in the history.
+        used: known, distinct items of the history. A tower reads the last of them, as many as it was trained with.
+        unknown: items of the history that the catalogue does not have, oldest first.
+        fallback: `popular` where no item of the history is known: the items are then the most popular ones.
+    """
+
+    items: list[Recommendation]
+    used: int
+    unknown: list[str]
+    fallback: str | None = None
+
+
+def parse(values: Any) -> list[Request]:
+    """Check requests as JSON gives them.
+
+    Raises:
+        RequestError: not a list, or a field that is missing, unknown, of the wrong type or out of range; all are named.
+    """
+    if not isinstance(values, list):
+        raise RequestError(f'requests are {type(values).__name__}, not a list; send `[{{"history": [...]}}, ...]`.')
+    return [_parse_one(value, f"request {number}") for number, value in enumerate(values)]
+
+
+def _parse_one(value: Any, where: str) -> Request:
+    try:
+        return Request.model_validate(value)
+    except ValidationError as error:
+        raise RequestError(f"{where}, {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong with a request: each field by name, its value, the reason; at most five of them."""
+    return "; ".join(_problem(problem) for problem in error.errors()[:5])
+
+
+def _problem(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"]) or "the whole"
+    if problem["type"] == "missing":
+        return f"`{name}` is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"`{name}` is not a field of a request"
+    return f"`{name}` is {str(problem['input'])[:80]!r}: {problem['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,50 @@
+"""The two readers of a history: both give user vectors in the space of the same item vectors."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmsrec.serving.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class History:
+    """A request's known, distinct items, oldest first, and when they were met.
+
+    Attributes:
+        items: `[n]` int64 item ids, 1..I.
+        timestamps: `[n]` int64, ms since epoch.
+        unknown: parent_asins that the catalogue does not have, oldest first, each once.
+    """
+
+    items: np.ndarray
+    timestamps: np.ndarray
+    unknown: list[str]
+
+
+class Teacher:
+    """SASRec on ONNX Runtime: O_u, what the sequential recommender makes of a history."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._last = bundle.session("sasrec")
+        self._length = bundle.config["shapes"]["max_length"]
+
+    def vectors(self, histories: list[History]) -> np.ndarray:
+        """`[B, d]` float32 of `B` histories with one item at least."""
+        table = np.zeros((len(histories), self._length), dtype=np.int64)
+        for row, history in zip(table, histories, strict=True):
+            recent = history.items[-self._length :]
+            row[self._length - len(recent) :] = recent
+        return self._last(table)
+
+
+class CFTower:
+    """SASRec and f_CF-user: no language model, no torch."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._teacher = Teacher(bundle)
+        self._f_cf_user = bundle.session("f_cf_user")
+
+    def vectors(self, histories: list[History]) -> np.ndarray:
+        """`[B, d']` float32."""
+        return self._f_cf_user(self._teacher.vectors(histories))

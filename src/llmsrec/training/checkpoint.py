@@ -1,0 +1,123 @@
+"""The state that a killed run goes on from: one file, whole or not there, and one trainer at a time.
+
+A checkpoint is a safetensors file (no pickle) whose header holds the loop's state as JSON and a digest of everything.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from llmsrec.errors import DataError
+from llmsrec.files import atomic
+
+
+def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write `tensors` and the JSON-able `state` to `path`, which is replaced only once the new file is whole.
+
+    Raises:
+        DataError: the file cannot be written (a full disk, a missing permission); the old one is still there.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(state)
+    metadata = {"state": text, "sha256": _digest(tensors, text)}
+    with atomic(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # what a full disk looks like from inside safetensors
+            raise OSError(str(error)) from error
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Read what `save` wrote: tensors on the CPU, and the state. None if there is no file.
+
+    A damaged file counts as none, and a printed line says so: starting again is always right, only slower.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        if _digest(tensors, metadata["state"]) != metadata["sha256"]:
+            raise ValueError("its content does not match its digest")
+        return tensors, json.loads(metadata["state"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        print(f"warning: the checkpoint {path} is damaged ({error}); starting from the beginning.", flush=True)
+        return None
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[tuple[str, nn.Parameter]]
+) -> dict[str, Tensor]:
+    """An Adam-like optimiser's state as `{"optimizer/<parameter's name>/<exp_avg | exp_avg_sq | step>": tensor}`."""
+    return {
+        f"optimizer/{name}/{key}": value
+        for name, parameter in parameters
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[tuple[str, nn.Parameter]], tensors: dict[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` took; other entries of `tensors` are left alone."""
+    names = {parameter: name for name, parameter in parameters}
+    ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for index, parameter in enumerate(ordered):
+        prefix = f"optimizer/{names[parameter]}/"
+        entries = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if entries:
+            state[index] = entries
+    # torch's own loader knows on which device each entry belongs
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process; the lock goes with the process, however it ends.
+
+    Killing `dvc repro` leaves its trainer alive, and a second one would write the same checkpoint.
+
+    Raises:
+        DataError: another process holds it, or the folder cannot be written.
+    """
+    path = folder / "lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a+")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; fix the permissions or free some space.") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.seek(0)
+            raise DataError(
+                f"{folder} is in use by another trainer (process {handle.read().strip() or 'unknown'}), perhaps left "
+                "over from a killed `dvc repro`; wait until it is done or end it, then run the same command again."
+            ) from error
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    """Hex sha256 over the state's text and every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

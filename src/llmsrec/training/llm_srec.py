@@ -1,0 +1,202 @@
+"""Training LLM-SRec: read from top to bottom."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmsrec.data.sequences import Sequences
+from llmsrec.evaluation import metrics, ranks
+from llmsrec.models import losses
+from llmsrec.models.llm_srec import LLMSRec
+from llmsrec.params import Model, Train
+from llmsrec.training import checkpoint
+from llmsrec.training.batches import Samples, check_steps, epoch
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a check during training evaluates.
+
+    Attributes:
+        histories: all users' events before their valid item.
+        users: `[n]` ids of the users looked at: all, or a fixed, seeded sample.
+        targets: `[n]` their valid items.
+        negatives: `[n, m]` their candidates besides the target.
+    """
+
+    histories: Sequences
+    users: np.ndarray
+    targets: np.ndarray
+    negatives: np.ndarray
+
+    def scores(self, model: LLMSRec) -> dict[str, float]:
+        """Metrics under their names, such as `valid/uni99/ndcg_10`."""
+        found = ranks.rank(
+            model.user_vectors(self.histories, self.users).numpy(),
+            model.item_vectors().numpy(),
+            self.targets,
+            *ranks.select(self.histories.offsets, self.histories.items, self.users),
+            self.negatives,
+        )
+        return {
+            f"valid/{protocol}/{name}": value
+            for protocol, of_protocol in found.items()
+            for name, value in metrics.summary(of_protocol).items()
+        }
+
+
+def train(
+    model: LLMSRec, sequences: Sequences, validation: Validation, settings: Model, train: Train, resume: Path
+) -> list[dict[str, Any]]:
+    """Train the heads and tokens in place; they end as they were at the best check.
+
+    Args:
+        sequences: train.parquet, items shuffled within users or not.
+        resume: folder for the state from which the same call goes on after a kill, with the same result.
+
+    Returns:
+        The curve: an entry for each check with `step`, `epoch`, `users` (validation users), the mean losses since the check before, and
+        the validation metrics.
+
+    Raises:
+        DataError: another trainer is at work in `resume`, or a checkpoint cannot be written.
+    """
+    items = len(model.teacher.item_vectors()) - 1
+    history = settings.history if train.targets == "last" else model.prompts.always_fit
+    samples = Samples.of(sequences, items, train.targets, history)
+    lengths = model.prompts.user_lengths(samples.histories(np.arange(len(samples.users)))[0])
+    parameters = model.trainable()
+    optimizer = torch.optim.Adam(parameters.values(), lr=train.lr, betas=(0.9, train.beta2))
+    curve: list[dict[str, Any]] = []
+    best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    best_score, stale, done = -1.0, 0, 0
+
+    with checkpoint.lock(resume):
+        saved = checkpoint.load(resume / "state.safetensors")
+        if saved is not None:
+            tensors, state = saved
+            curve, best_score, stale, done = state["curve"], state["best_score"], state["stale"], state["steps"]
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(tensors[f"model/{name}"])
+                    best[name].copy_(tensors[f"best/{name}"])
+            checkpoint.restore_optimizer(optimizer, parameters.items(), tensors)
+            print(f"going on after step {done:,}", flush=True)
+
+        started, totals, since = time.monotonic(), dict[str, float](), 0
+        for step, (when, rows, rng, check) in enumerate(schedule(lengths, train), start=1):
+            if step <= done:
+                continue
+            if stale >= train.patience:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = train.lr * train.lr_decay ** len(curve)
+            model.train()
+            parts = step_losses(model, samples, rows, settings, rng)
+            total = sum(parts.values(), start=torch.zeros((), device=model.device))
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            optimizer.step()
+            since += 1
+            for name, value in {"loss": total, **parts}.items():
+                totals[name] = totals.get(name, 0.0) + float(value.detach())
+            if not check:
+                continue
+
+            scores = validation.scores(model)
+            score = scores[f"valid/{train.monitor}"]
+            stale = 0 if score > best_score else stale + 1
+            if score > best_score:
+                best_score = score
+                best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+            means = {name: value / since for name, value in totals.items()}
+            curve.append({"step": step, "epoch": when, "users": len(validation.users)} | means | scores)
+            totals, since = {}, 0
+            checkpoint.save(
+                resume / "state.safetensors",
+                {f"model/{name}": parameter for name, parameter in parameters.items()}
+                | {f"best/{name}": tensor for name, tensor in best.items()}
+                | checkpoint.optimizer_tensors(optimizer, parameters.items()),
+                {"curve": curve, "best_score": best_score, "stale": stale, "steps": step},
+            )
+            print(
+                f"epoch {when:5.2f} of {train.epochs}  loss {means['loss']:.4f}  "
+                f"{train.monitor} {score:.4f} (best {best_score:.4f})  {time.monotonic() - started:5.0f} s",
+                flush=True,
+            )
+
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(best[name])
+    return curve
+
+
+def schedule(lengths: np.ndarray, train: Train) -> Iterator[tuple[float, np.ndarray, np.random.Generator, bool]]:
+    """All steps of all epochs: the time in epochs, the batch's rows, its randomness, and whether a check follows."""
+    for number in range(train.epochs):
+        batches = list(epoch(lengths, train.batch_size, np.random.default_rng([train.seed, number])))
+        checks = check_steps(len(batches), train.evaluations_per_epoch)
+        for index, rows in enumerate(batches, start=1):
+            when = round(number + index / len(batches), 4)
+            yield when, rows, np.random.default_rng([train.seed, number, index]), index in checks
+
+
+def step_losses(
+    model: LLMSRec, samples: Samples, rows: np.ndarray, settings: Model, rng: np.random.Generator
+) -> dict[str, Tensor]:
+    """The weighted terms of Eq. 4 for one batch of samples, in which `T` targets are predicted.
+
+    Args:
+        rows: `[B]` rows of `samples`.
+        rng: draws the negatives.
+    """
+    users, places = samples.targets(rows)
+    with torch.no_grad():
+        before = samples.before(users, places, model.teacher.max_length)
+        seen = model.teacher.last(torch.from_numpy(before).to(model.device))
+    user = model.f_user(model.hidden_positions(*samples.histories(rows), seen))
+    cf_user = model.f_cf_user(seen)
+    scores = candidate_scores(model, user, samples, users, places, settings, rng)
+
+    weights, owners = settings.weights, torch.from_numpy(users).to(model.device)
+    parts = {"retrieval": weights.retrieval * losses.retrieval(scores)}
+    if settings.distill:
+        distill = losses.distill_mse if settings.distill_loss == "mse" else losses.distill_contrastive
+        parts["distill"] = weights.distill * distill(cf_user, user, settings.distill_normalize)
+    if settings.uniform:
+        parts["uniform"] = weights.uniform * (losses.uniform(user, owners) + losses.uniform(cf_user, owners))
+    return parts
+
+
+def candidate_scores(
+    model: LLMSRec,
+    user: Tensor,
+    samples: Samples,
+    users: np.ndarray,
+    places: np.ndarray,
+    settings: Model,
+    rng: np.random.Generator,
+) -> Tensor:
+    """Scores `[T, C]` of each target's candidates, the positive first; -inf where a shared negative is the user's own.
+
+    Each item goes through the language model once a batch, however many targets it is a candidate of.
+    """
+    positives = samples.sequences.items[places].astype(np.int64)
+    negatives = samples.negatives(users, settings.candidates - 1, rng)
+    unique, where = np.unique(np.concatenate([positives, negatives.ravel()]), return_inverse=True)
+    items = model.f_item(model.hidden_items(torch.from_numpy(unique).to(model.device)))
+    positive, negative = (torch.from_numpy(part).to(model.device) for part in np.split(where.ravel(), [len(positives)]))
+    first = (user * items[positive]).sum(dim=1, keepdim=True)
+    if settings.negatives == "own":
+        rest = torch.einsum("td,tcd->tc", user, items[negative.view(len(positives), -1)])
+    else:
+        pool = torch.unique(negative)
+        own = samples.own(users[:, None], unique[pool.cpu().numpy()])
+        rest = (user @ items[pool].T).masked_fill(torch.from_numpy(own).to(model.device), -torch.inf)
+    return torch.cat([first, rest], dim=1)

@@ -1,0 +1,8 @@
+"""One thin script per DVC stage, run as `python -m stages.<name>` from the repository's folder."""
+
+import sys
+from pathlib import Path
+
+# A `dvc exp run --temp` or `--queue` works on a copy of the repository; it must run that copy's code, not the
+# installed package, which points at the folder that `make` ran in.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))

@@ -1,0 +1,95 @@
+"""What every stage script shares: the parameters it may read, its identity, and how it fails."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from llmsrec import params as parameters
+from llmsrec.errors import LLMSRecError
+from llmsrec.files import sha256
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of dvc.yaml as it runs now.
+
+    Attributes:
+        name: the stage's key in dvc.yaml.
+        params: the sections and keys that dvc.yaml lists for this stage, and no others: reading one that is not
+            listed is an AttributeError, so `params:` in dvc.yaml cannot fall behind the code.
+        digest: hex digest over those parameters and the content of every dependency, code included. Equal digests
+            mean the same run (resume folder, MLflow run).
+        root: the repository that relative paths in params.yaml mean; in `--temp` and `--queue` runs it is not the
+            current folder.
+    """
+
+    name: str
+    params: Any
+    digest: str
+    root: Path
+
+    @property
+    def resume(self) -> Path:
+        """Folder for the state that a killed run goes on from; outside every out, as DVC deletes those first."""
+        return self.root / ".resume" / self.name / self.digest[:32]
+
+    def path(self, value: str) -> Path:
+        """A path from params.yaml, relative to the repository."""
+        return (self.root / value).resolve()
+
+
+def load(name: str, folder: Path = Path()) -> Stage:
+    """Read the stage `name` of `folder`/dvc.yaml with its parameters."""
+    spec = YAML(typ="safe").load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"][name]
+    params = parameters.load(Path("params.yaml"))
+    values = {key: _lookup(params, key) for key in spec.get("params", [])}
+    plain = {key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in values.items()}
+    deps = {path: sha256(folder / path) for path in (_resolve(dep, params) for dep in spec.get("deps", []))}
+    identity = json.dumps({"stage": name, "params": plain, "deps": deps}, sort_keys=True)
+    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    return Stage(name, _tree(values), hashlib.sha256(identity.encode()).hexdigest(), root)
+
+
+def run(main: Callable[[Stage], None], name: str, folder: Path = Path()) -> None:
+    """Run a stage; an error that a user can meet is printed without a traceback, with exit status 1."""
+    try:
+        main(load(name, folder))
+    except LLMSRecError as error:
+        print(f"error in stage {name}: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _lookup(params: parameters.Params, key: str) -> Any:
+    return reduce(getattr, key.split("."), params)
+
+
+def _resolve(text: str, params: parameters.Params) -> str:
+    """Fill in `${section.key}` as DVC does."""
+    while "${" in text:
+        before, rest = text.split("${", 1)
+        key, after = rest.split("}", 1)
+        text = f"{before}{_lookup(params, key)}{after}"
+    return text
+
+
+def _tree(values: dict[str, Any]) -> SimpleNamespace:
+    """{"a": section, "b.c": 1} -> a namespace with .a and .b.c"""
+    tree = SimpleNamespace()
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        node = tree
+        for parent in parents:
+            if not hasattr(node, parent):
+                setattr(node, parent, SimpleNamespace())
+            node = getattr(node, parent)
+        setattr(node, last, value)
+    return tree

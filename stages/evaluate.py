@@ -1,0 +1,78 @@
+"""LLM-SRec, SASRec and popularity on valid, test and shuffled test -> metrics, ranks, comparisons and plots."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from llmsrec.data.sequences import Sequences
+from llmsrec.evaluation import plots, report, slices
+from llmsrec.evaluation.ranks import rank
+from llmsrec.files import read_json, write_json
+from llmsrec.models import llm_srec, sasrec
+from stages.common import Stage, run
+
+DATA, MODELS, REPORTS = Path("data"), Path("models"), Path("reports")
+Vectors = dict[str, np.ndarray]  # split -> [U, d], and "items" -> [I + 1, d]
+
+
+def main(stage: Stage) -> None:
+    """Evaluate all users; the histories are those of the true order, also where training shuffled them."""
+    torch.use_deterministic_algorithms(True)
+    settings = stage.params.evaluate
+    sequences = Sequences.read(DATA / "filtered/interactions.parquet")
+    train, test = sequences.drop_last(2), sequences.drop_last(1)
+    histories = {"valid": train, "test": test, "test_shuffled": test.shuffled(settings.seed)}
+    targets, negatives = zip(*(candidates(split) for split in ("valid", "test", "test")), strict=True)
+
+    models = vectors(histories, train)
+    ranks: report.Ranks = {}
+    for model, of_model in models.items():
+        for (split, seen), target, others in zip(histories.items(), targets, negatives, strict=True):
+            found = rank(of_model[split], of_model["items"], target, seen.offsets[1:], seen.items, others)
+            ranks.setdefault(model, {})[split] = found
+
+    counts = models["popularity"]["items"][:, 0]
+    groups = slices.warm_cold(targets[1], counts) | slices.transition(train.offsets[1:], train.items)
+    described = {
+        model: report.describe(models[model]["test"], models[model]["test_shuffled"], settings.seed)
+        for model in ("llm_srec", "sasrec")
+    }
+    comparison = report.comparison(ranks, groups, settings.bootstrap, settings.seed)
+    evaluation = report.evaluation(ranks, groups, described)
+
+    report.write_ranks(REPORTS / "ranks.parquet", ranks)
+    write_json(REPORTS / "comparison.json", comparison)
+    plots.training(REPORTS / "plots/training.png", read_json(MODELS / "llm_srec/curve.json"))
+    plots.shuffle(REPORTS / "plots/shuffle.png", comparison)
+    plots.slices(REPORTS / "plots/slices.png", comparison)
+    write_json(Path("metrics/evaluation.json"), evaluation)
+    print(report.table(evaluation), flush=True)
+
+
+def vectors(histories: dict[str, Sequences], train: Sequences) -> dict[str, Vectors]:
+    """The vectors of all models, whose dot products are the scores; popularity's is the count of training events."""
+    teacher = sasrec.load(MODELS / "sasrec")
+    items = DATA / "filtered/items.parquet"
+    model = llm_srec.load(MODELS / "llm_srec", MODELS / "backbone", MODELS / "sasrec", items)
+    counts = np.bincount(train.items, minlength=len(teacher.item_vectors()))
+    found: dict[str, Vectors] = {
+        "llm_srec": {"items": model.item_vectors().numpy()},
+        "sasrec": {"items": teacher.item_vectors().detach().numpy()},
+        "popularity": {"items": counts[:, None]} | dict.fromkeys(histories, np.ones((train.users, 1))),
+    }
+    for split, seen in histories.items():
+        found["llm_srec"][split] = model.user_vectors(seen, progress=split).numpy()[1:]
+        found["sasrec"][split] = teacher.user_vectors(seen).detach().numpy()[1:]
+    return found
+
+
+def candidates(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The positives `[U]` and the negatives `[U, m]` of users 1..U."""
+    frame = pl.read_parquet(DATA / "split/candidates.parquet").filter(split=split).sort("user_id")
+    return frame["item_id"].to_numpy(), frame["negatives"].explode().to_numpy().reshape(len(frame), -1)
+
+
+if __name__ == "__main__":
+    run(main, "evaluate")

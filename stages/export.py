@@ -1,0 +1,37 @@
+"""LLM-SRec as ONNX files, vectors and a catalogue that need no training code -> models/bundle/."""
+
+from pathlib import Path
+
+import polars as pl
+
+from llmsrec.data.sequences import Sequences
+from llmsrec.files import read_json
+from llmsrec.models import llm_srec
+from llmsrec.registry import bundle
+from stages.common import Stage, run
+
+BACKBONE, CHECKPOINT = Path("models/backbone"), Path("models/llm_srec")
+ITEMS = Path("data/filtered/items.parquet")
+
+
+def main(stage: Stage) -> None:
+    counts = pl.read_parquet("data/split/train.parquet").group_by("item_id").agg(count=pl.len().cast(pl.Int64))
+    catalogue = pl.read_parquet(ITEMS).join(counts, on="item_id", how="left", maintain_order="left")
+    digest = bundle.write(
+        Path("models/bundle"),
+        llm_srec.load(CHECKPOINT, BACKBONE, Path("models/sasrec"), ITEMS),
+        read_json(CHECKPOINT / "config.json"),
+        catalogue.select("item_id", "parent_asin", "title", pl.col("count").fill_null(0)),
+        BACKBONE,
+        Sequences.read(Path("data/filtered/interactions.parquet")).drop_last(1),
+        stage.params.export.users,
+        stage.params.export.tolerance,
+    )
+    parity = read_json(Path("models/bundle/parity.json"))
+    worst = max(parity["largest_difference"].values())
+    same = " and ".join(f"{tower} {top['same']} of {top['users']}" for tower, top in parity["top_10"].items())
+    print(f"bundle {digest[:12]}: torch and ONNX Runtime within {worst:.1e}; same top 10: {same} users", flush=True)
+
+
+if __name__ == "__main__":
+    run(main, "export")

@@ -1,0 +1,20 @@
+"""Raw reviews to interactions with dense ids: first of repeats, a sample of users, the k-core, cleaned titles."""
+
+from pathlib import Path
+
+from llmsrec.data.five_core import filter_reviews
+from stages.common import Stage, run
+
+RAW, OUT = Path("data/raw"), Path("data/filtered")
+
+
+def main(stage: Stage) -> None:
+    """Filter, and print the counts after each step."""
+    data = stage.params.data
+    manifest = filter_reviews(RAW, OUT, data.core, data.user_fraction, data.seed)
+    for step in manifest["steps"]:
+        print(f"{step['step']:<20} {step['users']:>12,} users {step['items']:>12,} items {step['events']:>12,} events")
+
+
+if __name__ == "__main__":
+    run(main, "filter")

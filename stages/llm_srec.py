@@ -1,0 +1,57 @@
+"""LLM-SRec: heads and tokens that join the frozen backbone and the frozen teacher -> models/llm_srec/."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from llmsrec.data.sequences import Sequences
+from llmsrec.files import write_json
+from llmsrec.models import llm_srec
+from llmsrec.training.llm_srec import Validation, train
+from stages.common import Stage, run
+
+
+def main(stage: Stage) -> None:
+    torch.use_deterministic_algorithms(True)
+    params = stage.params
+    loading = {key: getattr(params.backbone, key) for key in ("dtype", "quantization", "lora_rank")}
+    config = {"model": params.model.model_dump(), "backbone": loading, "seed": params.train.seed}
+    model = llm_srec.build(
+        Path("models/backbone"),
+        Path("models/sasrec"),
+        Path("data/filtered/items.parquet"),
+        config["model"],
+        loading,
+        params.train.seed,
+    )
+    curve = train(
+        model,
+        Sequences.read(Path("data/split/train.parquet")),
+        validation(params.evaluate.validation_users, params.train.seed),
+        params.model,
+        params.train,
+        stage.resume,
+    )
+    model.save(Path("models/llm_srec"), config)
+    write_json(Path("models/llm_srec/curve.json"), curve)
+
+
+def validation(at_most: int, seed: int) -> Validation:
+    """The fixed sample of validation users that every check looks at."""
+    candidates = pl.read_parquet("data/split/candidates.parquet").filter(split="valid").sort("user_id")
+    rows = np.arange(len(candidates))
+    if len(rows) > at_most:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, at_most, replace=False))
+    candidates = candidates[rows]
+    return Validation(
+        Sequences.read(Path("data/filtered/interactions.parquet")).drop_last(2),
+        candidates["user_id"].to_numpy(),
+        candidates["item_id"].to_numpy(),
+        np.stack(candidates["negatives"].to_numpy()),
+    )
+
+
+if __name__ == "__main__":
+    run(main, "llm_srec")

@@ -1,0 +1,71 @@
+"""The training as an MLflow run, the bundle as a model version, the alias on it -> metrics/registered.json.
+
+DVC re-runs this stage for what it lists; the run is told all of params.yaml, read whole here and nowhere else.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from llmsrec import params as parameters
+from llmsrec.files import read_json, sha256, write_json
+from llmsrec.registry import record, tracking
+from stages.common import Stage, load, run
+
+DATA, BUNDLE, MODEL, REPORTS = Path("data"), Path("models/bundle"), Path("models/llm_srec"), Path("reports")
+EVALUATION, REGISTERED = Path("metrics/evaluation.json"), Path("metrics/registered.json")
+
+
+def main(stage: Stage) -> None:
+    params, evaluation = parameters.load(Path("params.yaml")), read_json(EVALUATION)
+    digest, experiment = identity(params), os.environ.get("DVC_EXP_NAME")
+    manifests = {part: DATA / part / "manifest.json" for part in ("raw", "filtered", "split")}
+    about = {
+        "data.source": params.data.source,
+        "data.category": params.data.category,
+        "backbone": params.backbone.model,
+        "dvc.experiment": experiment or "",
+        "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
+    }
+    tags = {key: value for key, value in about.items() if value}
+    checks = str(read_json(REPORTS / "checks.json")["success"]).lower()
+    told = record.Record(
+        digest=digest,
+        name=record.title(params, experiment),
+        params=params.model_dump(),
+        evaluation=evaluation,
+        curve=read_json(MODEL / "curve.json"),
+        data={part: sha256(path) for part, path in manifests.items()},
+        tags={**tags, "checks.success": checks},
+        files={
+            "": [Path("params.yaml"), REPORTS / "plots"],
+            "reports": [REPORTS / "checks.json", EVALUATION, BUNDLE / "parity.json"],
+            **{f"data/{part}": [path] for part, path in manifests.items()},
+        },
+    )
+    settings = stage.params.registry
+    with tracking.connected(stage.root) as client:
+        place = tracking.experiment(client, settings.experiment, stage.root)
+        run_id = tracking.ensure_run(client, place, told)
+        tags, text = {**tags, tracking.DIGEST: digest}, f"{told.name}\n\n{record.headline(evaluation)}"
+        version = tracking.ensure_version(client, place, run_id, settings.model, BUNDLE, tags, text)
+        client.set_registered_model_alias(settings.model, settings.alias, str(version))
+    sealed = read_json(BUNDLE / "manifest.json")["bundle_sha256"]
+    registered = {"name": settings.model, "version": version, "run_id": run_id, "bundle_sha256": sealed}
+    write_json(REGISTERED, registered)
+    print(f"{settings.model} version {version} is `{settings.alias}`; run {run_id}: {told.name}", flush=True)
+
+
+def identity(params: parameters.Params) -> str:
+    """What makes a run another run: the inputs of its training and how it is evaluated, not where it is registered."""
+    inputs = {
+        "training": load("llm_srec").digest,
+        "evaluation": params.evaluate.model_dump(),
+        "code": [sha256(Path("src/llmsrec/evaluation")), sha256(Path("stages/evaluate.py"))],
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    run(main, "register")

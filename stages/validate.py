@@ -1,0 +1,23 @@
+"""The data against the rules; a failure stops the pipeline after the report is written."""
+
+from pathlib import Path
+
+from llmsrec.data import checks
+from llmsrec.errors import DataError
+from stages.common import Stage, run
+
+RAW, FILTERED, SPLIT = Path("data/raw"), Path("data/filtered"), Path("data/split")
+REPORT, DOCS = Path("reports/checks.json"), Path("reports/data_docs")
+
+
+def main(stage: Stage) -> None:
+    """Check, write the report, and fail if a rule does not hold."""
+    report = checks.run(RAW, FILTERED, SPLIT, stage.params.data.core, stage.params.split.negatives)
+    report.write(REPORT, DOCS)
+    if not report.passed:
+        raise DataError(f"{report.explain()}\nThe report is in {REPORT} and {DOCS}/index.html.")
+    print(f"{sum(len(result.results) for result in report.results.values())} rules hold -> {REPORT}")
+
+
+if __name__ == "__main__":
+    run(main, "validate")

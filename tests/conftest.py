@@ -1,0 +1,114 @@
+"""Settings that every test shares."""
+
+import os
+
+# Small tensors on two cores: more threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+MODEL_SETTINGS = {
+    "d_prime": 16, "distill": True, "uniform": True, "distill_loss": "mse", "distill_normalize": False,
+    "weights": {"retrieval": 1.0, "distill": 1.0, "uniform": 1.0}, "history": 4, "candidates": 4, "negatives": "own",
+    "user_representation": False, "date_format": "YYYY/MM/DD", "head_hidden": 32, "title_tokens": 8, "max_tokens": 300,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """An untrained LLM-SRec of 30 items and 40 users, its files as the stages leave them, and its bundle."""
+
+    folder: Path
+    model: Any
+    sequences: Any
+    config: dict[str, Any]
+    catalogue: pl.DataFrame
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "models/bundle"
+
+
+def make_tiny(folder: Path, local: bool = False, lora_rank: int = 0, **settings: Any) -> Tiny:
+    """Untrained weights score as well as trained ones where two ways to score must agree."""
+    import torch
+    from transformers import LlamaConfig, LlamaModel
+
+    from llmsrec.data.sequences import Sequences
+    from llmsrec.files import write_json
+    from llmsrec.models import backbone as backbones
+    from llmsrec.models import embedded, llm_srec, sasrec
+    from llmsrec.registry import bundle
+
+    rng = np.random.default_rng(0)
+    items = pl.DataFrame({"item_id": np.arange(1, 31, dtype=np.int32)}).with_columns(
+        parent_asin=pl.format("B{}", pl.col("item_id")),
+        title=pl.format("Bottle no {} of rose water", pl.col("item_id")),
+    )
+    lengths = rng.integers(5, 9, size=40)
+    rows = {
+        "user_id": np.repeat(np.arange(1, 41, dtype=np.int32), lengths),
+        "item_id": np.concatenate([rng.permutation(30)[:n] + 1 for n in lengths]).astype(np.int32),
+        "timestamp": np.concatenate([1_500_000_000_000 + np.arange(n) * 86_400_000 for n in lengths]),
+    }
+    for name in ("data/filtered", "data/split", "models/backbone", "llm"):
+        (folder / name).mkdir(parents=True)
+    items.write_parquet(folder / "data/filtered/items.parquet")
+    pl.DataFrame(rows).write_parquet(folder / "data/filtered/interactions.parquet")
+
+    backbone, weights = folder / "models/backbone", folder / ("llm" if local else "models/backbone")
+    tokenizer = embedded.train_tokenizer(items["title"].to_list(), 320, rng)
+    tokenizer.save_pretrained(weights)
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.2,
+    )  # fmt: skip
+    LlamaModel(shape).save_pretrained(weights)
+    if local:
+        backbones.describe("llm", None, folder, backbone)
+    else:
+        write_json(backbone / "backbone.json", {"kind": "embedded", "model": "embedded", "revision": None})
+    teacher = sasrec.SASRec(items=30, dim=16, blocks=2, heads=2, max_length=6, dropout=0.2)
+    with torch.no_grad():
+        for parameter in teacher.initialise(torch.Generator().manual_seed(0)).parameters():
+            parameter.mul_(8)
+    sasrec.save(teacher, folder / "models/sasrec")
+
+    config = {
+        "model": {**MODEL_SETTINGS, **settings},
+        "backbone": {"dtype": "float32", "quantization": "none", "lora_rank": lora_rank},
+        "seed": 0,
+    }
+    paths = backbone, folder / "models/sasrec", folder / "data/filtered/items.parquet"
+    fresh = llm_srec.build(*paths, config["model"], config["backbone"], 0)
+    with torch.no_grad():
+        for name, parameter in fresh.trainable().items():
+            if "lora_B" in name:  # adapters start as zero, where they change nothing
+                parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+    fresh.save(folder / "models/llm_srec", config)
+    model = llm_srec.load(folder / "models/llm_srec", *paths)
+    sequences = Sequences.read(folder / "data/filtered/interactions.parquet").drop_last(1)
+    counts = np.bincount(sequences.items, minlength=31)[1:]
+    catalogue = items.with_columns(count=pl.Series(counts, dtype=pl.Int64))
+    tiny = Tiny(folder, model, sequences, config, catalogue)
+    bundle.write(tiny.bundle, model, config, catalogue, backbone, sequences, users=40, tolerance=1e-4)
+    return tiny
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_lora(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The same with LoRA adapters, the prompt of Table 2 (c), and a backbone from a local folder."""
+    return make_tiny(tmp_path_factory.mktemp("tiny_lora"), local=True, lora_rank=2, user_representation=True)

@@ -1,0 +1,439 @@
+"""Good data pass; each rule is tripped by data that break it; a broken check is not taken for bad data."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import great_expectations as gx
+import great_expectations.expectations as gxe
+import polars as pl
+import pytest
+
+from llmsrec.data import checks
+from llmsrec.data.checks import Report, rules, tables
+from llmsrec.errors import DataError
+
+ROOT = Path(__file__).parents[2]
+USERS, ITEMS, EVENTS, CORE, NEGATIVES = 10, 12, 8, 5, 3
+START = 1_600_000_000_000
+
+Files = dict[str, pl.DataFrame]
+
+
+def good() -> Files:
+    """Ten users in a ring of twelve items, eight events each; the user's other four items give three negatives."""
+    order = [[(user + step) % ITEMS + 1 for step in range(ITEMS)] for user in range(USERS)]
+    rows = [(u + 1, item, START + 1000 * u + t) for u in range(USERS) for t, item in enumerate(order[u][:EVENTS])]
+    ids = {"user_id": pl.Int32, "item_id": pl.Int32}
+    interactions = pl.DataFrame(rows, schema={**ids, "timestamp": pl.Int64}, orient="row")
+    place = pl.int_range(pl.len()).over("user_id")
+    held = [(u + 1, split, order[u][EVENTS - back], order[u][EVENTS : EVENTS + NEGATIVES])
+            for split, back in (("valid", 2), ("test", 1)) for u in range(USERS)]  # fmt: skip
+    asin = [f"B{item}" for item in range(1, ITEMS + 1)]
+    return {
+        "raw/reviews": interactions.select(
+            pl.format("U{}", "user_id").alias("user_id"),
+            pl.format("B{}", "item_id").alias("parent_asin"),
+            pl.lit(5.0, pl.Float32).alias("rating"),
+            "timestamp",
+        ),
+        "raw/items": pl.DataFrame({"parent_asin": asin, "title": [None, "", *asin[2:]]}),
+        "filtered/interactions": interactions,
+        "filtered/items": pl.DataFrame({"item_id": range(1, ITEMS + 1), "parent_asin": asin, "title": asin}).cast(
+            {"item_id": pl.Int32}
+        ),
+        "filtered/users": pl.DataFrame(
+            {"user_id": range(1, USERS + 1), "raw_user_id": [f"U{user}" for user in range(1, USERS + 1)]}
+        ).cast({"user_id": pl.Int32}),
+        "split/train": interactions.filter(place < EVENTS - 2),
+        "split/valid": interactions.filter(place == EVENTS - 2),
+        "split/test": interactions.filter(place == EVENTS - 1),
+        "split/candidates": pl.DataFrame(
+            held, schema={"user_id": pl.Int32, "split": pl.String, "item_id": pl.Int32, "negatives": pl.List(pl.Int32)},
+            orient="row",
+        ),
+    }  # fmt: skip
+
+
+def write(files: Files, folder: Path) -> tuple[Path, Path, Path]:
+    for name, frame in files.items():
+        path = folder / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.write_parquet(path)
+    return folder / "raw", folder / "filtered", folder / "split"
+
+
+def check(files: Files, folder: Path) -> Report:
+    return checks.run(*write(files, folder), CORE, NEGATIVES)
+
+
+def check_changed(files: Files, sound: Files) -> Report:
+    """As `check`, without the tables that are as in good data: Great Expectations takes its time for each rule."""
+    lazy = {name: frame.lazy() for name, frame in files.items()}
+    context = checks.gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    types = checks.validate(context, rules.schema(), tables.columns(lazy).to_pandas())
+    if not types.success:
+        return Report("", {"schema": types})
+    frames = tables.aggregate(lazy)
+    items = frames["filtered.items"]["item_id"].count()
+    changed = [s for s in rules.suites(CORE, NEGATIVES, items) if not frames[s.table].equals(sound[s.table])]
+    return Report("", {s.table: checks.validate(context, s, frames[s.table].to_pandas()) for s in changed})
+
+
+def tripped(report: Report) -> set[str]:
+    return {
+        f"{s['name']}.{e['rule']}" for s in report.to_dict()["suites"] for e in s["expectations"] if not e["success"]
+    }
+
+
+Change = Callable[[Files], None]
+
+
+def cell(name: str, column: str, value: object, row: int = 0) -> Change:
+    """Put `value` into one cell."""
+
+    def change(files: Files) -> None:
+        frame = files[name]
+        values = frame[column].to_list()
+        values[row] = value
+        files[name] = frame.with_columns(pl.Series(column, values, dtype=frame.schema[column]))
+
+    return change
+
+
+def drop(name: str, row: int = 0) -> Change:
+    return lambda files: files.update({name: files[name].with_row_index().filter(pl.col("index") != row).drop("index")})
+
+
+def empty(*names: str) -> Change:
+    return lambda files: files.update({name: files[name].clear() for name in names})
+
+
+def copy(name: str, row: int = 0, into: str | None = None) -> Change:
+    """Append a row once more, to its own file or to another."""
+    return lambda files: files.update({into or name: pl.concat([files[into or name], files[name][row : row + 1]])})
+
+
+def swap(name: str, column: str, row: int, other: int) -> Change:
+    def change(files: Files) -> None:
+        values = files[name][column].to_list()
+        cell(name, column, values[other], row)(files)
+        cell(name, column, values[row], other)(files)
+
+    return change
+
+
+def both(*changes: Change) -> Change:
+    def change(files: Files) -> None:
+        for one in changes:
+            one(files)
+
+    return change
+
+
+def last_first(files: Files) -> None:
+    """The first user's events move to the end of the file."""
+    files[FILTERED] = pl.concat([files[FILTERED][EVENTS:], files[FILTERED][:EVENTS]])
+
+
+def without(condition: pl.Expr) -> Change:
+    """Remove training events, from the filtered data too."""
+
+    def change(files: Files) -> None:
+        gone = files[TRAIN].filter(condition)
+        for name in (FILTERED, TRAIN):
+            files[name] = files[name].join(gone, on=["user_id", "item_id"], how="anti", maintain_order="left")
+
+    return change
+
+
+def renumber(column: str, old: int, new: int) -> Change:
+    """Give a user or an item another id, everywhere."""
+
+    def change(files: Files) -> None:
+        for name, frame in files.items():
+            if frame.schema.get(column) == pl.Int32:
+                files[name] = frame.with_columns(pl.col(column).replace(old, new))
+        lists = (
+            pl.col("negatives").list.eval(pl.element().replace(old, new))
+            if column == "item_id"
+            else pl.col("negatives")
+        )
+        files[CANDIDATES] = files[CANDIDATES].with_columns(lists)
+
+    return change
+
+
+def eventless(files: Files) -> None:
+    """A user without events."""
+    users = files["filtered/users"]
+    more = pl.DataFrame({"user_id": [USERS + 1], "raw_user_id": ["U0"]}, schema=users.schema)
+    files["filtered/users"] = pl.concat([users, more])
+
+
+def exchange(name: str, row: int, other: str, other_row: int) -> Change:
+    """Two events of two files swap their items."""
+
+    def change(files: Files) -> None:
+        one, two = files[name]["item_id"][row], files[other]["item_id"][other_row]
+        cell(name, "item_id", two, row)(files)
+        cell(other, "item_id", one, other_row)(files)
+
+    return change
+
+
+FILTERED, TRAIN, VALID, TEST = "filtered/interactions", "split/train", "split/valid", "split/test"
+CANDIDATES = "split/candidates"
+LAST_TRAIN = EVENTS - 3  # the row of the first user's last training event
+
+# rule, what breaks it, and other rules that cannot but fail with it
+BROKEN: list[tuple[str, Change, set[str]]] = [
+    ("schema.schema", lambda f: f.update({TRAIN: f[TRAIN].drop("timestamp")}), set()),
+    ("schema.schema", lambda f: f.update({FILTERED: f[FILTERED].cast({"item_id": pl.Int64})}), set()),
+    ("schema.schema", lambda f: f.update({"raw/items": f["raw/items"].with_columns(price=1.0)}), set()),
+    ("raw.reviews.rows", empty("raw/reviews"), set()),
+    ("raw.reviews.item", cell("raw/reviews", "parent_asin", None), set()),
+    ("raw.reviews.item", cell("raw/reviews", "parent_asin", ""), set()),
+    ("raw.reviews.user", cell("raw/reviews", "user_id", None), set()),
+    ("raw.reviews.user", cell("raw/reviews", "user_id", ""), set()),
+    ("raw.reviews.rating", cell("raw/reviews", "rating", None), set()),
+    ("raw.reviews.rating", cell("raw/reviews", "rating", float("nan")), set()),
+    ("raw.reviews.time", cell("raw/reviews", "timestamp", None), set()),
+    ("raw.reviews.rating_low", cell("raw/reviews", "rating", -1.0), set()),
+    ("raw.reviews.rating_high", cell("raw/reviews", "rating", 10.0), set()),
+    ("raw.reviews.time_early", cell("raw/reviews", "timestamp", START // 1000), set()),
+    ("raw.reviews.time_late", cell("raw/reviews", "timestamp", START * 1000), set()),
+    ("raw.items.rows", empty("raw/items"), set()),
+    ("raw.items.item", cell("raw/items", "parent_asin", None), set()),
+    ("raw.items.unique", copy("raw/items"), set()),
+    ("filtered.users.raw_id", cell("filtered/users", "raw_user_id", None), set()),
+    ("filtered.users.raw_id_unique", cell("filtered/users", "raw_user_id", "U2"), set()),
+    ("filtered.items.raw_id", cell("filtered/items", "parent_asin", None), set()),
+    ("filtered.items.raw_id_unique", cell("filtered/items", "parent_asin", "B2"), set()),
+    ("filtered.items.title", cell("filtered/items", "title", None), set()),
+    ("filtered.items.title_clean", cell("filtered/items", "title", ""), set()),
+    ("filtered.items.title_clean", cell("filtered/items", "title", "Tent  for two"), set()),
+    ("filtered.items.title_clean", cell("filtered/items", "title", "Tent\n"), set()),
+    (
+        "filtered.users.rows",
+        empty(FILTERED, "filtered/users"),
+        {
+            "filtered.items.core",
+            "split.users.foreign",
+            "split.users.test_item",
+            "split.users.times",
+            "split.users.valid_item",
+        },
+    ),
+    (
+        "filtered.users.user",
+        cell(FILTERED, "user_id", None),
+        {
+            "filtered.users.core",
+            "filtered.users.dense",
+            "filtered.users.raw_id",
+            "filtered.users.sorted",
+            "split.users.candidates",
+            "split.users.foreign",
+            "split.users.lost",
+            "split.users.test",
+            "split.users.test_item",
+            "split.users.times",
+            "split.users.train",
+            "split.users.valid",
+        },
+    ),
+    ("filtered.users.dense", renumber("user_id", USERS, USERS + 1), set()),
+    ("filtered.users.core", without((pl.col("user_id") == 1) & (pl.col("item_id") < 5)), set()),
+    ("filtered.users.core", eventless, {"filtered.users.sorted"}),
+    ("filtered.users.dense", copy("filtered/users"), {"filtered.users.raw_id_unique", "filtered.users.sorted"}),
+    ("filtered.users.pairs", both(cell(FILTERED, "item_id", 1, 1), cell(TRAIN, "item_id", 1, 1)), set()),
+    ("filtered.users.time", both(cell(FILTERED, "timestamp", None), cell(TRAIN, "timestamp", None)), set()),
+    ("filtered.users.sorted", last_first, set()),
+    (
+        "filtered.items.rows",
+        empty(FILTERED, "filtered/items"),
+        {
+            "filtered.users.core",
+            "filtered.users.sorted",
+            "split.users.foreign",
+            "split.users.test_item",
+            "split.users.times",
+            "split.users.valid_item",
+        },
+    ),
+    (
+        "filtered.items.item",
+        cell(FILTERED, "item_id", None),
+        {
+            "filtered.items.core",
+            "filtered.items.dense",
+            "filtered.items.raw_id",
+            "filtered.items.title",
+            "split.users.foreign",
+            "split.users.lost",
+        },
+    ),
+    ("filtered.items.dense", renumber("item_id", ITEMS, ITEMS + 1), {"split.candidates.highest"}),
+    ("filtered.items.core", without((pl.col("item_id") == 6) & (pl.col("user_id") < 4)), set()),
+    (
+        "split.users.rows",
+        empty(FILTERED, "filtered/users", TRAIN, VALID, TEST, CANDIDATES),
+        {"filtered.items.core", "filtered.users.rows", "split.candidates.rows"},
+    ),
+    ("split.users.train", without(pl.col("user_id") == 1), {"filtered.users.core"}),
+    (
+        "split.users.valid",
+        both(copy(VALID, into=TRAIN), drop(VALID)),
+        {"split.candidates.positive", "split.users.valid_item"},
+    ),
+    ("split.users.valid", copy(VALID), {"split.users.times"}),
+    (
+        "split.users.test",
+        both(copy(TEST, into=TRAIN), drop(TEST)),
+        {"split.candidates.positive", "split.users.test_item", "split.users.train_before_valid"},
+    ),
+    ("split.users.shared", copy(VALID, into=TRAIN), {"split.users.times"}),
+    ("split.users.lost", drop(TRAIN), {"split.users.times"}),
+    (
+        "split.users.lost",
+        cell(TRAIN, "user_id", None),
+        {"split.users.candidates", "split.users.foreign", "split.users.test", "split.users.times", "split.users.valid"},
+    ),
+    ("split.users.foreign", cell(TRAIN, "item_id", 12), {"split.users.lost"}),
+    ("split.users.foreign", cell(TRAIN, "item_id", None), {"split.users.lost"}),
+    ("split.users.times", cell(TRAIN, "timestamp", START - 5), set()),
+    (
+        "split.users.train_before_valid",
+        both(cell(TRAIN, "timestamp", START + LAST_TRAIN + 9, LAST_TRAIN), cell(TRAIN, "timestamp", START - 9)),
+        set(),
+    ),
+    (
+        "split.users.valid_before_test",
+        both(cell(VALID, "timestamp", START + EVENTS + 7), cell(TRAIN, "timestamp", START - 9)),
+        set(),
+    ),
+    ("split.users.valid_item", exchange(VALID, 0, TRAIN, LAST_TRAIN), {"split.candidates.positive"}),
+    ("split.users.test_item", exchange(TEST, 0, TRAIN, LAST_TRAIN), {"split.candidates.positive"}),
+    ("split.users.candidates", drop(CANDIDATES), set()),
+    ("split.candidates.rows", empty(CANDIDATES), {"split.users.candidates"}),
+    ("split.candidates.split", cell(CANDIDATES, "split", "train"), {"split.candidates.positive"}),
+    ("split.candidates.split", cell(CANDIDATES, "split", None), {"split.candidates.positive"}),
+    ("split.candidates.unique", both(copy(CANDIDATES), drop(CANDIDATES, USERS)), set()),
+    ("split.candidates.positive", cell(CANDIDATES, "item_id", 12), set()),
+    ("split.candidates.positive", cell(CANDIDATES, "item_id", None), set()),
+    ("split.candidates.count", cell(CANDIDATES, "negatives", [9, 10]), set()),
+    ("split.candidates.count", cell(CANDIDATES, "negatives", None), set()),
+    ("split.candidates.repeats", cell(CANDIDATES, "negatives", [9, 10, 9]), set()),
+    ("split.candidates.nulls", cell(CANDIDATES, "negatives", [9, 10, None]), set()),
+    ("split.candidates.lowest", cell(CANDIDATES, "negatives", [9, 10, 0]), set()),
+    ("split.candidates.highest", cell(CANDIDATES, "negatives", [9, 10, 13]), set()),
+    ("split.candidates.history", cell(CANDIDATES, "negatives", [9, 10, 1]), set()),
+    ("filtered.users.order", both(swap(FILTERED, "timestamp", 0, 1), swap(TRAIN, "timestamp", 0, 1)), set()),
+]
+
+
+@pytest.fixture(scope="module")
+def sound() -> dict[str, pl.DataFrame]:
+    return tables.aggregate({name: frame.lazy() for name, frame in good().items()})
+
+
+def test_good_data_pass_and_give_the_same_report_again(tmp_path):
+    first, again = check(good(), tmp_path / "a"), check(good(), tmp_path / "b")
+    assert first.passed and first.explain() == ""
+    assert first.to_dict() == again.to_dict()
+
+
+@pytest.mark.parametrize(("rule", "change", "also"), BROKEN, ids=[f"{n}-{b[0]}" for n, b in enumerate(BROKEN)])
+def test_broken_data_trip_the_rule_and_no_other(sound, rule, change, also):
+    files = good()
+    change(files)
+    report = check_changed(files, sound)
+    assert tripped(report) == {rule, *also}
+    assert all(outcome["error"] is None for suite in report.to_dict()["suites"] for outcome in suite["expectations"])
+    assert f"{rule} (" in report.explain()
+
+
+def test_every_rule_has_data_that_trip_it():
+    every = {"schema.schema"}
+    for suite in rules.suites(CORE, NEGATIVES, ITEMS):
+        every |= {f"{suite.table}.{rule.meta['rule']}" for rule in suite.rules}
+    assert every == {rule for rule, _, _ in BROKEN}
+
+
+def test_shuffled_training_items_pass(tmp_path):
+    """split.shuffle_train: items in another order within each user, times in place."""
+    files = good()
+    files[TRAIN] = files[TRAIN].with_columns(pl.col("item_id").reverse().over("user_id"))
+    assert check(files, tmp_path).passed
+
+
+def test_a_broken_check_is_not_bad_data():
+    """Great Expectations answers a check that raises as it answers bad data; the report does not."""
+    missing = gxe.ExpectColumnValuesToBeBetween(column="no_such", min_value=1, meta={"rule": "lost"}, description="x")
+    low = gxe.ExpectColumnValuesToBeBetween(column="n", min_value=2, meta={"rule": "low"}, description="n is 2 or more")
+    context = gx.get_context(mode="ephemeral")
+    suite = rules.Suite("table", ["key"], [missing, low])
+    report = Report(
+        "", {"table": checks.validate(context, suite, pl.DataFrame({"key": [7, 8], "n": [1, 2]}).to_pandas())}
+    )
+    assert not report.passed
+    bad, broken = report.explain().split("1 checks are broken")
+    assert "table.low (n is 2 or more): 1 of 2 rows, such as n 1, key 7" in bad and "lost" not in bad
+    assert "table.lost" in broken and "no_such" in broken and "low" not in broken
+    outcomes = {outcome["rule"]: outcome for outcome in report.to_dict()["suites"][0]["expectations"]}
+    assert outcomes["lost"]["error"] and outcomes["low"]["error"] is None
+    assert outcomes["low"]["unexpected_count"] == 1 and outcomes["low"]["examples"] == [{"n": 1, "key": 7}]
+
+
+def test_report_and_pages_of_data_that_fail(tmp_path):
+    """They are written, name rule, count and examples, load nothing from the network and run nothing of the data."""
+    files = good()
+    hostile = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    cell("raw/reviews", "rating", 9.0)(files)
+    cell("raw/items", "parent_asin", hostile)(files)
+    copy("raw/items")(files)
+    report = check(files, tmp_path)
+    report.write(tmp_path / "checks.json", tmp_path / "docs")
+    plain = json.loads((tmp_path / "checks.json").read_text())
+    assert plain == report.to_dict() and plain["passed"] is False and len(plain["data_sha256"]) == 64
+    high, twice = [outcome for suite in plain["suites"] for outcome in suite["expectations"] if not outcome["success"]]
+    assert (high["rule"], high["unexpected_count"]) == ("rating_high", 1)
+    assert high["examples"] == [{"rating_max": 9, "parent_asin": "B1"}]
+    assert (twice["rule"], twice["unexpected_count"]) == ("unique", 2) and twice["examples"][0] == {
+        "parent_asin": hostile
+    }
+    pages = {path.stem: path.read_text() for path in (tmp_path / "docs").iterdir()}
+    assert set(pages) == {"index", *(suite["name"] for suite in plain["suites"])}
+    assert "no rating is above 5" in pages["raw.reviews"]
+    for page in pages.values():
+        assert "http" not in page and "<script" not in page and "<img" not in page
+
+
+@pytest.mark.parametrize("content", [None, b"PAR1 and no more"])
+def test_a_file_that_cannot_be_read(tmp_path, content):
+    folders = write(good(), tmp_path)
+    path = tmp_path / "split/valid.parquet"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=r"valid\.parquet is missing or not a parquet file"):
+        checks.run(*folders, CORE, NEGATIVES)
+
+
+def test_stage_fails_after_it_wrote_the_report(tmp_path):
+    """The committed parameters ask for 99 negatives, these lists have three."""
+    for name in ("dvc.yaml", "params.yaml", "stages", "src/llmsrec"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(ROOT / name)
+    write(good(), tmp_path / "data")
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.validate"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "split.candidates.count (a list has 99 negatives): 20 of 20 rows, such as count 3, user_id 1" in done.stderr
+    assert json.loads((tmp_path / "reports/checks.json").read_text())["passed"] is False
+    assert (tmp_path / "reports/data_docs/index.html").exists()

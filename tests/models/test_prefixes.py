@@ -1,0 +1,61 @@
+"""Reusing item prefixes gives what whole prompts give: values, losses and gradients."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llmsrec.models.llm_srec import LLMSRec
+from llmsrec.models.prefixes import ItemPrefixes
+from llmsrec.models.readout import read_out
+
+
+ITEMS = 9
+
+
+@pytest.fixture
+def model(tiny_backbone: Any, teacher: Any, settings: Any) -> LLMSRec:
+    titles = ["Soap", "a much longer title than the others have", *(f"Tent {k}" for k in range(ITEMS - 2))]
+    return LLMSRec(tiny_backbone, teacher, titles, settings, seed=0)
+
+
+def gradients(model: LLMSRec, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
+    weights = torch.linspace(-1, 1, hidden.numel()).view(hidden.shape)
+    model.zero_grad()
+    (hidden * weights).sum().backward()
+    return {name: p.grad.clone() for name, p in model.trainable().items() if p.grad is not None}
+
+
+@pytest.mark.parametrize("ids", [[1], [2, 1], [3, 2, 2, 9, 1]], ids=["one", "ragged", "repeated"])
+@pytest.mark.parametrize("budget", [0, 1 << 30], ids=["computed at each use", "kept"])
+def test_values_and_gradients_equal_whole_prompts(model: LLMSRec, ids: list[int], budget: int) -> None:
+    item_ids = torch.tensor(ids)
+    prefixes = ItemPrefixes(model.backbone, model.prompts, ITEMS, budget)
+    assert (prefixes.store is None) == (budget == 0)
+    plain = read_out(model.backbone, model.prompts.items(np.array(ids)), model.item_inputs, model.item_out)
+    expected = gradients(model, plain)
+    for _ in range(2):  # a cache that is changed in place goes wrong at the second use
+        reused = prefixes.read_out(item_ids, model.item_inputs, model.item_out)
+        torch.testing.assert_close(reused, plain, rtol=1e-5, atol=1e-6)
+        found = gradients(model, reused)
+        assert found.keys() == expected.keys() >= {"item_out", "f_I.0.weight", "f_I.3.bias"}
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_the_limit_in_tokens_holds_for_prefixes(tiny_backbone: Any, teacher: Any, settings: Any) -> None:
+    titles = ["word " * 60] * ITEMS
+    model = LLMSRec(tiny_backbone, teacher, titles, settings.model_copy(update={"title_tokens": 200}), seed=0)
+    ids = torch.tensor([4])
+    assert model.prompts.items(ids.numpy()).lengths[0] <= settings.max_tokens
+    plain = read_out(model.backbone, model.prompts.items(ids.numpy()), model.item_inputs, model.item_out)
+    assert model.prefixes is not None
+    torch.testing.assert_close(model.hidden_items(ids), plain, rtol=1e-5, atol=1e-6)
+
+
+def test_prefixes_hold_no_gradient(model: LLMSRec) -> None:
+    prefixes = ItemPrefixes(model.backbone, model.prompts, ITEMS, 1 << 30)
+    prefixes.read_out(torch.tensor([1, 2]), model.item_inputs, model.item_out)
+    assert prefixes.store is not None
+    assert not any(part.requires_grad for part in prefixes.store)

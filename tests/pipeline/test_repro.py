@@ -1,0 +1,99 @@
+"""`dvc repro` from nothing to a registered version, again, and with an ablation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import polars as pl
+import pytest
+
+ORDER = ["ingest", "filter", "split", "validate", "backbone", "sasrec", "llm_srec", "evaluate", "export", "register"]
+
+
+@pytest.fixture(scope="module")
+def first(clone: Any) -> str:
+    output = clone.run("dvc", "repro")
+    clone.run("git", "add", "-A")
+    clone.run("git", "commit", "-qm", "first repro")
+    return output
+
+
+def client(clone: Any) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(tracking_uri=f"sqlite:///{clone.folder}/mlruns/mlflow.db")
+
+
+def runs(clone: Any) -> list[Any]:
+    found = client(clone)
+    return found.search_runs([experiment.experiment_id for experiment in found.search_experiments()])
+
+
+def test_every_stage_runs_once_and_writes_its_outs(clone: Any, first: str) -> None:
+    assert sorted(clone.stages_run(first), key=ORDER.index) == ORDER
+    for name in [
+        "data/filtered/interactions.parquet",
+        "data/split/candidates.parquet",
+        "reports/checks.json",
+        "models/backbone/backbone.json",
+        "models/sasrec/config.json",
+        "models/llm_srec/model.safetensors",
+        "metrics/evaluation.json",
+        "reports/ranks.parquet",
+        "models/bundle/manifest.json",
+        "metrics/registered.json",
+    ]:
+        assert (clone.folder / name).exists(), name
+    assert not [path for path in clone.folder.glob("models/**/*") if path.suffix in (".pkl", ".pickle", ".pt", ".bin")]
+
+
+def test_ranks_and_metrics_agree_with_the_contract(clone: Any, first: str) -> None:
+    ranks = pl.read_parquet(clone.folder / "reports/ranks.parquet")
+    users = pl.read_parquet(clone.folder / "data/split/test.parquet").height
+    sizes = ranks.group_by("model", "split", "protocol").len()
+    assert sizes.height == 3 * 3 * 2, "every model, split and protocol"
+    assert sizes["len"].unique().to_list() == [users], "all users"
+    evaluation = json.loads((clone.folder / "metrics/evaluation.json").read_text())
+    test = ranks.filter(model="llm_srec", split="test", protocol="uni99")["rank"]
+    assert evaluation["llm_srec"]["test"]["uni99"]["hr_10"] == pytest.approx((test < 10).mean())
+
+
+def test_a_second_repro_changes_nothing(clone: Any, first: str) -> None:
+    before = len(runs(clone)), len(client(clone).search_model_versions("name='llm-srec'"))
+    assert before == (1, 1)
+    assert clone.stages_run(clone.run("dvc", "repro")) == []
+    assert (len(runs(clone)), len(client(clone).search_model_versions("name='llm-srec'"))) == before
+
+
+def test_an_ablation_re_runs_llm_srec_and_later_only(clone: Any, first: str) -> None:
+    output = clone.run("dvc", "exp", "run", "-S", "model.uniform=false")
+    assert clone.stages_run(output) == ["llm_srec", "evaluate", "export", "register"]
+    uniform = {run.data.params["model.uniform"] for run in runs(clone)}
+    assert uniform == {"True", "False"} or uniform == {"true", "false"}
+    assert all("test/uni99/ndcg_10" in run.data.metrics for run in runs(clone))
+    losses = json.loads((clone.folder / "models/llm_srec/curve.json").read_text())
+    assert "uniform" not in losses[0]
+    shown = clone.run("dvc", "exp", "show", "--csv")
+    assert "model.uniform" in shown
+    assert "uni99" in shown
+
+
+def test_a_queued_experiment_lands_in_the_same_place(clone: Any, first: str) -> None:
+    before = len(runs(clone))
+    clone.run("dvc", "exp", "run", "--temp", "-S", "model.distill=false")
+    after = runs(clone)
+    assert len(after) == before + 1
+    newest = max(after, key=lambda run: run.info.start_time)
+    assert Path(newest.info.artifact_uri.removeprefix("file://")).is_relative_to(clone.folder / "mlruns")
+    assert list((clone.folder / "mlruns/artifacts").rglob("training.png"))
+
+
+def test_a_wrong_parameter_stops_before_anything_changes(clone: Any, first: str) -> None:
+    params = clone.folder / "params.yaml"
+    text = params.read_text()
+    params.write_text(text.replace("distill_loss: mse", "distill_loss: msee"))
+    try:
+        output = clone.run("dvc", "repro", fails=True)
+        assert "`model.distill_loss` is 'msee': Input should be 'mse' or 'contrastive'" in output
+        assert "Traceback" not in output
+    finally:
+        params.write_text(text)

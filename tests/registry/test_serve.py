@@ -1,0 +1,112 @@
+"""The registered version behind `mlflow models serve`: a real server, asked over HTTP."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmsrec.serving.recommender import Recommender
+from llmsrec.serving.schema import parse
+
+DAY = 86_400_000
+HISTORY = [{"parent_asin": f"B{n}", "timestamp": 1_391_040_000_000 + n * DAY} for n in (3, 1, 4, 15, 9)]
+
+
+@pytest.fixture(scope="module")
+def url(registry: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `mlflow models serve` calls uvicorn
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = ["models", "serve", "-m", "models:/llm-srec@candidate", "--env-manager", "local", "-p", str(port)]
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *command],
+            env=os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": registry.uri, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            start_new_session=True,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{address}/ping", timeout=5)
+                break
+            except OSError:
+                assert server.poll() is None, log.read_text()
+                time.sleep(0.1)
+        yield f"{address}/invocations"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
+
+
+def post(url: str, body: Any) -> tuple[int, Any]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def test_both_towers_answer_as_the_bundle_does(registry: Any, url: str) -> None:
+    inputs = [{"history": HISTORY, "k": 7, "tower": tower} for tower in ("cf", "llm")]
+    inputs.append({"history": [{"parent_asin": "X1", "timestamp": 0}], "k": 2, "tower": "cf"})
+    status, body = post(url, {"inputs": inputs})
+    assert (status, set(body)) == (200, {"predictions"})
+    for found, answer in zip(
+        body["predictions"], Recommender.load(registry.bundle).recommend(parse(inputs)), strict=True
+    ):
+        expected = answer.model_dump()
+        assert list(found) == ["items", "used", "unknown", "fallback"]
+        for one, two in zip(found.pop("items"), expected.pop("items"), strict=True):
+            assert (one["parent_asin"], one["title"]) == (two["parent_asin"], two["title"])
+            np.testing.assert_allclose(one["score"], two["score"], atol=1e-4)
+        assert found == expected
+    assert body["predictions"][2] | {"items": None} == {
+        "items": None, "used": 0, "unknown": ["X1"], "fallback": "popular"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"k": 0}, "`k` is '0': Input should be greater than or equal to 1"),
+        ({"k": "5"}, "`k` is '5': Input should be a valid integer"),
+        ({"k": 31}, "`k` is 31, but the catalogue has 30 items"),
+        ({"tower": "gpt"}, "must be one of llm, cf"),
+        ({"history": [{"parent_asin": "B1", "timestamp": -5}]}, "`history.0.timestamp` is '-5'"),
+        ({"history": [{"parent_asin": 7, "timestamp": 5}]}, "`history.0.parent_asin` is '7'"),
+        ({"history": None}, "`history` is 'None'"),
+        ({"kk": 5}, "`kk` is not a field of a request"),
+    ],
+)
+def test_a_bad_request_is_a_400_that_names_the_field(url: str, change: dict, said: str) -> None:
+    status, body = post(url, {"inputs": [{"history": HISTORY, "k": 3, "tower": "cf"} | change]})
+    assert status == 400
+    assert said in body["message"]
+    assert "Traceback" not in json.dumps(body)
+    assert "stack_trace" not in body
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", {"inputs": "B1"}, {"inputs": ["B1"]}, {"rows": []}])
+def test_a_broken_body_is_a_400_without_a_traceback(url: str, body: Any) -> None:
+    status, answer = post(url, body)
+    assert status == 400
+    assert "Traceback" not in json.dumps(answer)

@@ -1,0 +1,188 @@
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmsrec.errors import RequestError
+from llmsrec.serving.recommender import Recommender, top
+from llmsrec.serving.schema import Event, Request
+
+DAY = 86_400_000
+USERS = np.arange(1, 41)
+
+
+@pytest.fixture(scope="module")
+def recommender(tiny: Any) -> Recommender:
+    return Recommender.load(tiny.bundle)
+
+
+def request(items: list[int], k: int = 10, tower: str = "cf", times: list[int] | None = None) -> Request:
+    times = times or [DAY * n for n in range(1, len(items) + 1)]
+    events = [Event(parent_asin=f"B{item}", timestamp=time) for item, time in zip(items, times, strict=True)]
+    return Request(history=events, k=k, tower=tower)
+
+
+def requests_of(tiny: Any, users: np.ndarray, tower: str) -> list[Request]:
+    histories = [tiny.sequences.of(user) for user in users]
+    return [request(items.tolist(), 10, tower, times.tolist()) for items, times in histories]
+
+
+def offline(tiny: Any, tower: str) -> np.ndarray:
+    """`[U, I]` scores as evaluation computes them, those of the user's own items -inf."""
+    import torch
+
+    if tower == "llm":
+        users = tiny.model.user_vectors(tiny.sequences, USERS)
+    else:
+        with torch.no_grad():
+            users = tiny.model.f_cf_user(tiny.model.teacher.user_vectors(tiny.sequences))[USERS]
+    scores = (users @ tiny.model.item_vectors()[1:].T).numpy()
+    for row, user in enumerate(USERS):
+        scores[row, tiny.sequences.of(user)[0] - 1] = -np.inf
+    return scores
+
+
+def assert_same_as_offline(tiny: Any, recommender: Recommender, tower: str) -> None:
+    answers = recommender.recommend(requests_of(tiny, USERS, tower))
+    for scores, user, answer in zip(offline(tiny, tower), USERS, answers, strict=True):
+        best = np.argsort(-scores, kind="stable")[:10]
+        assert [item.parent_asin for item in answer.items] == [f"B{index + 1}" for index in best]
+        np.testing.assert_allclose([item.score for item in answer.items], scores[best], rtol=1e-4, atol=1e-4)
+        assert (answer.used, answer.unknown, answer.fallback) == (len(tiny.sequences.of(user)[0]), [], None)
+
+
+@pytest.mark.parametrize("tower", ["cf", "llm"])
+def test_answers_equal_offline_scoring(tiny: Any, recommender: Recommender, tower: str) -> None:
+    assert_same_as_offline(tiny, recommender, tower)
+
+
+@pytest.mark.parametrize("tower", ["cf", "llm"])
+def test_answers_equal_offline_scoring_with_adapters_and_user_representation(tiny_lora: Any, tower: str) -> None:
+    assert_same_as_offline(tiny_lora, Recommender.load(tiny_lora.bundle), tower)
+
+
+def test_towers_differ_and_both_depend_on_order(recommender: Recommender) -> None:
+    forward = recommender.recommend([request([1, 2, 3, 4], tower=tower) for tower in ("cf", "llm")])
+    backward = recommender.recommend([request([4, 3, 2, 1], tower=tower) for tower in ("cf", "llm")])
+    assert len({tuple(item.score for item in answer.items) for answer in forward + backward}) == 4
+
+
+def test_a_batch_of_mixed_requests_is_answered_as_each_alone(tiny: Any, recommender: Recommender) -> None:
+    users = np.arange(1, 35)  # more than one batch for the cf tower
+    mixed = requests_of(tiny, users, "cf") + requests_of(tiny, users[:3], "llm")
+    mixed = [*mixed[::-1], request([]), request([7], k=30)]
+    for together, single in zip(recommender.recommend(mixed), mixed, strict=True):
+        (alone,) = recommender.recommend([single])
+        assert [item.parent_asin for item in together.items] == [item.parent_asin for item in alone.items]
+        np.testing.assert_allclose([i.score for i in together.items], [i.score for i in alone.items], atol=1e-4)
+        assert together.model_dump(exclude={"items"}) == alone.model_dump(exclude={"items"})
+
+
+def test_no_requests_no_answers(recommender: Recommender) -> None:
+    assert recommender.recommend([]) == []
+
+
+def test_the_answer_has_titles_and_falling_scores(recommender: Recommender) -> None:
+    (answer,) = recommender.recommend([request([1, 2], k=5)])
+    assert len(answer.items) == 5
+    assert all(item.title == f"Bottle no {item.parent_asin[1:]} of rose water" for item in answer.items)
+    scores = [item.score for item in answer.items]
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("tower", ["cf", "llm"])
+def test_history_is_put_in_order_of_time_and_ties_stay_as_given(recommender: Recommender, tower: str) -> None:
+    tidy = request([5, 6, 7, 8], tower=tower, times=[DAY, 2 * DAY, 2 * DAY, 3 * DAY])
+    jumbled = request([8, 6, 5, 7], tower=tower, times=[3 * DAY, 2 * DAY, DAY, 2 * DAY])
+    swapped = request([8, 7, 5, 6], tower=tower, times=[3 * DAY, 2 * DAY, DAY, 2 * DAY])
+    first, second, third = (recommender.recommend([r])[0] for r in (tidy, jumbled, swapped))
+    assert first == second
+    assert first != third
+
+
+def test_of_repeats_the_first_is_used(recommender: Recommender) -> None:
+    once = request([5, 6, 7], times=[DAY, 2 * DAY, 3 * DAY])
+    again = request([5, 7, 6, 5], times=[DAY, 3 * DAY, 2 * DAY, 9 * DAY])
+    first, second = recommender.recommend([once, again])
+    assert first == second
+    assert first.used == 3
+
+
+@pytest.mark.parametrize("tower", ["cf", "llm"])
+def test_unknown_items_are_skipped_and_named_oldest_first(recommender: Recommender, tower: str) -> None:
+    known = request([5, 6], tower=tower, times=[DAY, 4 * DAY])
+    events = [("X9", 3 * DAY), ("B6", 4 * DAY), ("", 2 * DAY), ("B5", DAY), ("X9", 5 * DAY), ("{0}%s", 6 * DAY)]
+    odd = Request(history=[Event(parent_asin=asin, timestamp=time) for asin, time in events], tower=tower)
+    first, second = recommender.recommend([known, odd])
+    assert second.unknown == ["", "X9", "{0}%s"]
+    assert second.model_copy(update={"unknown": []}) == first
+
+
+@pytest.mark.parametrize("tower", ["cf", "llm"])
+@pytest.mark.parametrize("asins", [[], ["X1", "X2"]])
+def test_nothing_known_gives_the_most_popular_and_says_so(
+    tiny: Any, recommender: Recommender, tower: str, asins: list[str]
+) -> None:
+    history = [Event(parent_asin=asin, timestamp=DAY) for asin in asins]
+    (answer,) = recommender.recommend([Request(history=history, k=30, tower=tower)])
+    popular = tiny.catalogue.sort("count", "item_id", descending=[True, False])
+    assert [item.parent_asin for item in answer.items] == popular["parent_asin"].to_list()
+    assert [item.score for item in answer.items] == popular["count"].to_list()
+    assert (answer.used, answer.unknown, answer.fallback) == (0, asins, "popular")
+
+
+def test_k_may_be_all_the_catalogue_and_no_more(recommender: Recommender) -> None:
+    (answer,) = recommender.recommend([request([3, 4], k=30)])
+    assert {item.parent_asin for item in answer.items} == {f"B{n}" for n in range(1, 31)} - {"B3", "B4"}
+    with pytest.raises(RequestError, match=r"request 1, `k` is 31, but the catalogue has 30 items"):
+        recommender.recommend([request([3]), request([3], k=31)])
+
+
+def test_a_history_of_the_whole_catalogue_leaves_nothing(recommender: Recommender) -> None:
+    (answer,) = recommender.recommend([request(list(range(1, 31)))])
+    assert answer.items == []
+    assert (answer.used, answer.fallback) == (30, None)
+
+
+@given(
+    scores=st.lists(st.integers(-3, 3), min_size=1, max_size=20),
+    k=st.integers(1, 25),
+    exclude=st.sets(st.integers(0, 19)),
+)
+def test_top_against_sorting_everything(scores: list[int], k: int, exclude: set[int]) -> None:
+    out = [index for index in exclude if index < len(scores)]
+    slow = sorted((-score, index) for index, score in enumerate(scores) if index not in out)[:k]
+    assert top(np.array(scores, dtype=np.float32), k, np.array(out, dtype=int)).tolist() == [i for _, i in slow]
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+bundle = Path(sys.argv[1])
+sys.path.insert(0, str(bundle / "code"))
+import llmsrec
+from llmsrec.serving.recommender import Recommender
+from llmsrec.serving.schema import parse
+assert Path(llmsrec.__file__).is_relative_to(bundle / "code"), llmsrec.__file__
+recommender = Recommender.load(bundle)
+history = [{"parent_asin": f"B{n}", "timestamp": n * 86_400_000} for n in (1, 2, 3)]
+cf = recommender.recommend(parse([{"history": history, "tower": "cf"}]))
+assert not {"torch", "transformers", "peft", "mlflow", "dvc"} & sys.modules.keys()
+llm = recommender.recommend(parse([{"history": history, "tower": "llm"}]))
+assert Path(sys.modules["llmsrec.models.backbone"].__file__).is_relative_to(bundle / "code")
+print(json.dumps([answer.model_dump() for answer in cf + llm]))
+"""
+
+
+def test_the_bundles_own_code_suffices_and_the_cf_tower_needs_no_torch(tiny: Any, recommender: Recommender) -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT, tiny.bundle], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = recommender.recommend([request([1, 2, 3], tower=tower) for tower in ("cf", "llm")])
+    for found, answer in zip(json.loads(done.stdout.splitlines()[-1]), expected, strict=True):
+        assert [item["parent_asin"] for item in found["items"]] == [item.parent_asin for item in answer.items]
+        np.testing.assert_allclose([i["score"] for i in found["items"]], [i.score for i in answer.items], atol=1e-4)

@@ -1,0 +1,58 @@
+import pytest
+
+from llmsrec.errors import RequestError
+from llmsrec.serving.schema import Request, parse
+
+EVENT = {"parent_asin": "B1", "timestamp": 1_391_040_000_000}
+
+
+def test_the_contracts_request_is_read_as_it_stands() -> None:
+    (request,) = parse([{"history": [EVENT], "k": 3, "tower": "cf"}])
+    assert (request.history[0].parent_asin, request.history[0].timestamp) == ("B1", 1_391_040_000_000)
+    assert (request.k, request.tower) == (3, "cf")
+
+
+def test_k_and_tower_have_defaults() -> None:
+    assert parse([{"history": []}]) == [Request(history=[], k=10, tower="llm")]
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"k": 0}, "`k`"),
+        ({"k": -1}, "`k`"),
+        ({"k": "3"}, "`k`"),
+        ({"k": 2.5}, "`k`"),
+        ({"k": True}, "`k`"),
+        ({"k": None}, "`k`"),
+        ({"tower": "gpt"}, "`tower`"),
+        ({"tower": 1}, "`tower`"),
+        ({"towr": "cf"}, "`towr`"),
+        ({"history": "B1"}, "`history`"),
+        ({"history": None}, "`history`"),
+        ({"history": ["B1"]}, "`history.0`"),
+        ({"history": [EVENT, {"parent_asin": "B1"}]}, "`history.1.timestamp`"),
+        ({"history": [{"timestamp": 1}]}, "`history.0.parent_asin`"),
+        ({"history": [{"parent_asin": 5, "timestamp": 1}]}, "`history.0.parent_asin`"),
+        ({"history": [{"parent_asin": "B1", "timestamp": -1}]}, "`history.0.timestamp`"),
+        ({"history": [{"parent_asin": "B1", "timestamp": "2014"}]}, "`history.0.timestamp`"),
+        ({"history": [{"parent_asin": "B1", "timestamp": 10**15}]}, "`history.0.timestamp`"),
+        ({"history": [EVENT | {"rating": 5}]}, "`history.0.rating`"),
+        ({"history": [EVENT] * 10_001}, "`history`"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_request(change: dict, name: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse([{"history": [EVENT]}, {"history": [EVENT]} | change])
+    message = str(caught.value)
+    assert message.startswith(f"request 1, {name}")
+    assert len(message) < 300
+
+
+def test_what_is_no_list_of_requests_is_refused() -> None:
+    with pytest.raises(RequestError, match="not a list"):
+        parse({"history": []})
+    with pytest.raises(RequestError, match="request 0, `the whole`"):
+        parse(["B1"])
+    with pytest.raises(RequestError, match="request 0, `history` is missing"):
+        parse([{}])

@@ -1,0 +1,163 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.utils.hydra import apply_overrides
+
+from llmsrec import cli, params, presets
+from llmsrec.serving.bundle import verify
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def test_recommend_from_a_bundle_as_table_and_as_json(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["recommend", "--bundle", str(tiny.bundle), "--tower", "cf", "--k", "3"]
+    history = ["--history", "B2@86400000", "X9@1", "B1@172800000"]
+    assert cli.main([*command, *history, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (len(answer["items"]), answer["used"], answer["unknown"], answer["fallback"]) == (3, 2, ["X9"], None)
+
+    assert cli.main([*command, *history]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines[:3]] == [item["parent_asin"] for item in answer["items"]]
+    assert lines[0].endswith(answer["items"][0]["title"])
+    assert lines[3:] == ["not in the catalogue: X9"]
+
+
+def test_an_item_without_a_time_was_bought_last(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = []
+    for history in (["B2", "B1@1"], ["B1@1", "B2@1700000000000"], ["B2@1", "B1@1700000000000"]):
+        cli.main(["recommend", "--bundle", str(tiny.bundle), "--tower", "cf", "--history", *history])
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+def test_no_history_says_that_the_items_are_popular(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["recommend", "--bundle", str(tiny.bundle), "--k", "2"]) == 0
+    assert "most popular" in capsys.readouterr().out
+
+
+def test_recommend_from_the_registry(
+    registry: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(registry.root))
+    arguments = ["--tower", "cf", "--history", "B1@1", "--json"]
+    assert cli.main(["recommend", *arguments]) == 0
+    registered = capsys.readouterr().out
+    assert cli.main(["recommend", "--bundle", str(registry.bundle), *arguments]) == 0
+    assert capsys.readouterr().out == registered
+    assert verify(registry.bundle)  # nothing was left in it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--k", "0"], "`k` is '0'"),
+        (["--k", "31"], "`k` is 31, but the catalogue has 30 items"),
+        (["--tower", "gpt"], "`tower` is 'gpt': must be one of llm, cf"),
+        (["--history", "B1@yesterday"], "'B1@yesterday' has no time in ms"),
+        (["--history", "B1@-1"], "`history.0.timestamp` is '-1'"),
+    ],
+)
+def test_a_bad_request_is_one_line(
+    tiny: Any, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["recommend", "--bundle", str(tiny.bundle), *arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_no_bundle_and_no_registry_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert cli.main(["recommend", "--bundle", str(tmp_path)]) == 1
+    assert "is not a bundle" in capsys.readouterr().err
+    assert cli.main(["recommend", "--history", "B1"]) == 1
+    assert "no registry at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["recommend", "preset", "summary"])
+def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "--help"])
+    assert f"llmsrec {command}" in capsys.readouterr().out.partition("example:")[2]
+
+
+def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["preset"]) == 0
+    assert capsys.readouterr().out.split() == ["paper/Movies", "paper/Scientific", "paper/Electronics", "paper/CDs"]
+    assert cli.main(["preset", "paper/Books"]) == 1
+    assert "no preset 'paper/Books'; there are paper/Movies" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "category", "fraction", "batch_size"),
+    [
+        ("paper/Movies", "Movies_and_TV", 0.05, 20),
+        ("paper/Scientific", "Industrial_and_Scientific", 1.0, 20),
+        ("paper/Electronics", "Electronics", 0.05, 16),
+        ("paper/CDs", "CDs_and_Vinyl", 0.33, 20),
+    ],
+)
+def test_dvc_takes_a_preset_and_the_params_are_the_papers(
+    name: str, category: str, fraction: float, batch_size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["preset", name]) == 0
+    flag, *overrides = capsys.readouterr().out.replace("-S ", "-S").split("-S")
+    assert flag == ""
+    assert not any(" " in override.strip() for override in overrides)  # the shell splits where there is a space
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    apply_overrides(tmp_path / "params.yaml", [override.strip() for override in overrides])
+    found = params.load(tmp_path / "params.yaml")
+    assert (found.data.source, found.data.category, found.data.user_fraction) == ("hub", category, fraction)
+    assert (found.train.batch_size, found.train.lr, found.train.epochs, found.train.patience) == (
+        batch_size,
+        1e-4,
+        10,
+        10,
+    )
+    assert found.backbone.model == "meta-llama/Llama-3.2-3B-Instruct"
+    assert found.backbone.revision == presets.PAPER["backbone.revision"]
+    assert (found.sasrec.loss, found.sasrec.dim, found.model.d_prime) == ("bce", 64, 128)
+
+
+SUMMARY = {
+    "llm_srec": {"ndcg_10": 0.5, "hr_10": 0.75},
+    "sasrec": {"ndcg_10": 0.25, "hr_10": 0.5},
+    "popularity": {"ndcg_10": 0.125, "hr_10": 0.25},
+}
+
+
+def test_summary_shows_metrics_version_and_what_to_type_next(
+    tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["summary"]) == 1
+    assert "metrics/evaluation.json is not there" in capsys.readouterr().err
+    (tmp_path / "metrics").mkdir()
+    shutil.copytree(tiny.bundle, tmp_path / "models/bundle")
+    evaluation = {
+        model: {split: {"uni99": scores, "full": scores} for split in ("test", "test_shuffled")}
+        for model, scores in SUMMARY.items()
+    }
+    registered = {"name": "llm-srec", "version": 3, "run_id": "abc", "bundle_sha256": "0"}
+    (tmp_path / "metrics/evaluation.json").write_text(json.dumps(evaluation))
+    (tmp_path / "metrics/registered.json").write_text(json.dumps(registered))
+    assert cli.main(["summary"]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("0.7500", "llm-srec version 3", "models:/llm-srec/3", "--history B1", "mlflow models serve"):
+        assert expected in shown
+
+
+def test_the_console_script_starts_without_torch_and_mlflow() -> None:
+    script = (
+        "import sys; from llmsrec import cli; cli.parser(); print({'torch', 'mlflow', 'polars'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,97 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from llmsrec import params
+from llmsrec.errors import ParamsError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def values() -> dict[str, Any]:
+    return YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    *parents, last = key.split(".")
+    node = values
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    return values
+
+
+def test_the_committed_file_is_valid_and_holds_every_key(values: dict[str, Any]) -> None:
+    assert params.load(ROOT / "params.yaml").model_dump() == values
+
+
+def test_every_key_of_the_contract_is_there(values: dict[str, Any]) -> None:
+    contract = """data.source data.category data.dir data.core data.user_fraction data.seed split.negatives
+        split.shuffle_train split.seed backbone.model backbone.revision backbone.dtype backbone.lora_rank sasrec.dim
+        sasrec.loss model.d_prime model.distill model.uniform model.distill_loss model.weights.retrieval
+        model.weights.distill model.weights.uniform model.history model.candidates model.user_representation
+        train.batch_size train.lr train.epochs train.evaluations_per_epoch train.patience train.seed"""
+    for key in contract.split():
+        node: Any = values
+        for part in key.split("."):
+            assert part in node, key
+            node = node[part]
+
+
+def test_lists_and_mappings_are_in_block_style() -> None:
+    """`dvc exp run -S` rewrites flow lists, so a flow list would change the file at the first override."""
+    text = re.sub(r"#.*", "", (ROOT / "params.yaml").read_text())
+    assert not re.search(r"[\[{]", text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.unifrom", False, "unknown key `model.unifrom`; the nearest valid key is `model.uniform`"),
+        ("trian", {}, "unknown key `trian`; the nearest valid key is `train`"),
+        ("model.weights.distil", 1.0, "the nearest valid key is `model.weights.distill`"),
+        ("train.lr", "fast", "`train.lr` is 'fast': Input should be a valid number"),
+        ("train.lr", "0.1", "`train.lr` is '0.1': Input should be a valid number"),
+        ("train.epochs", 2.5, "`train.epochs` is 2.5"),
+        ("train.epochs", 0, "`train.epochs` is 0: Input should be greater than or equal to 1"),
+        ("model.uniform", "yes", "`model.uniform` is 'yes': Input should be a valid boolean"),
+        ("model.distill_loss", "kl", "`model.distill_loss` is 'kl': Input should be 'mse' or 'contrastive'"),
+        ("data.category", "../../etc", "`data.category` is '../../etc'"),
+        ("data.source", "ftp", "Input should be 'sample', 'hub' or 'files'"),
+        ("data.core", 2, "`data.core` is 2: Input should be greater than or equal to 3"),
+        ("backbone.revision", "main", "`backbone.revision` is 'main'"),
+        ("sasrec.heads", 3, "dim 64 must be a multiple of heads 3"),
+        ("sasrec", 3, "`sasrec` is 3"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_clear_error(values: dict[str, Any], key: str, value: Any, message: str) -> None:
+    with pytest.raises(ParamsError, match=re.escape(message)):
+        params.parse(put(values, key, value))
+
+
+def test_a_missing_key_is_named(values: dict[str, Any]) -> None:
+    del values["train"]["patience"]
+    with pytest.raises(ParamsError, match=re.escape("`train.patience` is missing")):
+        params.parse(values)
+
+
+def test_a_file_that_is_not_there_or_not_yaml(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="is not there"):
+        params.load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1, 2")
+    with pytest.raises(ParamsError, match="is not valid YAML"):
+        params.load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("- 1\n")
+    with pytest.raises(ParamsError, match="holds list, not sections"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_nothing_in_the_file_is_executed(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(f"a: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
+    with pytest.raises(ParamsError):
+        params.load(tmp_path / "params.yaml")
+    assert not (tmp_path / "made").exists()

@@ -1,0 +1,160 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from llmsrec.errors import DataError
+from llmsrec.training import checkpoint
+
+TENSORS = {
+    "a": torch.arange(6.0).reshape(2, 3),
+    "empty": torch.zeros(0, 4),
+    "b": torch.tensor(3),
+    "h": torch.ones(3).bfloat16(),
+}
+STATE = {"epoch": 3, "best": float("-inf"), "curve": [{"loss": 0.1}], "name": "häß"}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(
+        torch.equal(left[k], right[k]) and left[k].dtype == right[k].dtype for k in left
+    )
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    checkpoint.save(tmp_path / "deep" / "state.safetensors", TENSORS, STATE)
+    tensors, state = checkpoint.load(tmp_path / "deep" / "state.safetensors")
+    assert same(tensors, TENSORS) and state == STATE
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["state.safetensors"]
+
+
+def test_views_and_transposed_tensors_are_saved_by_value(tmp_path):
+    tensors = {
+        "t": torch.arange(6).reshape(2, 3).t(),
+        "row": torch.arange(6).reshape(2, 3)[1],
+        "wide": torch.ones(1).expand(4),
+    }
+    checkpoint.save(tmp_path / "x", tensors, {})
+    assert same(checkpoint.load(tmp_path / "x")[0], tensors)
+
+
+def test_no_file_is_none(tmp_path):
+    assert checkpoint.load(tmp_path / "state.safetensors") is None
+
+
+def test_a_damaged_file_counts_as_none_and_says_so(tmp_path, capsys):
+    path = tmp_path / "state.safetensors"
+    checkpoint.save(path, TENSORS, STATE)
+    whole = path.read_bytes()
+    damaged = [whole[:n] for n in (0, 3, 30, len(whole) - 1)] + [b"not a checkpoint", whole + b"more"]
+    for at in range(0, len(whole), 5):
+        damaged.append(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    for content in damaged:
+        path.write_bytes(content)
+        loaded = checkpoint.load(path)
+        # a flipped bit may fall on a byte that means nothing (a space in the header): then the content is the same
+        assert loaded is None or (same(loaded[0], TENSORS) and loaded[1] == STATE)
+        if loaded is None:
+            assert f"{path} is damaged" in capsys.readouterr().out
+    path.write_bytes(whole[:-1])
+    assert checkpoint.load(path) is None
+
+
+def test_any_other_safetensors_file_counts_as_damaged(tmp_path, capsys):
+    from safetensors.torch import save_file
+
+    for metadata in (None, {"state": "{}"}, {"sha256": "0"}):
+        save_file({"a": torch.ones(2)}, tmp_path / "x", metadata=metadata)
+        assert checkpoint.load(tmp_path / "x") is None
+    assert capsys.readouterr().out.count("damaged") == 3
+
+
+def test_a_disk_that_fills_is_an_error_and_the_old_checkpoint_stays(tmp_path):
+    path = tmp_path / "state.safetensors"
+    checkpoint.save(path, TENSORS, STATE)
+    script = f"""
+import resource, torch
+from pathlib import Path
+from llmsrec.errors import DataError
+from llmsrec.training import checkpoint
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+try:
+    checkpoint.save(Path({str(path)!r}), {{"a": torch.zeros(100_000)}}, {{}})
+except DataError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert f"cannot write {path}" in run.stdout and "unchanged" in run.stdout
+    tensors, state = checkpoint.load(path)
+    assert same(tensors, TENSORS) and state == STATE
+    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        optimizer.zero_grad()
+        model(torch.full((2, 3), float(step + 1))).square().sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_adam_goes_on_as_if_never_stopped(tmp_path, kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    model[2].bias.requires_grad_(False)  # a parameter that never has a gradient has no state
+    optimizer = kind(model.parameters(), lr=0.1, betas=(0.9, 0.98))
+    train(model, optimizer, range(3))
+    tensors = checkpoint.optimizer_tensors(optimizer, model.named_parameters())
+    assert sorted(tensors)[:3] == ["optimizer/0.bias/exp_avg", "optimizer/0.bias/exp_avg_sq", "optimizer/0.bias/step"]
+    checkpoint.save(tmp_path / "x", {**{f"model/{k}": v for k, v in model.state_dict().items()}, **tensors}, {})
+    train(model, optimizer, range(3, 6))
+
+    loaded, _ = checkpoint.load(tmp_path / "x")
+    resumed = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    resumed[2].bias.requires_grad_(False)
+    resumed.load_state_dict({k.removeprefix("model/"): v for k, v in loaded.items() if k.startswith("model/")})
+    again = kind(resumed.parameters(), lr=0.1, betas=(0.9, 0.98))
+    checkpoint.restore_optimizer(again, resumed.named_parameters(), loaded)
+    train(resumed, again, range(3, 6))
+    assert same(resumed.state_dict(), model.state_dict())
+    assert same(
+        checkpoint.optimizer_tensors(again, resumed.named_parameters()),
+        checkpoint.optimizer_tensors(optimizer, model.named_parameters()),
+    )
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from llmsrec.training import checkpoint
+with checkpoint.lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_trainer_is_refused_until_the_first_is_gone(tmp_path):
+    folder = tmp_path / "new"
+    first = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout.readline() == "held\n"
+        refusal = rf"{folder} is in use by another trainer \(process {first.pid}\)"
+        with pytest.raises(DataError, match=refusal), checkpoint.lock(folder):
+            pass
+    finally:
+        first.kill()
+        first.wait()
+    with checkpoint.lock(folder):
+        assert (folder / "lock").read_text() == str(os.getpid())
+    with checkpoint.lock(folder):
+        pass
+
+
+def test_a_lock_where_nothing_can_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write"), checkpoint.lock(tmp_path / "file" / "folder"):
+        pass
