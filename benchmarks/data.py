@@ -118,11 +118,11 @@ def loop(folder: Path, limit: int) -> None:
     print(json.dumps({"events": len(events)}))
 
 
-def measure(*arguments: str) -> tuple[float, float]:
-    """Seconds and peak GB of this file in a process of its own."""
+def measure(*arguments: str) -> dict[str, float]:
+    """Seconds, CPU seconds and peak GB of this file in a process of its own."""
     start = time.perf_counter()
-    child = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
-    return time.perf_counter() - start, json.loads(child.stdout.splitlines()[-1])["peak_gb"]
+    child = subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return {"seconds": time.perf_counter() - start, **json.loads(child.stdout.splitlines()[-1])}
 
 
 def main() -> None:
@@ -140,7 +140,8 @@ def main() -> None:
             loop(folder, arguments.reviews)
         else:
             step(name, folder)
-        print(json.dumps({"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        print(json.dumps({"cpu": used.ru_utime + used.ru_stime, "gigabytes": used.ru_maxrss / 1e6}))
         return
     with tempfile.TemporaryDirectory() as temporary:
         table(arguments.folder or Path(temporary), arguments.reviews)
@@ -149,26 +150,33 @@ def main() -> None:
 def table(folder: Path, reviews: int) -> None:
     """Print one line for each step, their sum, the loop and the ratio."""
     folder.mkdir(parents=True, exist_ok=True)
-    print(
-        f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    )
+    load = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start"
+    print(f"{platform.platform()}, Python {platform.python_version()}, {load}")
     if not (folder / "meta_Synthetic.jsonl.gz").exists():
         measure("--reviews", str(reviews), "--child", "make", str(folder))
     size = (folder / "Synthetic.jsonl.gz").stat().st_size
-    print(f"{reviews:,} reviews, {size / 1e9:.2f} GB gzip\n\n{'step':<18}{'seconds':>9}{'reviews/s':>12}{'peak GB':>9}")
-    total, peak = 0.0, 0.0
+    print(f"{reviews:,} reviews, {size / 1e9:.2f} GB gzip\n")
+    print(f"{'step':<16}{'reviews':>12}{'seconds':>9}{'CPU s':>8}{'reviews/s':>11}{'peak GB':>9}")
+
+    def row(name: str, count: int, used: dict[str, float]) -> float:
+        speed = count / used["seconds"]
+        print(
+            f"{name:<16}{count:>12,}{used['seconds']:>9.1f}{used['cpu']:>8.1f}{speed:>11,.0f}{used['gigabytes']:>9.2f}",
+            flush=True,
+        )
+        return speed
+
+    steps = []
     for name in STEPS:
-        seconds, gigabytes = measure("--child", name, str(folder))
-        total, peak = total + seconds, max(peak, gigabytes)
-        print(f"{name:<18}{seconds:>9.1f}{reviews / seconds:>12,.0f}{gigabytes:>9.2f}", flush=True)
-    print(f"{'all three':<18}{total:>9.1f}{reviews / total:>12,.0f}{peak:>9.2f}")
+        steps.append(measure("--child", name, str(folder)))
+        row(name, reviews, steps[-1])
+    total = {key: (max if key == "gigabytes" else sum)(used[key] for used in steps) for key in steps[0]}
+    fast = row("all three", reviews, total)
     limit = min(reviews, LOOP)
-    seconds, gigabytes = measure("--reviews", str(limit), "--child", "loop", str(folder))
-    print(f"{'plain row loop':<18}{seconds:>9.1f}{limit / seconds:>12,.0f}{gigabytes:>9.2f}   (first {limit:,})")
-    print(f"\nreviews/s, ratio: {reviews / total / (limit / seconds):.1f}")
-    counts = json.loads((folder / "filtered/manifest.json").read_text())["steps"]
-    for row in counts:
-        print(f"{row['step']:<18}{row['users']:>12,} users{row['items']:>12,} items{row['events']:>12,} events")
+    slow = row("plain row loop", limit, measure("--reviews", str(limit), "--child", "loop", str(folder)))
+    print(f"\nratio of reviews/s: {fast / slow:.1f}\n")
+    for counts in json.loads((folder / "filtered/manifest.json").read_text())["steps"]:
+        print("{step:<18}{users:>12,} users{items:>12,} items{events:>12,} events".format(**counts))
 
 
 if __name__ == "__main__":

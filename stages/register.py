@@ -29,7 +29,7 @@ def main(stage: Stage) -> None:
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
     }
     tags = {key: value for key, value in about.items() if value}
-    checks = str(read_json(REPORTS / "checks.json")["success"]).lower()
+    passed = str(read_json(REPORTS / "checks.json")["passed"]).lower()
     told = record.Record(
         digest=digest,
         name=record.title(params, experiment),
@@ -37,10 +37,10 @@ def main(stage: Stage) -> None:
         evaluation=evaluation,
         curve=read_json(MODEL / "curve.json"),
         data={part: sha256(path) for part, path in manifests.items()},
-        tags={**tags, "checks.success": checks},
+        tags={**tags, "checks.passed": passed},
         files={
             "": [Path("params.yaml"), REPORTS / "plots"],
-            "reports": [REPORTS / "checks.json", EVALUATION, BUNDLE / "parity.json"],
+            "reports": [REPORTS / "checks.json", REPORTS / "comparison.json", EVALUATION, BUNDLE / "parity.json"],
             **{f"data/{part}": [path] for part, path in manifests.items()},
         },
     )

@@ -9,7 +9,6 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 
 from llmsrec import cli, params, presets
-from llmsrec.serving.bundle import verify
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -39,18 +38,6 @@ def test_an_item_without_a_time_was_bought_last(tiny: Any, capsys: pytest.Captur
 def test_no_history_says_that_the_items_are_popular(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["recommend", "--bundle", str(tiny.bundle), "--k", "2"]) == 0
     assert "most popular" in capsys.readouterr().out
-
-
-def test_recommend_from_the_registry(
-    registry: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(registry.root))
-    arguments = ["--tower", "cf", "--history", "B1@1", "--json"]
-    assert cli.main(["recommend", *arguments]) == 0
-    registered = capsys.readouterr().out
-    assert cli.main(["recommend", "--bundle", str(registry.bundle), *arguments]) == 0
-    assert capsys.readouterr().out == registered
-    assert verify(registry.bundle)  # nothing was left in it
 
 
 @pytest.mark.parametrize(

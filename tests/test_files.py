@@ -30,7 +30,7 @@ def test_a_full_disk_is_a_clear_error_and_the_old_file_stays(tmp_path: Path) -> 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(DataError, match="cannot write .*unchanged"), atomic(path) as temporary:
+        with pytest.raises(DataError, match=r"cannot write .*unchanged"), atomic(path) as temporary:
             temporary.write_bytes(b"x" * 10_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -24,7 +24,7 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise DataError(
             f"cannot write {path}: {error.strerror or error}. What was there before is unchanged; "

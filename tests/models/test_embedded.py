@@ -18,7 +18,8 @@ TITLES = [
 
 def settings(**changes: Any) -> Embedded:
     values = {
-        "vocab_size": 700, "hidden_size": 16, "layers": 1, "heads": 2, "steps": 3, "batch_size": 2, "lr": 0.01, "seed": 3,
+        "vocab_size": 700, "hidden_size": 16, "layers": 1, "heads": 2,
+        "steps": 3, "batch_size": 2, "lr": 0.01, "seed": 3,
     }  # fmt: skip
     return Embedded(**{**values, **changes})
 

@@ -183,5 +183,5 @@ def test_a_damaged_checkpoint_is_one_clear_error(tiny: Any, tmp_path: Path) -> N
     weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     paths = root / "models/backbone", root / "models/sasrec", root / "data/filtered/items.parquet"
-    with pytest.raises(DataError, match="model.safetensors cannot be read"):
+    with pytest.raises(DataError, match=r"model\.safetensors cannot be read"):
         llm_srec.load(tmp_path, *paths)

@@ -10,7 +10,6 @@ from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.models.prefixes import ItemPrefixes
 from llmsrec.models.readout import read_out
 
-
 ITEMS = 9
 
 

@@ -44,8 +44,8 @@ def test_user_prompt_is_table_2b(tokenizer: Any, settings: Any) -> None:
     prompts = build(tokenizer, settings).users([items], [times])
     assert show(tokenizer, prompts, 0) == (
         "<|begin_of_text|>This user has made a series of purchases in the following order: (History Item List: "
-        "[No.1 Time: 2014/01/30 Title: Red Soap,<item 1>], [No.2 Time: 2014/01/31 Title: Blue Tent [UserOut],<item 2>]). "
-        "Based on this sequence of purchases, generate user representation token:<out>"
+        "[No.1 Time: 2014/01/30 Title: Red Soap,<item 1>], [No.2 Time: 2014/01/31 Title: Blue Tent [UserOut],<item 2>]"
+        "). Based on this sequence of purchases, generate user representation token:<out>"
     )
 
 
@@ -53,9 +53,10 @@ def test_user_prompt_with_representation_is_table_2c(tokenizer: Any, settings: A
     items, times = history(1)
     prompts = build(tokenizer, settings, user_representation=True, date_format="YYYY-MM-DD").users([items], [times])
     assert show(tokenizer, prompts, 0) == (
-        "<|begin_of_text|>This is user representation from recommendation models:<user>, and this user has made a series "
-        "of purchases in the following order: (History Item List: [No.1 Time: 2014-01-30 Title: Red Soap,<item 1>]). "
-        "Based on this sequence of purchases and user representation, generate user representation token:<out>"
+        "<|begin_of_text|>This is user representation from recommendation models:<user>, and this user has made a "
+        "series of purchases in the following order: (History Item List: "
+        "[No.1 Time: 2014-01-30 Title: Red Soap,<item 1>"
+        "]). Based on this sequence of purchases and user representation, generate user representation token:<out>"
     )
 
 
@@ -102,7 +103,7 @@ def test_an_over_long_prompt_loses_old_items_then_title_text_never_the_read_out(
     try:
         prompts = build(tokenizer, settings, max_tokens=room, title_tokens=100).users([items], [times])
     except ParamsError as error:
-        assert "model.max_tokens" in str(error)  # noqa: PT017
+        assert "model.max_tokens" in str(error)
         return
     assert prompts.lengths[0] <= room
     kept = [slot for slot in prompts.slots[0] if slot]
@@ -122,7 +123,7 @@ def test_a_limit_without_room_is_refused(tokenizer: Any, settings: Any) -> None:
 
 def test_titles_are_cut_to_their_limit(tokenizer: Any, settings: Any) -> None:
     prompts = build(tokenizer, settings, title_tokens=3)
-    full = build(tokenizer, settings, title_tokens=100)
+    full = build(tokenizer, settings, title_tokens=300, max_tokens=1000)
     assert (
         len(full.item_prefix(4)) - len(prompts.item_prefix(4)) == len(tokenizer(" " + TITLES[3])["input_ids"]) - 1 - 3
     )

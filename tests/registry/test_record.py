@@ -19,14 +19,17 @@ def test_metrics_have_the_contracts_names() -> None:
         "llm_srec": {
             "test": {"uni99": {"ndcg_10": 0.5}, "full": {"hr_20": 0.25, "cold": {"ndcg_10": 0.125}}},
             "test_shuffled": {"uni99": {"ndcg_10": 0.375}},
+            "user_vectors": {"distance_users": 7},
         },
-        "sasrec": {"valid": {"full": {"ndcg_10": 0.0625}}},
+        "sasrec": {"user_vectors": {"distance": 1.5}, "valid": {"full": {"ndcg_10": 0.0625}}},
     }
     assert metrics(evaluation) == {
         "test/uni99/ndcg_10": 0.5,
         "test/full/hr_20": 0.25,
         "test/full/ndcg_10/cold": 0.125,
         "test_shuffled/uni99/ndcg_10": 0.375,
+        "user_vectors/distance_users": 7.0,
+        "sasrec/user_vectors/distance": 1.5,
         "sasrec/valid/full/ndcg_10": 0.0625,
     }
 

@@ -1,14 +1,13 @@
-import json
 import os
 import shutil
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
+from llmsrec import cli
 from llmsrec.errors import DataError
 from llmsrec.registry import tracking
 from llmsrec.serving.bundle import seal, verify
@@ -101,24 +100,15 @@ def test_a_model_that_was_logged_but_not_registered_is_used(
     assert not list(changed.rglob("__pycache__"))
 
 
-SCRIPT = """
-import json, sys
-from pathlib import Path
-from llmsrec.registry import tracking
-from llmsrec.registry.record import Record
-root, bundle = map(Path, sys.argv[1:])
-with tracking.connected(root) as client:
-    place = tracking.experiment(client, "llm-srec", root)
-    run_id = tracking.ensure_run(client, place, Record("9" * 64, "", {"a": 1}, {}, []))
-    print(json.dumps([run_id, tracking.ensure_version(client, place, run_id, "twins", bundle, {}, "")]))
-"""
-
-
 def test_two_at_once_make_one_run_and_one_version(registry: Any, client: MlflowClient) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(registry.root), str(registry.bundle)]
-    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in pair]
-    assert answers[0] == answers[1]
+    def register(_: int) -> tuple[str, int]:
+        with tracking.connected(registry.root) as connected:
+            run_id = tracking.ensure_run(connected, place(client), registry.other("9"))
+            return run_id, tracking.ensure_version(connected, place(client), run_id, "twins", registry.bundle, {}, "")
+
+    with ThreadPoolExecutor(2) as pool:  # each opens the lock file for itself, as two processes do
+        first, second = pool.map(register, range(2))
+    assert first == second
     assert len(runs(client, "9" * 64)) == len(client.search_model_versions("name = 'twins'")) == 1
 
 
@@ -153,3 +143,15 @@ def test_bundle_of_a_version(registry: Any, tmp_path: Path) -> None:
         tracking.bundle_of("models:/llm-srec@nothing", registry.root)
     with pytest.raises(DataError, match="no registry at"):
         tracking.bundle_of("models:/llm-srec@candidate", tmp_path)
+
+
+def test_the_command_line_recommends_from_the_registry(
+    registry: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(registry.root))
+    arguments = ["--tower", "cf", "--history", "B1@1", "--json"]
+    assert cli.main(["recommend", *arguments]) == 0
+    registered = capsys.readouterr().out
+    assert cli.main(["recommend", "--bundle", str(registry.bundle), *arguments]) == 0
+    assert capsys.readouterr().out == registered
+    assert verify(registry.bundle)  # nothing was left in it

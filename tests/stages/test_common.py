@@ -14,7 +14,8 @@ from stages import common
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 # Reading params.yaml, naming errors and writing files whole decide nothing about a result.
-PLUMBING = {"errors", "files", "params", "__init__"}
+PLUMBING = {ROOT / f"src/llmsrec/{name}.py" for name in ("errors", "files", "params", "__init__")}
+PLUMBING |= {path for path in (ROOT / "src/llmsrec").glob("*/__init__.py")}
 
 
 def imports(path: Path) -> set[Path]:
@@ -29,7 +30,9 @@ def imports(path: Path) -> set[Path]:
     for name in names:
         base = ROOT / "src" / name.replace(".", "/")
         found |= {path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists()}
-    return found
+    # A module may be run by its file's name, as MLflow does with the code of a model.
+    named = {path.with_name(name) for name in re.findall(r'"(\w+\.py)"', path.read_text())}
+    return found | {module for module in named if module.exists()}
 
 
 def reached(path: Path) -> set[Path]:
@@ -39,9 +42,7 @@ def reached(path: Path) -> set[Path]:
         current = todo.pop()
         if current not in seen:
             seen.add(current)
-            todo += [module for module in imports(current) if module.stem not in PLUMBING]
-            if current.name == "__init__.py":
-                continue
+            todo += imports(current) - PLUMBING
     return seen - {path}
 
 
@@ -50,7 +51,7 @@ def test_deps_hold_the_code_that_a_stage_runs(stage: str) -> None:
     deps = [ROOT / dep for dep in STAGES[stage]["deps"]]
     script = ROOT / f"stages/{stage}.py"
     assert script in deps
-    needed = {module for module in reached(script) if module.stem not in PLUMBING}
+    needed = reached(script)
     missing = {str(m.relative_to(ROOT)) for m in needed if not any(m == dep or dep in m.parents for dep in deps)}
     assert not missing, f"{stage} runs code that dvc.yaml does not list: {sorted(missing)}"
     idle = {

@@ -181,8 +181,8 @@ def blocks(path: Path, size: int = BLOCK) -> Iterator[tuple[int, bytes]]:
                     )
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read beyond line {line}: {error}. If it is a truncated or damaged gzip file "
-            "(`gzip --test` tells), fetch it again."
+            f"{path} cannot be read to its end, what is wrong comes after line {line}: {error}. If it is a truncated "
+            "or damaged gzip file (`gzip --test` tells), fetch it again."
         ) from error
     if rest:
         yield line, rest

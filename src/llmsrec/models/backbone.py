@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
@@ -101,7 +102,7 @@ def load(folder: Path, dtype: str = "float32", quantization: str = "none") -> Ba
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **{k: v for k, v in options.items() if k == "revision"})
         model = AutoModel.from_pretrained(source, dtype=getattr(torch, dtype), **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DataError(f"the backbone {source} cannot be loaded: {error}") from error
     if torch.cuda.is_available() and quantization == "none":
         model = model.to("cuda")

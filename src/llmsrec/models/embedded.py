@@ -18,7 +18,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsrec.files import write_json
-from llmsrec.models.prompts import DAY_MS, NUMBER, PHRASES, Prompts
+from llmsrec.models.prompts import DAY_MS, NUMBER, PHRASES, Prompts, plain_text_encoder
 from llmsrec.params import Embedded
 
 BEGIN, END, PAD = "<|begin_of_text|>", "<|eot_id|>", "<|pad|>"
@@ -85,9 +85,8 @@ def documents(titles: list[str], tokenizer: Any, rng: np.random.Generator) -> It
         history=10, date_format="YYYY/MM/DD", title_tokens=32, max_tokens=LONGEST_PROMPT, user_representation=False
     )
     prompts = Prompts(tokenizer, titles, settings)
-    words = [
-        tokenizer([f" {word}" for word in title.split()], add_special_tokens=False)["input_ids"] for title in titles
-    ]
+    encode = plain_text_encoder(tokenizer)
+    words = [encode([f" {word}" for word in title.split()]) for title in titles]
     while True:
         items = rng.integers(1, len(titles) + 1, rng.integers(1, settings.history + 1))
         if rng.random() < 0.3:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -106,8 +107,8 @@ class Prompts:
         room = self.max_tokens - fixed - len(self._numbers[0] + self._title_word + self._comma) - longest_date
         if min(room, self.max_tokens - len(self._item_head + self._comma + self._item_tail + end) - 2) < 1:
             raise ParamsError(
-                f"`model.max_tokens` is {settings.max_tokens} and the backbone takes {limit or 'any number of'} tokens: "
-                f"no room for a title beside the {fixed + longest_date} tokens of the prompt itself. Raise "
+                f"`model.max_tokens` is {settings.max_tokens} and the backbone takes {limit or 'any number of'} "
+                f"tokens: no room for a title beside the {fixed + longest_date} tokens of the prompt itself. Raise "
                 "`model.max_tokens`, or choose a backbone with longer inputs."
             )
         # So many history items fit whatever they are; longer prompts may lose items or title text.
@@ -217,7 +218,7 @@ def plain_text_encoder(tokenizer: Any) -> Callable[[Sequence[str]], list[list[in
         for index, text in enumerate(texts):
             cuts = [match.start() + 1 for match in pattern.finditer(text)] if spelled else []
             edges = [0, *cuts, len(text)]
-            parts += [text[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+            parts += [text[a:b] for a, b in pairwise(edges)]
             owner += [index] * (len(edges) - 1)
         encoded: list[list[int]] = [[] for _ in texts]
         if parts:

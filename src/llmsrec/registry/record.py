@@ -41,18 +41,18 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def metrics(evaluation: dict[str, Any]) -> dict[str, float]:
-    """evaluation.json -> `test/uni99/ndcg_10`, `test/full/ndcg_10/cold`; other models' names begin with the model's."""
-    flat: dict[str, float] = {}
-    for model, splits in evaluation.items():
-        for split, protocols in splits.items():
-            for protocol, values in protocols.items():
-                prefix = f"{'' if model == 'llm_srec' else model + '/'}{split}/{protocol}"
-                for name, value in values.items():
-                    if isinstance(value, dict):
-                        flat |= {f"{prefix}/{metric}/{name}": float(number) for metric, number in value.items()}
-                    else:
-                        flat[f"{prefix}/{name}"] = float(value)
-    return flat
+    """evaluation.json -> `test/uni99/ndcg_10`, `test/full/ndcg_10/cold`, `user_vectors/distance`.
+
+    The names are LLM-SRec's own; those of other models begin with the model's. A slice comes last.
+    """
+    named: dict[str, float] = {}
+    for key, value in flatten(evaluation).items():
+        model, *parts = key.split(".")
+        if len(parts) == 4:
+            split, protocol, group, metric = parts
+            parts = [split, protocol, metric, group]
+        named["/".join(parts if model == "llm_srec" else [model, *parts])] = float(value)
+    return named
 
 
 def check(entry: dict[str, Any]) -> dict[str, float]:

@@ -44,9 +44,9 @@ def connected(root: Path) -> Iterator[MlflowClient]:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    given, uri = os.environ.get("MLFLOW_TRACKING_URI"), tracking_uri(root)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        given, uri = os.environ.get("MLFLOW_TRACKING_URI"), tracking_uri(root)
         mlflow.set_tracking_uri(uri)
         try:
             yield MlflowClient(uri)

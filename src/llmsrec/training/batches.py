@@ -1,4 +1,4 @@
-"""Which histories, targets and negatives each step of LLM-SRec sees: a function of the seed, so a resumed run agrees."""
+"""Which histories, targets and negatives each step of LLM-SRec sees: a function of the seed, so resuming is exact."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -61,8 +61,8 @@ def train(
         resume: folder for the state from which the same call goes on after a kill, with the same result.
 
     Returns:
-        The curve: an entry for each check with `step`, `epoch`, `users` (validation users), the mean losses since the check before, and
-        the validation metrics.
+        The curve: an entry for each check with `step`, `epoch`, `users` (validation users), the mean losses since
+        the check before, and the validation metrics.
 
     Raises:
         DataError: another trainer is at work in `resume`, or a checkpoint cannot be written.

@@ -1,0 +1,48 @@
+"""Raw files written by hand, for the tests of this folder."""
+
+import gzip
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write lines (objects, text or bytes) to a file below tmp_path; `.gz` is compressed."""
+
+    def writer(name: str, lines: Iterable[Any]) -> Path:
+        parts = [line if isinstance(line, bytes) else _text(line).encode() for line in lines]
+        content = b"".join(part + b"\n" for part in parts)
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        return path
+
+    return writer
+
+
+def _text(line: Any) -> str:
+    return line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)
+
+
+@pytest.fixture
+def raw_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Write data/raw as the ingest stage does, from (user, item, timestamp) rows and {item: title}."""
+
+    def writer(rows: list[tuple[str, str, int]], titles: dict[str, str | None] | None = None) -> Path:
+        folder = tmp_path / "raw"
+        folder.mkdir(exist_ok=True)
+        reviews = {"user_id": pl.String, "parent_asin": pl.String, "timestamp": pl.Int64}
+        frame = pl.DataFrame(rows, schema=reviews, orient="row")
+        frame.with_columns(rating=pl.lit(5.0, pl.Float32)).write_parquet(folder / "reviews.parquet")
+        titles = titles or {}
+        items = {"parent_asin": list(titles), "title": list(titles.values())}
+        pl.DataFrame(items, schema={"parent_asin": pl.String, "title": pl.String}).write_parquet(
+            folder / "items.parquet"
+        )
+        return folder
+
+    return writer

@@ -1,0 +1,110 @@
+"""Candidates: outside the history, without repetition, uniform, and free of how users are cut."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmsrec.data import candidates
+from llmsrec.data.candidates import draw, write_candidates
+from llmsrec.data.sequences import Sequences
+from llmsrec.data.split import leave_last_out
+from llmsrec.errors import DataError
+
+
+def histories(users):
+    """Lists of items of users 1.. as Sequences."""
+    items = np.array([item for user in users for item in user], dtype=np.int32)
+    offsets = np.array([0, 0, *np.cumsum([len(user) for user in users])], dtype=np.int64)
+    return Sequences(offsets, items, np.zeros(len(items), dtype=np.int64))
+
+
+def slow_draw(users, items, uniform):
+    """Floyd's algorithm on each user's own list of items outside the history."""
+    result = []
+    for history, numbers in zip(users, uniform, strict=True):
+        outside = [item for item in range(1, items + 1) if item not in history]
+        chosen = []
+        for number, top in zip(numbers, range(len(outside) - len(numbers), len(outside)), strict=True):
+            place = int(number * (top + 1))
+            chosen.append(top if place in chosen else place)
+        result.append(sorted(outside[place] for place in chosen))
+    return result
+
+
+SETS = st.lists(st.lists(st.integers(1, 12), min_size=3, max_size=8, unique=True), min_size=1, max_size=5)
+
+
+@given(SETS, st.integers(1, 4), st.integers(0, 3))
+def test_draw_equals_the_loop(users, count, seed):
+    everyone = np.arange(1, len(users) + 1)
+    drawn = draw(histories(users), everyone, 12, count, np.random.default_rng(seed))
+    uniform = np.random.default_rng(seed).random((len(users), count))
+    assert drawn.tolist() == slow_draw(users, 12, uniform)
+    assert drawn.dtype == np.int32
+    for history, row in zip(users, drawn.tolist(), strict=True):
+        assert len(set(row)) == count
+        assert not set(row) & set(history)
+        assert set(row) <= set(range(1, 13))
+
+
+def test_all_that_is_left_is_drawn_when_it_just_suffices():
+    drawn = draw(histories([[1, 5, 3], [6, 2, 4]]), np.array([1, 2]), 6, 3, np.random.default_rng(0))
+    assert drawn.tolist() == [[2, 4, 6], [1, 3, 5]]
+
+
+def test_every_set_is_as_likely():
+    users = 20_000
+    sequences = histories([[2, 5, 7]] * users)
+    drawn = draw(sequences, np.arange(1, users + 1), 8, 3, np.random.default_rng(0))
+    counts = Counter(map(tuple, drawn.tolist()))
+    assert set(counts) == set(itertools.combinations([1, 3, 4, 6, 8], 3))
+    expected = users / len(counts)
+    assert sum((count - expected) ** 2 / expected for count in counts.values()) < 27.9  # chi-square, 9 df, p = .001
+
+
+def test_too_few_items_names_counts_and_key():
+    with pytest.raises(DataError, match=r"user 2 has events with 4 of the 6 items, so only 2 are left for 3 negatives"):
+        draw(histories([[1, 2, 3], [1, 2, 3, 4]]), np.array([1, 2]), 6, 3, np.random.default_rng(0))
+    with pytest.raises(DataError, match=r"only -4 are|only 0 are"):
+        draw(histories([[1, 2, 3, 4]]), np.array([1]), 4, 3, np.random.default_rng(0))
+
+
+def written(path):
+    return pl.read_parquet(path)
+
+
+def test_file_holds_both_splits_and_excludes_the_whole_history(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    users = [rng.permutation(np.arange(1, 151))[: rng.integers(3, 40)].tolist() for _ in range(50)]
+    sequences = histories(users)
+    parts = leave_last_out(sequences)
+    write_candidates(tmp_path / "a.parquet", sequences, parts, 150, 99, 7)
+    frame = written(tmp_path / "a.parquet")
+    schema = {"user_id": pl.Int32, "split": pl.String, "item_id": pl.Int32, "negatives": pl.List(pl.Int32)}
+    assert frame.schema == schema
+    assert frame["user_id"].to_list() == [*range(1, 51)] * 2
+    assert frame["split"].to_list() == ["valid"] * 50 + ["test"] * 50
+    for user, split, item, negatives in frame.rows():
+        history = users[user - 1]
+        assert item == history[-2 if split == "valid" else -1]
+        assert len(set(negatives)) == len(negatives) == 99
+        assert not set(negatives) & set(history)
+    monkeypatch.setattr(candidates, "CHUNK", 7)
+    write_candidates(tmp_path / "b.parquet", sequences, parts, 150, 99, 7)
+    assert written(tmp_path / "b.parquet").equals(frame)
+    write_candidates(tmp_path / "c.parquet", sequences, parts, 150, 99, 8)
+    assert not written(tmp_path / "c.parquet").equals(frame)
+
+
+def test_what_was_there_stays_when_items_are_too_few(tmp_path):
+    (tmp_path / "a.parquet").write_text("before")
+    sequences = histories([[1, 2, 3]])
+    with pytest.raises(DataError, match="lower split.negatives"):
+        write_candidates(tmp_path / "a.parquet", sequences, leave_last_out(sequences), 4, 99, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+    assert (tmp_path / "a.parquet").read_text() == "before"

@@ -1,0 +1,146 @@
+"""First of repeats, sample of users, k-core and ids, against a loop over rows."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmsrec.data import five_core
+from llmsrec.data.five_core import filter_reviews
+from llmsrec.errors import DataError
+
+
+def slow_filter(rows, core):
+    """The definition, one row at a time: (user, item, timestamp) by user and event, raw ids."""
+    ordered = sorted(enumerate(rows), key=lambda row: (row[1][2], row[0]))
+    events, seen = [], set()
+    for _, (user, item, timestamp) in ordered:
+        if (user, item) not in seen:
+            seen.add((user, item))
+            events.append((user, item, timestamp))
+    while True:
+        users, items = Counter(e[0] for e in events), Counter(e[1] for e in events)
+        left = [e for e in events if users[e[0]] >= core and items[e[1]] >= core]
+        if left == events:
+            return sorted(events, key=lambda event: event[0].encode())
+        events = left
+
+
+def result(out):
+    """What was written, with raw ids in place of dense ones."""
+    users = dict(pl.read_parquet(out / "users.parquet").rows())
+    items = {item: asin for item, asin, _ in pl.read_parquet(out / "items.parquet").rows()}
+    rows = pl.read_parquet(out / "interactions.parquet").rows()
+    return [(users[user], items[item], timestamp) for user, item, timestamp in rows]
+
+
+ROWS = st.lists(
+    st.tuples(st.sampled_from("abcdeé"), st.sampled_from("uvwxyz"), st.integers(1, 4)), min_size=1, max_size=60
+)
+
+
+@given(ROWS, st.integers(1, 4))
+def test_filter_equals_the_loop(tmp_path_factory, rows, core):
+    folder = tmp_path_factory.mktemp("filter")
+    schema = {"user_id": pl.String, "parent_asin": pl.String, "timestamp": pl.Int64}
+    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(folder / "reviews.parquet")
+    pl.DataFrame({"parent_asin": ["u"], "title": ["U"]}).write_parquet(folder / "items.parquet")
+    expected = slow_filter(rows, core)
+    if not expected:
+        with pytest.raises(DataError, match="no event is left"):
+            filter_reviews(folder, folder / "out", core, 1.0, 0)
+        return
+    filter_reviews(folder, folder / "out", core, 1.0, 0)
+    assert result(folder / "out") == expected
+
+
+def test_ties_follow_the_lines_and_the_first_repeat_stays(raw_folder, tmp_path):
+    rows = [("u", "c", 2), ("u", "a", 2), ("u", "b", 1), ("u", "a", 1), ("u", "b", 2), ("v", "a", 9)]
+    filter_reviews(raw_folder(rows), tmp_path / "out", 1, 1.0, 0)
+    assert result(tmp_path / "out") == [("u", "b", 1), ("u", "a", 1), ("u", "c", 2), ("v", "a", 9)]
+
+
+def test_ids_are_dense_ascending_and_free_of_the_order_of_lines(raw_folder, tmp_path):
+    rows = [(user, item, 1) for user in ("ü", "b", "A") for item in ("2", "10", "x")]
+    filter_reviews(raw_folder(rows, {"x": "X", "10": None}), tmp_path / "out", 1, 1.0, 0)
+    assert pl.read_parquet(tmp_path / "out/users.parquet").rows() == [(1, "A"), (2, "b"), (3, "ü")]
+    items = [(1, "10", "Untitled item"), (2, "2", "Untitled item"), (3, "x", "X")]
+    assert pl.read_parquet(tmp_path / "out/items.parquet").rows() == items
+    filter_reviews(raw_folder(rows[::-1], {"x": "X"}), tmp_path / "other", 1, 1.0, 0)
+    for name in ("users", "items"):
+        one, other = (pl.read_parquet(tmp_path / folder / f"{name}.parquet") for folder in ("out", "other"))
+        assert one.equals(other)
+    schema = pl.read_parquet(tmp_path / "out/interactions.parquet").schema
+    assert schema == {"user_id": pl.Int32, "item_id": pl.Int32, "timestamp": pl.Int64}
+
+
+def chain():
+    """Five users of five items; dropping the item `rare` takes a user below five, and its items with it."""
+    rows = [(f"u{user}", f"i{item}", item) for user in range(5) for item in range(5)]
+    rows += [("last", item, 7) for item in ("i0", "i1", "i2", "i3", "rare")]
+    return [*rows, ("u0", "i0", 99)]
+
+
+def test_counts_of_each_step(raw_folder, tmp_path):
+    manifest = filter_reviews(raw_folder(chain()), tmp_path / "out", 5, 1.0, 3)
+    assert manifest["steps"] == [
+        {"step": "raw", "users": 6, "items": 6, "events": 31},
+        {"step": "first of repeats", "users": 6, "items": 6, "events": 30},
+        {"step": "5-core round 1", "users": 6, "items": 5, "events": 29},
+        {"step": "5-core round 2", "users": 5, "items": 5, "events": 25},
+        {"step": "5-core round 3", "users": 5, "items": 5, "events": 25},
+    ]
+    assert json.loads((tmp_path / "out/manifest.json").read_text()) == manifest
+    again = filter_reviews(raw_folder(chain()), tmp_path / "again", 5, 1.0, 3)
+    assert again == manifest  # hashes of the files too
+
+
+def test_nothing_left_names_counts_and_keys(raw_folder, tmp_path):
+    with pytest.raises(DataError) as error:
+        filter_reviews(raw_folder(chain()), tmp_path / "out", 6, 1.0, 3)
+    assert "raw: 6 users, 6 items, 31 events" in str(error.value)
+    assert "6-core round 1: 0 users, 0 items, 0 events" in str(error.value)
+    assert "Lower data.core (now 6) or raise data.user_fraction (now 1.0)" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_sample_is_of_users_seeded_and_before_the_core(raw_folder, tmp_path):
+    rows = [(f"u{user:02}", f"i{(user + step) % 10}", step) for user in range(40) for step in range(5)]
+
+    def users(name, rows, fraction, seed):
+        manifest = filter_reviews(raw_folder(rows), tmp_path / name, 5, fraction, seed)
+        drawn = next(step for step in manifest["steps"] if step["step"].startswith("user_fraction"))
+        assert manifest["steps"].index(drawn) == 2
+        return drawn, set(pl.read_parquet(tmp_path / name / "users.parquet")["raw_user_id"])
+
+    drawn, half = users("a", rows, 0.5, 1)
+    assert drawn["users"] == 20
+    assert drawn["events"] == 100
+    assert half <= {row[0] for row in rows}
+    assert users("b", rows[::-1], 0.5, 1)[1] == half
+    assert users("c", rows, 0.5, 2)[1] != half
+
+
+def test_sample_keeps_at_least_one_user(raw_folder, tmp_path):
+    filter_reviews(raw_folder(chain()), tmp_path / "out", 1, 1e-9, 0)
+    assert pl.read_parquet(tmp_path / "out/users.parquet").height == 1
+
+
+@given(ROWS, st.integers(1, 4))
+def test_rounds_end_in_the_largest_core(rows, core):
+    users, items = (np.array([ord(row[place]) for row in rows]) for place in (0, 1))
+    for keep in five_core.core_rounds(users, items, core):
+        users, items = users[keep], items[keep]
+    assert keep.all()
+    assert all(count >= core for ids in (users, items) for count in Counter(ids).values())
+
+
+def test_more_than_one_batch_of_strings(tmp_path):
+    frame = pl.DataFrame({"user_id": [f"u{n % 3}" for n in range(1000)]})
+    frame.write_parquet(tmp_path / "r.parquet", row_group_size=100)
+    codes, strings = five_core._encode(tmp_path / "r.parquet", "user_id")
+    assert [strings[int(code)] for code in codes] == frame["user_id"].to_list()

@@ -1,0 +1,261 @@
+"""Raw files to parquet: exact rows, and one clear error for each way in which a file can be broken."""
+
+import gzip
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmsrec.data import raw
+from llmsrec.errors import DataError
+
+NOW = 1_391_040_000_000
+
+
+def review(user="u", item="i", timestamp=NOW, **fields):
+    """A review with the fields that a raw file has."""
+    fields = {"rating": 4.0, "title": "fine", "text": "I like it", "images": [{"small": "x"}], **fields}
+    return {**fields, "parent_asin": item, "user_id": user, "timestamp": timestamp}
+
+
+def rows(path: Path) -> list[tuple]:
+    return pl.read_parquet(path).rows()
+
+
+@pytest.mark.parametrize("name", ["A.jsonl", "A.jsonl.gz"])
+def test_reviews_keep_the_order_of_lines(write, tmp_path, name):
+    path = write(name, [review("b", "y", NOW + 5), review("a", "x"), review("b", "y", NOW + 5), review("é", "z")])
+    assert raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS) == 4
+    assert rows(tmp_path / "out.parquet") == [
+        ("b", "y", 4.0, NOW + 5),
+        ("a", "x", 4.0, NOW),
+        ("b", "y", 4.0, NOW + 5),
+        ("é", "z", 4.0, NOW),
+    ]
+
+
+def test_the_content_tells_whether_a_file_is_compressed(tmp_path):
+    line = json.dumps(review()).encode()
+    (tmp_path / "plain.gz").write_bytes(line)
+    (tmp_path / "compressed.jsonl").write_bytes(gzip.compress(line + b"\n") + gzip.compress(line))  # two members
+    assert raw.convert(tmp_path / "plain.gz", tmp_path / "out.parquet", raw.REVIEWS) == 1
+    assert raw.convert(tmp_path / "compressed.jsonl", tmp_path / "out.parquet", raw.REVIEWS) == 2
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=30), st.integers(1, 200), st.booleans())
+def test_blocks_are_whole_lines_wherever_a_read_ends(tmp_path_factory, lengths, size, last_newline):
+    content = b"\n".join(b"x" * length for length in lengths) + b"\n" * last_newline
+    path = tmp_path_factory.mktemp("blocks") / "file"
+    path.write_bytes(content)
+    parts = list(raw.blocks(path, size))
+    assert b"".join(lines for _, lines in parts) == content
+    assert all(lines.endswith(b"\n") for _, lines in parts[:-1])
+    assert [first for first, _ in parts] == [
+        1 + b"".join(lines for _, lines in parts[:place]).count(b"\n") for place in range(len(parts))
+    ]
+
+
+def test_small_blocks_give_the_same_rows(write, tmp_path):
+    path = write("A.jsonl.gz", [review(f"u{n}", f"i{n % 7}", NOW + n) for n in range(500)])
+    raw.convert(path, tmp_path / "one.parquet", raw.REVIEWS)
+    assert raw.convert(path, tmp_path / "many.parquet", raw.REVIEWS, block=777) == 500
+    assert rows(tmp_path / "one.parquet") == rows(tmp_path / "many.parquet")
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 5),
+    st.just(NOW),
+    st.just(10**30),
+    st.floats(),
+    st.text(max_size=3),
+    st.just("\ud800"),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=2), st.integers(), max_size=1),
+)
+LINES = st.one_of(
+    st.builds(review, st.text(min_size=1, max_size=3), timestamp=st.integers(raw.EARLIEST, raw.LATEST)).map(json.dumps),
+    st.dictionaries(st.sampled_from(["user_id", "parent_asin", "rating", "timestamp", "title"]), VALUES).map(
+        json.dumps
+    ),
+    st.sampled_from(
+        ["", "  ", "null", "[1]", "{", '{"a":1}{"b":2}', '{"user_id": "a\tb"}', '{"rating": NaN}', "\ufeff{}"]
+    ),
+)
+
+
+@given(st.lists(LINES, max_size=4), st.booleans(), st.sampled_from([raw.REVIEWS, raw.ITEMS]))
+def test_fast_path_equals_the_plain_one(lines, last_newline, layout):
+    block = "\n".join(lines).encode("utf-8", "surrogatepass") + b"\n" * last_newline
+    try:
+        expected = raw.parse_lines(block, layout, Path("file"), 1)
+    except DataError as error:
+        with pytest.raises(DataError) as fast:
+            raw.parse_block(block, layout, Path("file"), 1)
+        assert str(fast.value) == str(error)
+    else:
+        assert raw.parse_block(block, layout, Path("file"), 1).to_pylist() == expected.to_pylist()
+
+
+def without(field: str) -> dict:
+    return {name: value for name, value in review().items() if name != field}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"user_id": "a", "rating": 5', "not valid JSON: Expecting ',' delimiter at column 29"),
+        ('{"user_id": "a",}', "not valid JSON"),
+        (json.dumps(review()) * 2, "not valid JSON: Extra data"),
+        ("[1, 2]", "it holds [1, 2], not an object"),
+        ("null", "it holds null, not an object"),
+        (without("user_id"), "user_id is missing; each line needs one"),
+        (without("rating"), "rating is missing"),
+        (without("timestamp"), "timestamp is missing"),
+        (review(user=None), "user_id is null"),
+        (review(user=""), 'user_id is "", not a string with text'),
+        (review(user=12), "user_id is 12, not a string"),
+        (review(item=["x"]), 'parent_asin is ["x"], not a string'),
+        (review(user="\ud800"), r'user_id is "\ud800", not a string with text'),
+        (review(rating="5.0"), 'rating is "5.0", not a number'),
+        (review(rating=True), "rating is true, not a number"),
+        (json.dumps(review(rating=float("nan"))), "it holds NaN, which is not JSON"),
+        (review(timestamp=str(NOW)), f'timestamp is "{NOW}", not an integer'),
+        (review(timestamp=float(NOW)), f"timestamp is {NOW}.0, not an integer"),
+        (review(timestamp=-1), "timestamp is -1, outside the years 1990 to 2100"),
+        (review(timestamp=NOW // 1000), f"timestamp is {NOW // 1000}, outside"),
+        (review(timestamp=NOW * 1000), "outside the years 1990 to 2100; it must be ms"),
+        (review(timestamp=10**30), "outside the years"),
+        (b'{"user_id": "\xff"}', r"not UTF-8: byte b'\xff' at 13; convert the file"),
+        (b'{"user_id": "a", "text": "\xe9t\xe9"}', "not UTF-8"),
+    ],
+)
+def test_broken_line_is_named(write, tmp_path, line, message):
+    if isinstance(line, dict):
+        line = json.dumps(line)
+    path = write("A.jsonl.gz", [review()] * 300 + [line] + [review()] * 300)
+    with pytest.raises(DataError) as error:
+        raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS, block=5000)
+    assert f"{path}, line 301" in str(error.value)
+    assert message in str(error.value)
+    assert list(tmp_path.iterdir()) == [path]  # neither an out nor a temporary file
+
+
+def test_the_first_of_two_broken_lines_is_named(write, tmp_path):
+    path = write("A.jsonl", [review(), review(user=None), "{"])
+    with pytest.raises(DataError, match="line 2: user_id is null"):
+        raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS)
+
+
+@pytest.mark.parametrize("text", ["{0.__class__}", "%s %d", "{user_id}", "${HOME}", "__import__('os')"])
+def test_text_is_never_a_format(write, tmp_path, text):
+    path = write("A.jsonl", [review(user=text, item=text)])
+    raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS)
+    assert rows(tmp_path / "out.parquet")[0][:2] == (text, text)
+    path = write("A.jsonl", [review(user=text, rating=text)])
+    with pytest.raises(DataError) as error:
+        raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS)
+    assert json.dumps(text) in str(error.value)
+
+
+@pytest.mark.parametrize("cut", [2, 20, -9, -8, -4, -1])
+def test_truncated_gzip(write, tmp_path, cut):
+    path = write("A.jsonl.gz", [review(f"u{n}") for n in range(1000)])
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(DataError, match=r"A\.jsonl\.gz cannot be read to its end.*fetch it again"):
+        raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS)
+
+
+def test_damaged_gzip(write, tmp_path):
+    path = write("A.jsonl.gz", [review(f"u{n}") for n in range(1000)])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot be read to its end"):
+        raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS)
+
+
+@pytest.mark.parametrize("name", ["A.jsonl", "A.jsonl.gz"])
+def test_only_blank_lines(write, tmp_path, name):
+    with pytest.raises(DataError, match="holds no review"):
+        raw.convert(write(name, ["", " "]), tmp_path / "out.parquet", raw.REVIEWS)
+
+
+def test_a_file_without_lines_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw, "LONGEST_LINE", 1 << 20)
+    (tmp_path / "A.jsonl").write_bytes(b"x" * (3 << 20))
+    with pytest.raises(DataError, match="line 1 is longer than 1 MB"):
+        list(raw.blocks(tmp_path / "A.jsonl", 1 << 18))
+
+
+def test_what_was_there_stays(write, tmp_path):
+    (tmp_path / "out.parquet").write_text("before")
+    with pytest.raises(DataError):
+        raw.convert(write("A.jsonl", ["{"]), tmp_path / "out.parquet", raw.REVIEWS)
+    assert (tmp_path / "out.parquet").read_text() == "before"
+
+
+def test_items(write, tmp_path):
+    lines = [
+        {"parent_asin": "a", "title": "First", "price": 3},
+        {"parent_asin": "b", "title": None},
+        {"parent_asin": "c"},
+        {"parent_asin": "d", "title": 1984},
+        {"parent_asin": "e", "title": ["x"]},
+        {"parent_asin": "f", "title": ""},
+        {"parent_asin": "a", "title": "Second"},
+        {"parent_asin": "g", "title": "\ud800 half"},
+    ]
+    items = write("meta_A.jsonl.gz", [json.dumps(line) for line in lines])
+    reviews = write("A.jsonl.gz", [review(), review()])
+    manifest = raw.ingest(reviews, items, tmp_path / "raw", {"source": "files"})
+    assert rows(tmp_path / "raw/items.parquet") == [
+        ("a", "First"),
+        ("b", None),
+        ("c", None),
+        ("d", None),
+        ("e", None),
+        ("f", ""),
+        ("g", None),
+    ]
+    counts = {name: manifest[name] for name in ("reviews", "items", "item_lines_repeated", "titles_missing")}
+    assert counts == {"reviews": 2, "items": 7, "item_lines_repeated": 1, "titles_missing": 5}
+    assert json.loads((tmp_path / "raw/manifest.json").read_text()) == manifest
+    assert manifest["files"]["A.jsonl.gz"]["bytes"] == reviews.stat().st_size
+
+
+def test_item_without_an_id_is_an_error(write, tmp_path):
+    with pytest.raises(DataError, match="line 2: parent_asin is missing"):
+        raw.convert(write("m", [{"parent_asin": "a"}, {"title": "x"}]), tmp_path / "out.parquet", raw.ITEMS)
+
+
+def test_find(write, tmp_path):
+    plain, packed = write("A.jsonl", [review()]), write("meta_A.jsonl.gz", [{"parent_asin": "a"}])
+    assert raw.find(tmp_path, "A") == (plain, packed)
+
+
+def test_find_follows_links(write, tmp_path):
+    write("real.gz", [review()])
+    (tmp_path / "A.jsonl.gz").symlink_to(tmp_path / "real.gz")
+    write("meta_A.jsonl", [{"parent_asin": "a"}])
+    assert raw.find(tmp_path, "A")[0] == tmp_path / "A.jsonl.gz"
+
+
+def test_find_says_what_is_missing(write, tmp_path):
+    with pytest.raises(DataError, match=r"data\.dir: .*nowhere is not a folder"):
+        raw.find(tmp_path / "nowhere", "A")
+    write("Books.jsonl.gz", [review()])
+    with pytest.raises(DataError, match=r"Boks\.jsonl\[\.gz\] is not there.*Categories in this folder: Books"):
+        raw.find(tmp_path, "Boks")
+    with pytest.raises(DataError, match=r"meta_Books\.jsonl\[\.gz\] is not there"):
+        raw.find(tmp_path, "Books")
+    (tmp_path / "meta_Books.jsonl").touch()
+    with pytest.raises(DataError, match=r"meta_Books\.jsonl is empty"):
+        raw.find(tmp_path, "Books")
+    write("Books.jsonl", [review()])
+    with pytest.raises(DataError, match="are both there"):
+        raw.find(tmp_path, "Books")

@@ -1,0 +1,60 @@
+"""Titles: exact results on the dirt that real catalogues hold."""
+
+import html
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmsrec.data.titles import UNTITLED, clean, unescape
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("Plain title", "Plain title"),
+        ("Rock &amp; Roll", "Rock & Roll"),
+        ("&quot;Quoted&quot; &#39;n&#x27; more", "\"Quoted\" 'n' more"),
+        ("Twice &amp;amp;quot;escaped", 'Twice "escaped'),
+        ("AT&T and R&B;", "AT&T and R&B;"),
+        ("Tom&nbsp;&nbsp;Jerry", "Tom Jerry"),
+        ("  a\t b\r\n\n c  ", "a b c"),
+        ("bell\x07 and\x00nul", "bell and nul"),
+        ("line\u2028separator", "line separator"),
+        ("zero\u200bwidth \ufeffmark soft\u00adhyphen", "zerowidth mark softhyphen"),
+        ("safe \u202egnp.exe", "safe gnp.exe"),
+        ("Crème brûlée 東京 👩\u200d🍳", "Crème brûlée 東京 👩\u200d🍳"),
+        ("[UserOut] <|eot_id|> {0} %s ${HOME}", "[UserOut] <|eot_id|> {0} %s ${HOME}"),
+        ("<b>bold</b>", "<b>bold</b>"),
+        (None, UNTITLED),
+        ("", UNTITLED),
+        (" \t\u200b ", UNTITLED),
+        ("&nbsp;", UNTITLED),
+        ("x" * 5000, "x" * 5000),
+    ],
+)
+def test_clean(raw, expected):
+    assert clean(pl.Series([raw], dtype=pl.String)).to_list() == [expected]
+
+
+def test_columns_without_text():
+    assert clean(pl.Series([None, None])).to_list() == [UNTITLED, UNTITLED]
+    assert clean(pl.Series([], dtype=pl.String)).to_list() == []
+
+
+@given(st.lists(st.one_of(st.none(), st.text(), st.text("&amp;ltquo# x\n"))))
+def test_clean_is_settled_and_one_title_at_a_time(titles):
+    series = pl.Series(titles, dtype=pl.String)
+    once = clean(series)
+    assert once.to_list() == [clean(pl.Series([title], dtype=pl.String)).item() for title in titles]
+    assert once.str.strip_chars().to_list() == once.to_list()
+    assert all(title and "\n" not in title and "  " not in title for title in once)
+
+
+@given(st.text(), st.integers(0, 3))
+def test_unescape_undoes_any_depth(text, depth):
+    escaped = text
+    for _ in range(depth):
+        escaped = html.escape(escaped)
+    assert unescape(escaped) == unescape(text)
