@@ -13,7 +13,7 @@ repro: setup
 	llmsrec summary
 
 test: setup lint
-	pytest
+	pytest -n 2 --dist loadfile
 
 lint: setup
 	ruff check .

@@ -49,7 +49,7 @@ def validation(at_most: int, seed: int) -> Validation:
         Sequences.read(Path("data/filtered/interactions.parquet")).drop_last(2),
         candidates["user_id"].to_numpy(),
         candidates["item_id"].to_numpy(),
-        np.stack(candidates["negatives"].to_numpy()),
+        candidates["negatives"].explode().to_numpy().reshape(len(candidates), -1),
     )
 
 

@@ -8,7 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from llmsrec.errors import DataError
+
+UMASK = os.umask(0o022)
+os.umask(UMASK)
 
 
 @contextmanager
@@ -22,12 +27,14 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        temporary.chmod(0o666 & ~UMASK)  # some libraries make their files private to their owner
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"cannot write {path}: {error.strerror or error}. What was there before is unchanged; "
+            f"cannot write {path}: {reason}. What was there before is unchanged; "
             "free some space or fix the permissions, then run the same command again."
         ) from error
     finally:

@@ -8,6 +8,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import settings
+
+settings.register_profile("llmsrec", deadline=None)  # the first example pays for what others find in a cache
+settings.load_profile("llmsrec")
 
 
 @pytest.fixture

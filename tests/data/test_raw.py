@@ -83,7 +83,7 @@ LINES = st.one_of(
         json.dumps
     ),
     st.sampled_from(
-        ["", "  ", "null", "[1]", "{", '{"a":1}{"b":2}', '{"user_id": "a\tb"}', '{"rating": NaN}', "\ufeff{}"]
+        ["", "  ", "null", "[1]", "{", '{"a":1}{"b":2}', '{"user_id": "a\tb"}', '{"text": NaN}', "\ufeff{}"]
     ),
 )
 
@@ -123,7 +123,8 @@ def without(field: str) -> dict:
         (review(user="\ud800"), r'user_id is "\ud800", not a string with text'),
         (review(rating="5.0"), 'rating is "5.0", not a number'),
         (review(rating=True), "rating is true, not a number"),
-        (json.dumps(review(rating=float("nan"))), "it holds NaN, which is not JSON"),
+        (review(rating=float("nan")), "rating is NaN, not a number"),
+        (review(rating=float("-inf")), "rating is -Infinity, not a number"),
         (review(timestamp=str(NOW)), f'timestamp is "{NOW}", not an integer'),
         (review(timestamp=float(NOW)), f"timestamp is {NOW}.0, not an integer"),
         (review(timestamp=-1), "timestamp is -1, outside the years 1990 to 2100"),
@@ -143,6 +144,14 @@ def test_broken_line_is_named(write, tmp_path, line, message):
     assert f"{path}, line 301" in str(error.value)
     assert message in str(error.value)
     assert list(tmp_path.iterdir()) == [path]  # neither an out nor a temporary file
+
+
+@pytest.mark.parametrize("first", ["null", "", "  "])
+def test_broken_first_line(write, tmp_path, first):
+    """A block that begins with the value null crashed the process inside Arrow."""
+    path = write("A.jsonl", [first, "null", review()])
+    with pytest.raises(DataError, match=r"line [12]: it holds null, not an object"):
+        raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS)
 
 
 def test_the_first_of_two_broken_lines_is_named(write, tmp_path):

@@ -31,7 +31,7 @@ def imports(path: Path) -> set[Path]:
         base = ROOT / "src" / name.replace(".", "/")
         found |= {path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists()}
     # A module may be run by its file's name, as MLflow does with the code of a model.
-    named = {path.with_name(name) for name in re.findall(r'"(\w+\.py)"', path.read_text())}
+    named = {ROOT / f"src/llmsrec/{name}" for name in re.findall(r'"(\w+/\w+\.py)"', path.read_text())}
     return found | {module for module in named if module.exists()}
 
 

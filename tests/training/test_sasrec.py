@@ -211,7 +211,7 @@ def test_progress_is_printed_for_each_epoch(tmp_path, capsys):
     _, curve = train(tmp_path, epochs=2)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and lines[1].startswith(f"sasrec epoch 2/2: loss {curve[1]['loss']:.4f}, valid/full/ndcg_10")
-    assert set(curve[0]) == {"epoch", "loss", "valid/full/ndcg_10", "seconds"}
+    assert set(curve[0]) == {"epoch", "loss", "valid/full/ndcg_10"}
 
 
 def test_nothing_to_learn_from_is_an_error(tmp_path):

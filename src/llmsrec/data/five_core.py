@@ -94,7 +94,8 @@ def read(reviews: Path) -> Events:
     items, item_ids = _encode(reviews, "parent_asin")
     times = pl.read_parquet(reviews, columns=["timestamp"])["timestamp"]
     frame = pl.DataFrame({"user": users, "item": items, "time": times}).sort("time", maintain_order=True)
-    return Events(*(column.to_numpy() for column in frame), user_ids, item_ids)
+    users, items, timestamps = (frame[name].to_numpy() for name in frame.columns)
+    return Events(users, items, timestamps, user_ids, item_ids)
 
 
 def _encode(reviews: Path, name: str) -> tuple[np.ndarray, pl.Series]:

@@ -6,6 +6,8 @@ Arrow; one that Arrow, or the checks after it, do not accept is read again line 
 """
 
 import json
+import math
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -51,7 +53,7 @@ class Layout:
 def check_review(line: dict[str, Any]) -> tuple[str, str, float, int]:
     """One review as (user_id, parent_asin, rating, timestamp)."""
     rating, timestamp = _field(line, "rating"), _field(line, "timestamp")
-    if type(rating) not in (int, float):
+    if type(rating) not in (int, float) or not math.isfinite(rating):
         raise ValueError(f"rating is {_shown(rating)}, not a number; write it as 5.0")
     if type(timestamp) is not int:
         raise ValueError(
@@ -190,6 +192,8 @@ def blocks(path: Path, size: int = BLOCK) -> Iterator[tuple[int, bytes]]:
 
 def parse_block(lines: bytes, layout: Layout, path: Path, first_line: int) -> pa.Table:
     """Rows of a block of whole lines; equal to `parse_lines`, and twenty times as fast where nothing is wrong."""
+    if not re.match(rb"\s*\{", lines):  # Arrow 25 crashes on a block that begins with the value null
+        return parse_lines(lines, layout, path, first_line)
     try:
         lines.decode("utf-8")  # Arrow does not look at the encoding of fields that it skips
         table = pj.read_json(
@@ -214,7 +218,7 @@ def parse_lines(lines: bytes, layout: Layout, path: Path, first_line: int) -> pa
         if not line.strip():
             continue
         try:
-            value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+            value = json.loads(line.decode("utf-8"))
             if not isinstance(value, dict):
                 raise ValueError(f"it holds {_shown(value)}, not an object; write one JSON object a line")
             rows.append(layout.check(value))
@@ -293,10 +297,6 @@ def _text(line: dict[str, Any], name: str) -> str:
 def _is_unicode(value: str) -> bool:
     """False for the half of a surrogate pair, which JSON can escape and no file can hold."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is not JSON; write null or a number")
 
 
 def _shown(value: Any) -> str:

@@ -77,28 +77,27 @@ def train_tokenizer(titles: list[str], vocab_size: int, rng: np.random.Generator
 
 
 def documents(titles: list[str], tokenizer: Any, rng: np.random.Generator) -> Iterator[list[int]]:
-    """Endless token ids of prompts (without their slots), each followed by words of its titles in random order.
+    """Endless token ids of prompts (without their slots), each followed by words drawn from its titles.
 
-    Half of the user prompts are followed by words of the latest title alone.
+    A word comes from the latest title with probability 1/2, from the one before with 1/4, and so on, as what is said
+    of a list of purchases is mostly about the recent ones.
     """
     settings = SimpleNamespace(
         history=10, date_format="YYYY/MM/DD", title_tokens=32, max_tokens=LONGEST_PROMPT, user_representation=False
     )
-    prompts = Prompts(tokenizer, titles, settings)
-    encode = plain_text_encoder(tokenizer)
+    prompts, encode = Prompts(tokenizer, titles, settings), plain_text_encoder(tokenizer)
     words = [encode([f" {word}" for word in title.split()]) for title in titles]
     while True:
-        items = rng.integers(1, len(titles) + 1, rng.integers(1, settings.history + 1))
         if rng.random() < 0.3:
-            items, batch = items[:1], prompts.items(items[:1])
+            items = rng.integers(1, len(titles) + 1, 1)
+            batch = prompts.items(items)
         else:
+            items = rng.integers(1, len(titles) + 1, min(int(rng.geometric(0.3)), settings.history))
             days = rng.integers(8_000, 19_000) + np.cumsum(rng.integers(0, 60, len(items)))
             batch = prompts.users([items], [days * DAY_MS])
-        again = [word for item in items[::-1] for word in words[item - 1]]
-        if rng.random() < 0.5:
-            again = again[: len(words[items[-1] - 1])]
-        chosen = [again[k] for k in rng.permutation(len(again))[:WORDS]]
-        followed = [token for word in chosen for token in word]
+        ages = np.minimum(rng.geometric(0.5, WORDS), len(items))
+        drawn = [words[item - 1] for item in items[-ages].tolist()]
+        followed = [token for title in drawn for token in title[rng.integers(len(title))]]
         yield [*batch.token_ids[batch.slots == 0].tolist(), *followed, tokenizer.eos_token_id]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ class LLMSRec(nn.Module):
             self.item_out = nn.Parameter(torch.randn(d_llm) * scale)
         device = backbone.model.get_input_embeddings().weight.device  # type: ignore[operator]
         self.to(device)
-        self.causal = backbone.causal
+        self.causal, self.d_prime = backbone.causal, settings.d_prime
         self.prefixes = None
         if self.causal and not any(p.requires_grad for p in backbone.model.parameters()):
             self.prefixes = ItemPrefixes(backbone.model, self.prompts, len(titles), PREFIX_BUDGET)
@@ -115,12 +116,11 @@ class LLMSRec(nn.Module):
         if self.causal and self.f_U is None:
             prompts = self.prompts.positions(items, timestamps, shortest)
             return read_out(self.backbone, prompts, self.item_inputs, self.user_out)
-        ends = [range(short, len(history) + 1) for history, short in zip(items, shortest, strict=True)]
-        split = [
-            [row[:end] for row, of_row in zip(rows, ends, strict=True) for end in of_row]
-            for rows in (items, timestamps)
-        ]
-        return self.hidden_users(*split, teacher)
+        split_items, split_times = [], []
+        for history, times, short in zip(items, timestamps, shortest, strict=True):
+            split_items += [history[:end] for end in range(short, len(history) + 1)]
+            split_times += [times[:end] for end in range(short, len(history) + 1)]
+        return self.hidden_users(split_items, split_times, teacher)
 
     def hidden_items(self, item_ids: Tensor) -> Tensor:
         """h_i of `[n]` items: `[n, d_llm]`."""
@@ -134,7 +134,7 @@ class LLMSRec(nn.Module):
         """f_item(h_i) of all items: `[I + 1, d']` float32 on the CPU; row 0 is zero."""
         self.eval()
         lengths = np.array([len(self.prompts.item_prefix(i)) for i in range(1, len(self.teacher.item_vectors()))])
-        vectors = torch.zeros(len(lengths) + 1, self.f_item[-1].out_features)
+        vectors = torch.zeros(len(lengths) + 1, self.d_prime)
         for rows in token_batches(lengths):
             ids = torch.from_numpy(rows + 1)
             vectors[ids] = self.f_item(self.hidden_items(ids.to(self.device))).cpu()
@@ -160,7 +160,7 @@ class LLMSRec(nn.Module):
         histories = [sequences.of(user) for user in users.tolist()]
         items, times = [h[0] for h in histories], [h[1] for h in histories]
         teacher = None if self.f_U is None else self.teacher.user_vectors(sequences)
-        vectors = torch.zeros(len(users), self.f_user[-1].out_features)
+        vectors = torch.zeros(len(users), self.d_prime)
         for rows in _reported(list(token_batches(self.prompts.user_lengths(items))), progress):
             seen = None if teacher is None else teacher[torch.from_numpy(users[rows])].to(self.device)
             hidden = self.hidden_users([items[r] for r in rows], [times[r] for r in rows], seen)
@@ -172,7 +172,10 @@ class LLMSRec(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in self.trainable().items()}
         with atomic(folder / "model.safetensors") as temporary:
-            save_file(tensors, temporary)
+            try:
+                save_file(tensors, temporary)
+            except SafetensorError as error:  # what a full disk looks like from inside safetensors
+                raise OSError(str(error)) from error
         write_json(folder / "config.json", settings)
 
 
@@ -186,7 +189,7 @@ def load(folder: Path, backbone: Path, sasrec: Path, items: Path) -> LLMSRec:
     model = build(backbone, sasrec, items, config["model"], config["backbone"], config["seed"])
     try:
         tensors = load_file(folder / "model.safetensors")
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
         raise DataError(
             f"{folder / 'model.safetensors'} cannot be read ({error}); run `dvc repro llm_srec`."
         ) from error

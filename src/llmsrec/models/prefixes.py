@@ -34,7 +34,7 @@ class ItemPrefixes:
         lengths = torch.tensor([0, *(len(prefix) for prefix in self._prefixes)], device=self.tail.device)
         self.lengths = lengths
         self.offsets = lengths.cumsum(0) - lengths
-        self.layers = model.config.num_hidden_layers  # type: ignore[union-attr]
+        self.layers = int(model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
         self.store: list[Tensor] | None = None
         self.known = torch.zeros(items + 1, dtype=torch.bool, device=self.tail.device)
         sample = self._compute(np.array([1]))
@@ -105,5 +105,5 @@ class ItemPrefixes:
         present = torch.arange(token_ids.shape[1], device=lengths.device) < lengths[:, None]
         cache = DynamicCache(config=self.model.config)  # type: ignore[arg-type]
         self.model(input_ids=token_ids.to(lengths.device), attention_mask=present.long(), past_key_values=cache)
-        parts = [part for layer in cache.layers for part in (layer.keys, layer.values)]
+        parts = [part for layer in cache.layers for part in (layer.keys, layer.values)]  # type: ignore[union-attr]
         return [part.transpose(1, 2)[present] for part in parts]  # type: ignore[union-attr]

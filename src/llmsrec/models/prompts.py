@@ -246,7 +246,7 @@ def _date(day: int, date_format: str) -> str:
 _Rows = tuple[list[int], ...]
 
 
-def _pad(prompts: list[_Rows]) -> PromptBatch:
+def _pad(prompts: Sequence[_Rows]) -> PromptBatch:
     """Prompts of two lists (token ids, slots) or four (with branches and visible), padded with 0 on the right."""
     lengths = np.array([len(prompt[0]) for prompt in prompts], dtype=np.int64)
     columns = np.zeros((len(prompts[0]), len(prompts), lengths.max()), dtype=np.int64)

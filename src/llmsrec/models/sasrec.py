@@ -8,10 +8,10 @@ import math
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llmsrec.data.sequences import Sequences
@@ -164,7 +164,7 @@ def save(model: SASRec, folder: Path) -> None:
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic(folder / WEIGHTS) as temporary:
-        temporary.write_bytes(safetensors.torch.save(weights))  # `save_file` would make it private to its owner
+        save_file(weights, temporary)
     write_json(folder / CONFIG, model.config)
 
 
@@ -179,7 +179,7 @@ def load(folder: Path) -> SASRec:
         raise DataError(f"{path} is not there; run the stage that writes it (`dvc repro`).")
     try:
         model = SASRec(**config)
-        model.load_state_dict(safetensors.torch.load_file(path))
+        model.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(
             f"{folder} holds no usable SASRec ({error}); delete the folder and run `dvc repro sasrec`."

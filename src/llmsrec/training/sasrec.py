@@ -21,7 +21,7 @@ from llmsrec.models.sasrec import SASRec
 from llmsrec.training import checkpoint
 
 METRIC = "valid/full/ndcg_10"
-POOL = 32  # batches' worth of users that are sorted by length together: wide enough to pad little, and still mixed
+POOL = 64  # batches' worth of users that are sorted by length together: wide enough to pad little, and still mixed
 BETAS = (0.9, 0.98)
 
 Curve = list[dict[str, Any]]
@@ -79,14 +79,14 @@ def train(
             began = time.monotonic()
             loss = train_epoch(model, optimizer, table, users, settings, epoch)
             score = validate(model, histories, targets)
-            curve.append({"epoch": epoch, "loss": loss, METRIC: score, "seconds": round(time.monotonic() - began, 3)})
+            curve.append({"epoch": epoch, "loss": loss, METRIC: score})
             if _best(curve)["epoch"] == epoch:
                 best = _weights(model)
             state = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
             state |= {f"best/{name}": tensor for name, tensor in best.items()}
             state |= checkpoint.optimizer_tensors(optimizer, model.named_parameters())
             checkpoint.save(path, state, {"curve": curve})
-            print(_progress(curve, settings.epochs), flush=True)
+            print(f"{_progress(curve, settings.epochs)}, {time.monotonic() - began:.1f} s", flush=True)
 
         model.load_state_dict(best)
         return model.eval(), curve
@@ -187,5 +187,5 @@ def _progress(curve: Curve, epochs: int) -> str:
     row, best = curve[-1], _best(curve)
     return (
         f"sasrec epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, {METRIC} {row[METRIC]:.4f} "
-        f"(best {best[METRIC]:.4f} at epoch {best['epoch']}), {row['seconds']:.1f} s"
+        f"(best {best[METRIC]:.4f} at epoch {best['epoch']})"
     )
