@@ -14,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from llmsrec import params as parameters
-from llmsrec.errors import LLMSRecError
+from llmsrec.errors import DataError, LLMSRecError
 from llmsrec.files import sha256
 
 
@@ -53,7 +53,7 @@ def load(name: str, folder: Path = Path()) -> Stage:
     params = parameters.load(Path("params.yaml"))
     values = {key: _lookup(params, key) for key in spec.get("params", [])}
     plain = {key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in values.items()}
-    deps = {path: sha256(folder / path) for path in (_resolve(dep, params) for dep in spec.get("deps", []))}
+    deps = {path: _content(folder / path) for path in (_resolve(dep, params) for dep in spec.get("deps", []))}
     identity = json.dumps({"stage": name, "params": plain, "deps": deps}, sort_keys=True)
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     return Stage(name, _tree(values), hashlib.sha256(identity.encode()).hexdigest(), root)
@@ -66,6 +66,12 @@ def run(main: Callable[[Stage], None], name: str, folder: Path = Path()) -> None
     except LLMSRecError as error:
         print(f"error in stage {name}: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def _content(path: Path) -> str:
+    if not path.exists():
+        raise DataError(f"{path} is not there; `dvc repro` makes it, `dvc checkout` brings a removed one back.")
+    return sha256(path)
 
 
 def _lookup(params: parameters.Params, key: str) -> Any:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, sha256, write_json
 
-BLOCK = 1 << 25  # bytes of a block after decompression
+BLOCK = 1 << 23  # bytes of a block after decompression; from 32 MB on, each allocation costs its page faults again
 LONGEST_LINE = 1 << 26  # bytes; a longer one is not a review but a file without lines
 
 # Times outside are not milliseconds: seconds of any year before 2109 lie below, microseconds above.
@@ -131,7 +131,7 @@ def ingest(reviews: Path, items: Path, out: Path, origin: dict[str, Any]) -> dic
 def convert(source: Path, target: Path, layout: Layout, block: int = BLOCK) -> int:
     """Stream a raw file into a parquet file, rows in the order of lines; the number of rows is returned.
 
-    Decompression and parsing run side by side, one thread each.
+    One thread decompresses, another parses and writes.
     """
     rows = 0
     with (
@@ -140,20 +140,22 @@ def convert(source: Path, target: Path, layout: Layout, block: int = BLOCK) -> i
         ThreadPoolExecutor(1) as pool,
         tqdm(desc=source.name, unit=f" {layout.name}s", unit_scale=True, mininterval=1, disable=None) as progress,
     ):
-        pending: deque[Future[pa.Table]] = deque()
 
-        def write_next() -> int:
-            table = pending.popleft().result()
+        def store(lines: bytes, first_line: int) -> int:
+            table = parse_block(lines, layout, source, first_line)
             writer.write_table(table)
-            progress.update(table.num_rows)
             return int(table.num_rows)
 
+        def finished(future: Future[int]) -> int:
+            progress.update(future.result())
+            return future.result()
+
+        pending: deque[Future[int]] = deque()
         for first_line, lines in blocks(source, block):
-            pending.append(pool.submit(parse_block, lines, layout, source, first_line))
-            if len(pending) > 2:
-                rows += write_next()
-        while pending:
-            rows += write_next()
+            pending.append(pool.submit(store, lines, first_line))
+            if len(pending) > 4:
+                rows += finished(pending.popleft())
+        rows += sum(finished(future) for future in pending)
         if rows == 0:
             raise DataError(f"{source} holds no {layout.name}; it should have one JSON object a line.")
     return rows

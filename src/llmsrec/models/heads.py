@@ -1,14 +1,24 @@
 """The small MLPs that join the language model and the sequential recommender.
 
-The paper says "2-layer MLPs" (Eq. 2); norms, activations and initialisation are the reference implementation's.
+The paper says "2-layer MLPs" (Eq. 2); norms, activations and initialisation are the reference implementation's, but for
+`FIRST_SCORES`.
 """
 
+import torch
 from torch import nn
+
+
+# Scores are unscaled dot products of d' dimensions; at Xavier's size the first ones differ by several nats at random,
+# which costs an epoch to unlearn (docs/experiments.md).
+FIRST_SCORES = 0.3
 
 
 def f_llm(d_llm: int, hidden: int, d_prime: int) -> nn.Sequential:
     """f_user or f_item: `[B, d_llm]` hidden states to `[B, d']`."""
-    return _mlp(d_llm, hidden, d_prime, nn.LeakyReLU())
+    layers = _mlp(d_llm, hidden, d_prime, nn.LeakyReLU())
+    with torch.no_grad():
+        layers[-1].weight.mul_(FIRST_SCORES)  # type: ignore[operator, union-attr]
+    return layers
 
 
 def f_cf_user(d: int, d_prime: int) -> nn.Sequential:
