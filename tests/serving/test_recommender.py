@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsrec.errors import RequestError
+from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.recommender import Recommender, top
-from llmsrec.serving.schema import Event, Request
+from llmsrec.serving.schema import Event, Request, parse
 
 DAY = 86_400_000
 USERS = np.arange(1, 41)
@@ -186,3 +188,12 @@ def test_the_bundles_own_code_suffices_and_the_cf_tower_needs_no_torch(tiny: Any
     for found, answer in zip(json.loads(done.stdout.splitlines()[-1]), expected, strict=True):
         assert [item["parent_asin"] for item in found["items"]] == [item.parent_asin for item in answer.items]
         np.testing.assert_allclose([i["score"] for i in found["items"]], [i.score for i in answer.items], atol=1e-4)
+
+
+def test_the_cf_tower_of_a_model_without_distillation_is_refused(tiny: Any) -> None:
+    bundle = Bundle.open(tiny.bundle)
+    recommender = Recommender(dataclasses.replace(bundle, config={**bundle.config, "distilled": False}))
+    request = {"history": [{"parent_asin": "B1", "timestamp": 1}], "k": 3}
+    with pytest.raises(RequestError, match=r"request 1, `tower` is 'cf'.*model\.distill=false"):
+        recommender.recommend(parse([{**request, "tower": "llm"}, {**request, "tower": "cf"}]))
+    assert len(recommender.recommend(parse([{**request, "tower": "llm"}]))[0].items) == 3

@@ -95,3 +95,14 @@ def test_bad_input_is_one_line_without_a_traceback(repository, lines, message):
     assert done.stderr.startswith("error in stage ")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_hub_refuses_an_unknown_category_before_any_download(repository):
+    yaml = YAML()
+    params = yaml.load(repository / "params.yaml")
+    params["data"] |= {"source": "hub", "category": "Movies"}
+    yaml.dump(params, repository / "params.yaml")
+    done = run(repository, sys.executable, "-m", "stages.ingest")
+    assert done.returncode == 1
+    assert "data.category: Movies is not a category" in done.stderr
+    assert "the nearest is Movies_and_TV" in done.stderr

@@ -7,7 +7,6 @@ The paper says "2-layer MLPs" (Eq. 2); norms, activations and initialisation are
 import torch
 from torch import nn
 
-
 # Scores are unscaled dot products of d' dimensions; at Xavier's size the first ones differ by several nats at random,
 # which costs an epoch to unlearn (docs/experiments.md).
 FIRST_SCORES = 0.3

@@ -41,7 +41,7 @@ class LLMSRec(nn.Module):
         sasrec: the teacher; put in evaluation mode and frozen here.
         titles: of items 1..I.
         settings: params.yaml's `model` section, typed or with the same attributes.
-        seed: for the heads' and tokens' first values.
+        seed: for the heads' first values.
     """
 
     def __init__(self, backbone: Backbone, sasrec: SASRec, titles: list[str], settings: Any, seed: int) -> None:
@@ -57,12 +57,11 @@ class LLMSRec(nn.Module):
             self.f_cf_user = f_cf_user(d, settings.d_prime)
             self.f_I = f_input(d, d_llm)
             self.f_U = f_input(d, d_llm) if settings.user_representation else None
-            # The new tokens start among the words: as large as the backbone's own embeddings.
-            scale = float(backbone.model.get_input_embeddings().weight.float().std())  # type: ignore[operator]
-            self.user_out = nn.Parameter(torch.randn(d_llm) * scale)
-            self.item_out = nn.Parameter(torch.randn(d_llm) * scale)
-        device = backbone.model.get_input_embeddings().weight.device  # type: ignore[operator]
-        self.to(device)
+        # The new tokens start as the word before them, whose hidden state sums the prompt up (docs/experiments.md).
+        words = backbone.model.get_input_embeddings().weight.detach()  # type: ignore[operator]
+        self.user_out = nn.Parameter(words[self.prompts.user_tail[-1]].float().clone())
+        self.item_out = nn.Parameter(words[self.prompts.item_tail[-1]].float().clone())
+        self.to(words.device)
         self.causal, self.d_prime = backbone.causal, settings.d_prime
         self.prefixes = None
         if self.causal and not any(p.requires_grad for p in backbone.model.parameters()):

@@ -80,6 +80,9 @@ class Prompts:
         settings: number of history items, date format, limits in tokens, Table 2 (b) or (c).
         limit: the backbone's own longest input in tokens, if it has one.
 
+    Attributes:
+        user_tail, item_tail: the tokens between a prompt's last item embedding and its out token.
+
     Raises:
         ParamsError: `model.max_tokens` (or the backbone's limit) leaves no room for one item and the read-out token.
     """
@@ -92,10 +95,10 @@ class Prompts:
         explicit = settings.user_representation
         self._user_begin = begin + encode([REPRESENTATION])[0] * explicit
         self._user_slots = [USER_REPRESENTATION] * explicit
-        self._user_head, self._user_tail = encode([ORDER_C, GENERATE_C] if explicit else [ORDER, GENERATE])
+        self._user_head, self.user_tail = encode([ORDER_C, GENERATE_C] if explicit else [ORDER, GENERATE])
         first, *others = [NUMBER.format(k) for k in range(1, self.history + 1)]
         self._numbers = encode([first, *(f"],{number}" for number in others)])
-        self._title_word, self._comma, item_head, self._item_tail = encode([TITLE, ",", ITEM, ITEM_GENERATE])
+        self._title_word, self._comma, item_head, self.item_tail = encode([TITLE, ",", ITEM, ITEM_GENERATE])
         self._item_head = begin + item_head
         self._end = end
         self._date = cache(lambda day: encode([_date(day, settings.date_format)])[0])
@@ -103,9 +106,9 @@ class Prompts:
         self._title_sizes = np.array([len(title) for title in self._titles])
         longest_date = 12  # tokens of " YYYY/MM/DD", a character each at worst
         per_item = max(len(number) for number in self._numbers) + longest_date + len(self._title_word + self._comma) + 1
-        fixed = len(self._user_begin + self._user_slots + self._user_head + self._user_tail) + len(end) + 2
+        fixed = len(self._user_begin + self._user_slots + self._user_head + self.user_tail) + len(end) + 2
         room = self.max_tokens - fixed - len(self._numbers[0] + self._title_word + self._comma) - longest_date
-        if min(room, self.max_tokens - len(self._item_head + self._comma + self._item_tail + end) - 2) < 1:
+        if min(room, self.max_tokens - len(self._item_head + self._comma + self.item_tail + end) - 2) < 1:
             raise ParamsError(
                 f"`model.max_tokens` is {settings.max_tokens} and the backbone takes {limit or 'any number of'} "
                 f"tokens: no room for a title beside the {fixed + longest_date} tokens of the prompt itself. Raise "
@@ -143,21 +146,16 @@ class Prompts:
         """Item prompts of Table 2: title, item embedding, [ItemOut]."""
         prompts = []
         for item in item_ids.tolist():
-            tail = [*self._item_tail, 0, *self._end]
+            tail = [*self.item_tail, 0, *self._end]
             prefix = self.item_prefix(item)
-            slots = [0] * len(prefix) + [item] + [0] * len(self._item_tail) + [OUT] + [0] * len(self._end)
+            slots = [0] * len(prefix) + [item] + [0] * len(self.item_tail) + [OUT] + [0] * len(self._end)
             prompts.append(([*prefix, 0, *tail], slots))
         return _pad(prompts)
 
     def item_prefix(self, item: int) -> list[int]:
         """The tokens of an item prompt before its embedding; they depend on nothing that is trained."""
-        room = self.max_tokens - len(self._item_head + self._comma + self._item_tail + self._end) - 2
+        room = self.max_tokens - len(self._item_head + self._comma + self.item_tail + self._end) - 2
         return [*self._item_head, *self._titles[item][:room], *self._comma]
-
-    @property
-    def item_tail(self) -> list[int]:
-        """The tokens of every item prompt between the item's embedding and [ItemOut]."""
-        return self._item_tail
 
     def user_lengths(self, items: Sequence[np.ndarray]) -> np.ndarray:
         """`[B]` a cheap estimate of each user prompt's length, for putting prompts of like length together."""
@@ -168,7 +166,7 @@ class Prompts:
     def _user(self, items: np.ndarray, timestamps: np.ndarray) -> "_Rows":
         """Token ids and slots of one user; drops the oldest items, then title text, until the prompt fits."""
         begin = self._user_begin + [0] * len(self._user_slots) + self._user_head
-        room = self.max_tokens - len(begin) - len(self._user_tail) - 1 - len(self._end)
+        room = self.max_tokens - len(begin) - len(self.user_tail) - 1 - len(self._end)
         dates = [self._date(int(time) // DAY_MS) for time in timestamps[-self.history :]]
         history = list(zip(items[-self.history :].tolist(), dates, strict=True))
         sizes = [self._event_size(k, item, date) for k, (item, date) in enumerate(history)]
@@ -183,14 +181,14 @@ class Prompts:
             text = [*number, *date, *self._title_word, *title[: len(title) - cut], *self._comma]
             tokens += [*text, 0]
             slots += [0] * len(text) + [item]
-        tokens += [*self._user_tail, 0, *self._end]
-        slots += [0] * len(self._user_tail) + [OUT] + [0] * len(self._end)
+        tokens += [*self.user_tail, 0, *self._end]
+        slots += [0] * len(self.user_tail) + [OUT] + [0] * len(self._end)
         return tokens, slots
 
     def _trunk(self, items: np.ndarray, timestamps: np.ndarray, shortest: int) -> "_Rows":
         """Token ids, slots, branches and visible trunk lengths of one user's histories."""
         tokens, slots = self._user(items, timestamps)
-        ending = len(self._user_tail) + 1 + len(self._end)
+        ending = len(self.user_tail) + 1 + len(self._end)
         tail, tail_slots = tokens[-ending:], slots[-ending:]
         tokens, slots = tokens[:-ending], slots[:-ending]
         ends = [place + 1 for place, slot in enumerate(slots) if slot > 0][shortest - 1 :]

@@ -168,6 +168,7 @@ def _config(model: LLMSRec, config: dict[str, Any]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "backbone": config["backbone"],
+        "distilled": config["model"]["distill"],
         "prompts": {key: config["model"][key] for key in PROMPTS},
         "protocol": {
             "score": "dot product of user and item vector",

@@ -4,6 +4,7 @@ mlflow models serve -m models:/llm-srec@candidate --env-manager local
 """
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ class BundleModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         self.recommender = Recommender.load(Path(context.artifacts["bundle"]))
+        # A service is ready when it can answer; an image for the `cf` tower alone has no torch.
+        if find_spec("torch"):
+            self.recommender.warm()
 
     def predict(self, model_input: list[Asked]) -> list[Answer]:  # type: ignore[override]
         """Answer requests; every error becomes a status and one message, never a traceback."""

@@ -43,13 +43,22 @@ class Recommender:
         """
         return cls(Bundle.open(folder))
 
+    def warm(self) -> None:
+        """Load what the first request of either tower would have to wait for."""
+        self._tower("llm")
+
     def recommend(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer requests in their order; each answer is what the request alone would get.
 
         Raises:
-            RequestError: `k` beyond the catalogue.
+            RequestError: `k` beyond the catalogue, or the `cf` tower of a model that was not distilled.
         """
         for number, request in enumerate(requests):
+            if request.tower == "cf" and not self._bundle.config["distilled"]:
+                raise RequestError(
+                    f"request {number}, `tower` is 'cf', but this model was trained without distillation "
+                    "(`model.distill=false`), so that tower's users are not in the items' space; ask for 'llm'."
+                )
             if request.k > len(self._asins):
                 raise RequestError(
                     f"request {number}, `k` is {request.k}, but the catalogue has {len(self._asins)} items; "
@@ -97,9 +106,8 @@ class Recommender:
     def _tower(self, name: str) -> Tower:
         with self._loading:
             if name not in self._towers:
-                from llmsrec.serving.llm_tower import (
-                    LLMTower,
-                )  # torch and transformers: seconds, and the `cf` tower needs neither
+                # torch and transformers take seconds, and the `cf` tower needs neither.
+                from llmsrec.serving.llm_tower import LLMTower
 
                 self._towers[name] = LLMTower(self._bundle)
             return self._towers[name]
