@@ -79,8 +79,8 @@ def train_tokenizer(titles: list[str], vocab_size: int, rng: np.random.Generator
 def documents(titles: list[str], tokenizer: Any, rng: np.random.Generator) -> Iterator[list[int]]:
     """Endless token ids of prompts (without their slots), each followed by words drawn from its titles.
 
-    A word comes from the latest title with probability 1/2, from the one before with 1/4, and so on, as what is said
-    of a list of purchases is mostly about the recent ones.
+    A word comes from the latest title with probability 0.4, else from the one before with 0.4, and so on, as what is
+    said of a list of purchases is mostly about the recent ones.
     """
     settings = SimpleNamespace(
         history=10, date_format="YYYY/MM/DD", title_tokens=32, max_tokens=LONGEST_PROMPT, user_representation=False
@@ -95,7 +95,7 @@ def documents(titles: list[str], tokenizer: Any, rng: np.random.Generator) -> It
             items = rng.integers(1, len(titles) + 1, min(int(rng.geometric(0.3)), settings.history))
             days = rng.integers(8_000, 19_000) + np.cumsum(rng.integers(0, 60, len(items)))
             batch = prompts.users([items], [days * DAY_MS])
-        ages = np.minimum(rng.geometric(0.5, WORDS), len(items))
+        ages = np.minimum(rng.geometric(0.4, WORDS), len(items))
         drawn = [words[item - 1] for item in items[-ages].tolist()]
         followed = [token for title in drawn for token in title[rng.integers(len(title))]]
         yield [*batch.token_ids[batch.slots == 0].tolist(), *followed, tokenizer.eos_token_id]
