@@ -64,7 +64,10 @@ def test_lists_and_mappings_are_in_block_style() -> None:
         ("data.source", "ftp", "Input should be 'sample', 'hub' or 'files'"),
         ("data.core", 2, "`data.core` is 2: Input should be greater than or equal to 3"),
         ("backbone.revision", "main", "`backbone.revision` is 'main'"),
-        ("sasrec.heads", 3, "dim 64 must be a multiple of heads 3"),
+        ("sasrec.heads", 3, "`sasrec`: dim 64 must be a multiple of heads 3."),
+        ("registry.alias", "latest", "`registry.alias`: alias latest is reserved by MLflow"),
+        ("registry.alias", "v1", "`registry.alias`: alias v1 is reserved by MLflow"),
+        ("train.lr", float("inf"), "`train.lr` is inf: Input should be a finite number"),
         ("sasrec", 3, "`sasrec` is 3"),
     ],
 )

@@ -5,10 +5,11 @@ ranges and choices are declared once, here.
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -18,9 +19,9 @@ Seed = Field(ge=0, lt=2**32)
 
 
 class Section(BaseModel):
-    """A frozen section: unknown keys are errors, and a string is never taken for a number."""
+    """A frozen section: unknown keys are errors, numbers are finite, and a string is never taken for a number."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -145,6 +146,13 @@ class Registry(Section):
     experiment: str = Field(min_length=1)
     alias: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
 
+    @field_validator("alias")
+    @classmethod
+    def alias_is_free(cls, value: str) -> str:
+        if value == "latest" or re.fullmatch(r"v\d+", value):
+            raise ValueError(f"alias {value} is reserved by MLflow; take a word such as candidate")
+        return value
+
 
 class Params(Section):
     data: Data
@@ -194,6 +202,8 @@ def _explain(problem: Any) -> str:
         return f"unknown key `{name}`; the nearest valid key is `{'.'.join([*parents, *near])}`."
     if problem["type"] == "missing":
         return f"`{name}` is missing; restore it with `git diff params.yaml`."
+    if problem["type"] == "value_error":
+        return f"`{name}`: {problem['msg'].removeprefix('Value error, ')}."
     return f"`{name}` is {problem['input']!r}: {problem['msg']}."
 
 

@@ -179,5 +179,11 @@ def bundle_of(uri: str, root: Path) -> Path:
     if tracking_uri(root) == _own(root) and not own.exists():
         raise DataError(f"no registry at {own}; run `dvc repro` first, or set MLFLOW_TRACKING_URI.")
     with connected(root) as client:
-        folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=client.tracking_uri)
+        try:
+            folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=client.tracking_uri)
+        except MlflowException as error:
+            raise DataError(
+                f"{uri} cannot be had from {client.tracking_uri}: {str(error).splitlines()[0].rstrip('.')}. "
+                "`llmsrec summary` names the version that was registered last."
+            ) from error
     return Path(folder) / "artifacts/bundle"
