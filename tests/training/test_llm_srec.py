@@ -61,7 +61,7 @@ def test_two_runs_agree_and_another_seed_does_not(tiny: Any, whole: Path, tmp_pa
 
 def test_the_curve_has_checks_with_losses_and_named_metrics(whole: Path) -> None:
     curve = json.loads((whole / "curve.json").read_text())
-    assert [entry["epoch"] for entry in curve] == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    assert [entry["epoch"] for entry in curve] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.5, 3.0], abs=0.05)
     for entry in curve:
         assert entry["loss"] == pytest.approx(entry["retrieval"] + entry["distill"] + entry["uniform"], rel=1e-4)
         assert 0 <= entry["valid/uni99/ndcg_10"] <= entry["valid/uni99/hr_10"] <= 1
