@@ -162,3 +162,21 @@ def test_length_estimate_orders_prompts(tokenizer: Any, settings: Any) -> None:
     short, long = history(1), history(1, 4, 2)
     estimate = prompts.user_lengths([short[0], long[0]])
     assert estimate[0] < estimate[1]
+
+
+def test_one_item_always_fits_however_tight_the_limit(tokenizer: Any, settings: Any) -> None:
+    """With none, cutting sequences into histories of at most so many items would never end."""
+    limits = []
+    for room in range(60, 300, 5):
+        try:
+            prompts = build(tokenizer, settings, max_tokens=room, title_tokens=100)
+        except ParamsError:
+            continue
+        limits.append(prompts.always_fit)
+        items, times = history(*[4] * prompts.always_fit)
+        batch = prompts.positions([items], [times], [1])
+        ending = len(prompts.user_tail) + 1
+        assert (batch.slots[0] == 4).sum() == prompts.always_fit
+        assert batch.lengths[0] - ending * (prompts.always_fit - 1) <= room, "the longest history's own prompt"
+    assert limits[0] == 1
+    assert limits == sorted(limits)

@@ -171,10 +171,7 @@ class LLMSRec(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in self.trainable().items()}
         with atomic(folder / "model.safetensors") as temporary:
-            try:
-                save_file(tensors, temporary)
-            except SafetensorError as error:  # what a full disk looks like from inside safetensors
-                raise OSError(str(error)) from error
+            save_file(tensors, temporary)
         write_json(folder / "config.json", settings)
 
 

@@ -82,6 +82,7 @@ class Prompts:
 
     Attributes:
         user_tail, item_tail: the tokens between a prompt's last item embedding and its out token.
+        always_fit: so many history items lose nothing to the limit in tokens; 1 or more.
 
     Raises:
         ParamsError: `model.max_tokens` (or the backbone's limit) leaves no room for one item and the read-out token.
@@ -108,15 +109,16 @@ class Prompts:
         per_item = max(len(number) for number in self._numbers) + longest_date + len(self._title_word + self._comma) + 1
         fixed = len(self._user_begin + self._user_slots + self._user_head + self.user_tail) + len(end) + 2
         room = self.max_tokens - fixed - len(self._numbers[0] + self._title_word + self._comma) - longest_date
-        if min(room, self.max_tokens - len(self._item_head + self._comma + self.item_tail + end) - 2) < 1:
+        self._item_room = self.max_tokens - len(self._item_head + self._comma + self.item_tail + end) - 2
+        if min(room, self._item_room) < 1:
             raise ParamsError(
                 f"`model.max_tokens` is {settings.max_tokens} and the backbone takes {limit or 'any number of'} "
                 f"tokens: no room for a title beside the {fixed + longest_date} tokens of the prompt itself. Raise "
                 "`model.max_tokens`, or choose a backbone with longer inputs."
             )
-        # So many history items fit whatever they are; longer prompts may lose items or title text.
+        # So many history items fit whatever they are (one always does, its title cut if need be).
         widest = per_item + int(self._title_sizes.max())
-        self.always_fit = min(self.history, (self.max_tokens - fixed) // widest)
+        self.always_fit = max(1, min(self.history, (self.max_tokens - fixed) // widest))
 
     def users(self, items: Sequence[np.ndarray], timestamps: Sequence[np.ndarray]) -> PromptBatch:
         """User prompts of Table 2 (b) or (c): each history's last items, as many as fit, oldest first.
@@ -154,8 +156,7 @@ class Prompts:
 
     def item_prefix(self, item: int) -> list[int]:
         """The tokens of an item prompt before its embedding; they depend on nothing that is trained."""
-        room = self.max_tokens - len(self._item_head + self._comma + self.item_tail + self._end) - 2
-        return [*self._item_head, *self._titles[item][:room], *self._comma]
+        return [*self._item_head, *self._titles[item][: self._item_room], *self._comma]
 
     def user_lengths(self, items: Sequence[np.ndarray]) -> np.ndarray:
         """`[B]` a cheap estimate of each user prompt's length, for putting prompts of like length together."""

@@ -31,10 +31,7 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     text = json.dumps(state)
     metadata = {"state": text, "sha256": _digest(tensors, text)}
     with atomic(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:  # what a full disk looks like from inside safetensors
-            raise OSError(str(error)) from error
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
