@@ -1,4 +1,4 @@
-"""LLM-SRec, SASRec and popularity on valid, test and shuffled test -> metrics, ranks, comparisons and plots."""
+"""LLM-SRec, SASRec and popularity on valid, test and shuffled test -> metrics, ranks, slices, comparisons and plots."""
 
 from pathlib import Path
 
@@ -43,6 +43,7 @@ def main(stage: Stage) -> None:
     evaluation = report.evaluation(ranks, groups, described)
 
     report.write_ranks(REPORTS / "ranks.parquet", ranks)
+    report.write_slices(REPORTS / "slices.parquet", groups)
     write_json(REPORTS / "comparison.json", comparison)
     plots.training(REPORTS / "plots/training.png", read_json(MODELS / "llm_srec/curve.json"))
     plots.shuffle(REPORTS / "plots/shuffle.png", comparison)

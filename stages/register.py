@@ -14,6 +14,7 @@ from llmsrec.registry import record, tracking
 from stages.common import Stage, load, run
 
 DATA, BUNDLE, MODEL, REPORTS = Path("data"), Path("models/bundle"), Path("models/llm_srec"), Path("reports")
+REPORTED = ("checks.json", "comparison.json", "ranks.parquet", "slices.parquet")  # from ranks, paired tests later
 EVALUATION, REGISTERED = Path("metrics/evaluation.json"), Path("metrics/registered.json")
 
 
@@ -40,7 +41,7 @@ def main(stage: Stage) -> None:
         tags={**tags, "checks.passed": passed},
         files={
             "": [Path("params.yaml"), REPORTS / "plots"],
-            "reports": [REPORTS / "checks.json", REPORTS / "comparison.json", EVALUATION, BUNDLE / "parity.json"],
+            "reports": [*(REPORTS / name for name in REPORTED), EVALUATION, BUNDLE / "parity.json"],
             **{f"data/{part}": [path] for part, path in manifests.items()},
         },
     )

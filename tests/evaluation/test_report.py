@@ -135,6 +135,15 @@ def test_ranks_come_back_from_the_file(tmp_path):
     assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "ranks.parquet").read_bytes()
 
 
+def test_slices_as_a_table(tmp_path):
+    report.write_slices(tmp_path / "slices.parquet", {"warm": np.array([True, False]), "cold": np.array([False, True])})
+    assert pl.read_parquet(tmp_path / "slices.parquet").to_dict(as_series=False) == {
+        "user_id": [1, 2],
+        "warm": [True, False],
+        "cold": [False, True],
+    }
+
+
 def test_table():
     ranks = made(users=2)
     for model, rank in (("llm_srec", 0), ("sasrec", 2), ("popularity", 30)):

@@ -39,6 +39,7 @@ def test_every_stage_runs_once_and_writes_its_outs(clone: Any, first: str) -> No
         "models/llm_srec/model.safetensors",
         "metrics/evaluation.json",
         "reports/ranks.parquet",
+        "reports/slices.parquet",
         "models/bundle/manifest.json",
         "metrics/registered.json",
     ]:

@@ -33,6 +33,8 @@ def workspace(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_json(folder / "models/llm_srec/curve.json", [{"step": 3, "loss": 1.0, "valid/uni99/ndcg_10": 0.25}])
     write_json(folder / "reports/checks.json", {"passed": True})
     write_json(folder / "reports/comparison.json", {})
+    for name in ("ranks.parquet", "slices.parquet"):
+        (folder / "reports" / name).write_bytes(b"parquet")
     (folder / "reports/plots").mkdir()
     (folder / "reports/plots/training.png").write_bytes(b"png")
     return folder
@@ -76,6 +78,8 @@ def test_the_stage_registers_once_and_moves_the_alias(
     assert (run.data.tags["dvc.experiment"], run.data.tags["checks.passed"]) == ("tubby-gobs", "true")
     manifests = {file.path for file in client.list_artifacts(first["run_id"], "data")}
     assert manifests == {"data/raw", "data/filtered", "data/split"}
+    reports = {file.path.removeprefix("reports/") for file in client.list_artifacts(first["run_id"], "reports")}
+    assert {"ranks.parquet", "slices.parquet", "comparison.json", "checks.json", "evaluation.json"} <= reports
     assert client.get_model_version("staged", "1").run_id == first["run_id"]
 
     monkeypatch.chdir(workspace)

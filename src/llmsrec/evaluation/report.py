@@ -35,6 +35,13 @@ def write_ranks(path: Path, ranks: Ranks) -> None:
         pl.concat(frames).select("user_id", "model", "split", "protocol", "rank").write_parquet(temporary)
 
 
+def write_slices(path: Path, slices: Slices) -> None:
+    """Write a row for each user 1..U of test: `user_id`, and a bool for each slice, in `slices`' order."""
+    users = len(next(iter(slices.values())))
+    with atomic(path) as temporary:
+        pl.DataFrame({"user_id": np.arange(1, users + 1, dtype=np.int32), **slices}).write_parquet(temporary)
+
+
 def evaluation(ranks: Ranks, slices: Slices, user_vectors: dict[str, dict[str, float]]) -> dict[str, Any]:
     """metrics/evaluation.json: model -> split -> protocol -> metric and, on test, -> slice -> metric.
 
