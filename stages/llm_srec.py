@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import torch
 
 from llmsrec.data.sequences import Sequences
@@ -29,28 +27,18 @@ def main(stage: Stage) -> None:
     curve = train(
         model,
         Sequences.read(Path("data/split/train.parquet")),
-        validation(params.evaluate.validation_users, params.train.seed),
+        Validation.read(
+            Path("data/filtered/interactions.parquet"),
+            Path("data/split/candidates.parquet"),
+            params.evaluate.validation_users,
+            params.train.seed,
+        ),
         params.model,
         params.train,
         stage.resume,
     )
     model.save(Path("models/llm_srec"), config)
     write_json(Path("models/llm_srec/curve.json"), curve)
-
-
-def validation(at_most: int, seed: int) -> Validation:
-    """The fixed sample of validation users that every check looks at."""
-    candidates = pl.read_parquet("data/split/candidates.parquet").filter(split="valid").sort("user_id")
-    rows = np.arange(len(candidates))
-    if len(rows) > at_most:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, at_most, replace=False))
-    candidates = candidates[rows]
-    return Validation(
-        Sequences.read(Path("data/filtered/interactions.parquet")).drop_last(2),
-        candidates["user_id"].to_numpy(),
-        candidates["item_id"].to_numpy(),
-        candidates["negatives"].explode().to_numpy().reshape(len(candidates), -1),
-    )
 
 
 if __name__ == "__main__":

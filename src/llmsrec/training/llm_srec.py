@@ -1,22 +1,49 @@
 """Training LLM-SRec: read from top to bottom."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import polars as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import metrics, ranks
 from llmsrec.models import losses
 from llmsrec.models.llm_srec import LLMSRec
+from llmsrec.models.prompts import Prompts
+from llmsrec.models.sasrec import SASRec
 from llmsrec.params import Model, Train
 from llmsrec.training import checkpoint
 from llmsrec.training.batches import Samples, check_steps, epoch
+
+StepLosses = Callable[[Any, Samples, np.ndarray, Model, np.random.Generator], dict[str, Tensor]]
+
+
+class Trainee(Protocol):
+    """What training needs of a model: an `LLMSRec`, or heads over the remembered outputs of one."""
+
+    @property
+    def prompts(self) -> Prompts: ...
+    @property
+    def teacher(self) -> SASRec: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def f_user(self) -> nn.Module: ...
+    @property
+    def f_item(self) -> nn.Module: ...
+    @property
+    def f_cf_user(self) -> nn.Module: ...
+    def train(self) -> Any: ...
+    def trainable(self) -> dict[str, nn.Parameter]: ...
+    def hidden_items(self, item_ids: Tensor) -> Tensor: ...
+    def item_vectors(self) -> Tensor: ...
+    def user_vectors(self, sequences: Sequences, users: np.ndarray) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +62,22 @@ class Validation:
     targets: np.ndarray
     negatives: np.ndarray
 
-    def scores(self, model: LLMSRec) -> dict[str, float]:
+    @classmethod
+    def read(cls, interactions: Path, candidates: Path, at_most: int, seed: int) -> "Validation":
+        """The valid split of candidates.parquet: all users, or a fixed sample of `at_most` drawn by `seed`."""
+        table = pl.read_parquet(candidates).filter(split="valid").sort("user_id")
+        rows = np.arange(len(table))
+        if len(rows) > at_most:
+            rows = np.sort(np.random.default_rng(seed).choice(rows, at_most, replace=False))
+        table = table[rows]
+        return cls(
+            Sequences.read(interactions).drop_last(2),
+            table["user_id"].to_numpy(),
+            table["item_id"].to_numpy(),
+            table["negatives"].explode().to_numpy().reshape(len(table), -1),
+        )
+
+    def scores(self, model: Trainee) -> dict[str, float]:
         """Metrics under their names, such as `valid/uni99/ndcg_10`."""
         found = ranks.rank(
             model.user_vectors(self.histories, self.users).numpy(),
@@ -52,13 +94,22 @@ class Validation:
 
 
 def train(
-    model: LLMSRec, sequences: Sequences, validation: Validation, settings: Model, train: Train, resume: Path
+    model: Trainee,
+    sequences: Sequences,
+    validation: Validation,
+    settings: Model,
+    train: Train,
+    resume: Path,
+    on_check: Callable[[list[dict[str, Any]]], None] = lambda curve: None,
+    losses_of: StepLosses | None = None,
 ) -> list[dict[str, Any]]:
     """Train the heads and tokens in place; they end as they were at the best check.
 
     Args:
         sequences: train.parquet, items shuffled within users or not.
         resume: folder for the state from which the same call goes on after a kill, with the same result.
+        on_check: called after each check with the curve so far; what it raises ends the training.
+        losses_of: what a step minimises, `step_losses` if None.
 
     Returns:
         The curve: an entry for each check with `step`, `epoch`, `users` (validation users), the mean losses since
@@ -72,6 +123,7 @@ def train(
     samples = Samples.of(sequences, items, train.targets, history)
     lengths = model.prompts.user_lengths(samples.histories(np.arange(len(samples.users)))[0])
     parameters = model.trainable()
+    losses_at: StepLosses = losses_of or step_losses
     optimizer = torch.optim.Adam(parameters.values(), lr=train.lr, betas=(0.9, train.beta2))
     curve: list[dict[str, Any]] = []
     best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -98,7 +150,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = train.lr * train.lr_decay ** len(curve)
             model.train()
-            parts = step_losses(model, samples, rows, settings, rng)
+            parts = losses_at(model, samples, rows, settings, rng)
             total = sum(parts.values(), start=torch.zeros((), device=model.device))
             optimizer.zero_grad(set_to_none=True)
             total.backward()
@@ -130,6 +182,7 @@ def train(
                 f"{train.monitor} {score:.4f} (best {best_score:.4f})  {time.monotonic() - started:5.0f} s",
                 flush=True,
             )
+            on_check(curve)
 
         with torch.no_grad():
             for name, parameter in parameters.items():
@@ -160,8 +213,28 @@ def step_losses(
     with torch.no_grad():
         before = samples.before(users, places, model.teacher.max_length)
         seen = model.teacher.last(torch.from_numpy(before).to(model.device))
-    user = model.f_user(model.hidden_positions(*samples.histories(rows), seen))
-    cf_user = model.f_cf_user(seen)
+    hidden = model.hidden_positions(*samples.histories(rows), seen)
+    return head_losses(model, hidden, seen, samples, users, places, settings, rng)
+
+
+def head_losses(
+    model: Trainee,
+    hidden: Tensor,
+    seen: Tensor,
+    samples: Samples,
+    users: np.ndarray,
+    places: np.ndarray,
+    settings: Model,
+    rng: np.random.Generator,
+) -> dict[str, Tensor]:
+    """The weighted terms of Eq. 4, given both models' outputs before the `T` targets at `places` of `users`.
+
+    Args:
+        hidden: `[T, d_llm]` h_u.
+        seen: `[T, d]` O_u.
+        rng: draws the negatives.
+    """
+    user, cf_user = model.f_user(hidden), model.f_cf_user(seen)
     scores = candidate_scores(model, user, samples, users, places, settings, rng)
 
     weights, owners = settings.weights, torch.from_numpy(users).to(model.device)
@@ -175,7 +248,7 @@ def step_losses(
 
 
 def candidate_scores(
-    model: LLMSRec,
+    model: Trainee,
     user: Tensor,
     samples: Samples,
     users: np.ndarray,
