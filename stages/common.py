@@ -28,6 +28,7 @@ class Stage:
             listed is an AttributeError, so `params:` in dvc.yaml cannot fall behind the code.
         digest: hex digest over those parameters and the content of every dependency, code included. Equal digests
             mean the same run (resume folder, MLflow run).
+        deps: path in dvc.yaml -> digest of its content.
         root: the repository that relative paths in params.yaml mean; in `--temp` and `--queue` runs it is not the
             current folder.
     """
@@ -35,12 +36,17 @@ class Stage:
     name: str
     params: Any
     digest: str
+    deps: dict[str, str]
     root: Path
 
     @property
     def resume(self) -> Path:
         """Folder for the state that a killed run goes on from; outside every out, as DVC deletes those first."""
         return self.root / ".resume" / self.name / self.digest[:32]
+
+    def data(self, *parts: str) -> dict[str, str]:
+        """Digests of folders below data/ that are dependencies: what a model was made from, for good."""
+        return {part: self.deps[f"data/{part}"] for part in parts}
 
     def path(self, value: str) -> Path:
         """A path from params.yaml, relative to the repository."""
@@ -56,7 +62,7 @@ def load(name: str, folder: Path = Path()) -> Stage:
     deps = {path: _content(folder / path) for path in (_resolve(dep, params) for dep in spec.get("deps", []))}
     identity = json.dumps({"stage": name, "params": plain, "deps": deps}, sort_keys=True)
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    return Stage(name, _tree(values), hashlib.sha256(identity.encode()).hexdigest(), root)
+    return Stage(name, _tree(values), hashlib.sha256(identity.encode()).hexdigest(), deps, root)
 
 
 def run(main: Callable[[Stage], None], name: str, folder: Path = Path()) -> None:

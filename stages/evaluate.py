@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import torch
 
+from llmsrec.data import candidates
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import plots, report, slices
 from llmsrec.evaluation.ranks import rank
@@ -14,7 +14,7 @@ from llmsrec.models import llm_srec, sasrec
 from stages.common import Stage, run
 
 DATA, MODELS, REPORTS = Path("data"), Path("models"), Path("reports")
-Vectors = dict[str, np.ndarray]  # split -> [U, d], and "items" -> [I + 1, d]
+Vectors = dict[str, np.ndarray]  # split -> [U, d], "items" -> [I + 1, d]; "cf": LLM-SRec's other tower, on test
 
 
 def main(stage: Stage) -> None:
@@ -24,7 +24,7 @@ def main(stage: Stage) -> None:
     sequences = Sequences.read(DATA / "filtered/interactions.parquet")
     train, test = sequences.drop_last(2), sequences.drop_last(1)
     histories = {"valid": train, "test": test, "test_shuffled": test.shuffled(settings.seed)}
-    targets, negatives = zip(*(candidates(split) for split in ("valid", "test", "test")), strict=True)
+    targets, negatives = zip(*(candidates.read(DATA / "split", of) for of in ("valid", "test", "test")), strict=True)
 
     models = vectors(histories, train)
     ranks: report.Ranks = {}
@@ -39,7 +39,9 @@ def main(stage: Stage) -> None:
         model: report.describe(models[model]["test"], models[model]["test_shuffled"], settings.seed)
         for model in ("llm_srec", "sasrec")
     }
-    comparison = report.comparison(ranks, groups, settings.bootstrap, settings.seed)
+    of_test, drawn = (targets[1], test.offsets[1:], test.items, negatives[1]), (settings.bootstrap, settings.seed)
+    comparison = report.comparison(ranks, groups, *drawn) | {"data": stage.data("filtered", "split")}
+    comparison["towers"] = report.towers(models["llm_srec"], *of_test, *drawn)
     evaluation = report.evaluation(ranks, groups, described)
 
     report.write_ranks(REPORTS / "ranks.parquet", ranks)
@@ -66,13 +68,9 @@ def vectors(histories: dict[str, Sequences], train: Sequences) -> dict[str, Vect
     for split, seen in histories.items():
         found["llm_srec"][split] = model.user_vectors(seen, progress=split).numpy()[1:]
         found["sasrec"][split] = teacher.user_vectors(seen).detach().numpy()[1:]
+    if read_json(MODELS / "llm_srec/config.json")["model"]["distill"]:  # else nobody trained f_cf_user
+        found["llm_srec"]["cf"] = model.cf_user_vectors(torch.from_numpy(found["sasrec"]["test"])).numpy()
     return found
-
-
-def candidates(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The positives `[U]` and the negatives `[U, m]` of users 1..U."""
-    frame = pl.read_parquet(DATA / "split/candidates.parquet").filter(split=split).sort("user_id")
-    return frame["item_id"].to_numpy(), frame["negatives"].explode().to_numpy().reshape(len(frame), -1)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,12 @@ def main(stage: Stage) -> None:
     torch.use_deterministic_algorithms(True)
     params = stage.params
     loading = {key: getattr(params.backbone, key) for key in ("dtype", "quantization", "lora_rank")}
-    config = {"model": params.model.model_dump(), "backbone": loading, "seed": params.train.seed}
+    config = {
+        "model": params.model.model_dump(),
+        "backbone": loading,
+        "seed": params.train.seed,
+        "data": stage.data("filtered", "split"),
+    }
     model = llm_srec.build(
         Path("models/backbone"),
         Path("models/sasrec"),

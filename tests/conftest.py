@@ -42,7 +42,7 @@ def make_tiny(folder: Path, local: bool = False, lora_rank: int = 0, **settings:
     from transformers import LlamaConfig, LlamaModel
 
     from llmsrec.data.sequences import Sequences
-    from llmsrec.files import write_json
+    from llmsrec.files import sha256, write_json
     from llmsrec.models import backbone as backbones
     from llmsrec.models import embedded, llm_srec, sasrec
     from llmsrec.registry import bundle
@@ -86,6 +86,7 @@ def make_tiny(folder: Path, local: bool = False, lora_rank: int = 0, **settings:
         "model": {**MODEL_SETTINGS, **settings},
         "backbone": {"dtype": "float32", "quantization": "none", "lora_rank": lora_rank},
         "seed": 0,
+        "data": {part: sha256(folder / "data" / part) for part in ("filtered", "split")},
     }
     paths = backbone, folder / "models/sasrec", folder / "data/filtered/items.parquet"
     fresh = llm_srec.build(*paths, config["model"], config["backbone"], 0)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -39,6 +40,12 @@ def write_candidates(
                     pa.ListArray.from_arrays(offsets, pa.array(drawn.ravel())),
                 ]
                 writer.write_table(pa.table(columns, schema=SCHEMA))
+
+
+def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """From `folder`/candidates.parquet: the positives `[U]` and negatives `[U, m]` of users 1..U in valid or test."""
+    frame = pl.read_parquet(folder / "candidates.parquet").filter(split=split).sort("user_id")
+    return frame["item_id"].to_numpy(), frame["negatives"].explode().to_numpy().reshape(len(frame), -1)
 
 
 def _writer(path: Path) -> pq.ParquetWriter:

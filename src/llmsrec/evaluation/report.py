@@ -9,8 +9,10 @@ import numpy as np
 import polars as pl
 
 from llmsrec.errors import DataError
+from llmsrec.evaluation import ranks as ranking
 from llmsrec.evaluation import significance
 from llmsrec.evaluation.metrics import per_user, summary
+from llmsrec.evaluation.overlap import overlap
 from llmsrec.evaluation.vectors import mean_cosine, mean_distance
 from llmsrec.files import atomic
 
@@ -106,6 +108,37 @@ def comparison(ranks: Ranks, slices: Slices, resamples: int, seed: int) -> dict[
             for model, splits in ranks.items()
         },
     }
+
+
+def towers(
+    vectors: dict[str, np.ndarray],
+    targets: np.ndarray,
+    offsets: np.ndarray,
+    history: np.ndarray,
+    negatives: np.ndarray,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """How well each tower of LLM-SRec ranks, and how much two of them recommend alike.
+
+    Args:
+        vectors: `test`, the `llm` tower's `[U, d']` user vectors; `cf`, those of the other, where there is one; and
+            `items`, the `[I + 1, d']` item vectors of both.
+        targets, offsets, history, negatives: see `ranks.rank`.
+        resamples, seed: of the bootstrap (`significance`).
+
+    Returns:
+        `ndcg_10` (tower -> protocol: mean, low, high) and, of two towers, `overlap_10` (mean, low, high).
+    """
+    mean = partial(significance.mean, resamples=resamples, seed=seed)
+    found: dict[str, Any] = {"ndcg_10": {}}
+    users = {tower: vectors[key] for tower, key in (("llm", "test"), ("cf", "cf")) if key in vectors}
+    for name, of_tower in users.items():
+        ranks = ranking.rank(of_tower, vectors["items"], targets, offsets, history, negatives)
+        found["ndcg_10"][name] = {protocol: mean(per_user(of, "ndcg_10")) for protocol, of in ranks.items()}
+    if "cf" in users:
+        found["overlap_10"] = mean(overlap(vectors["test"], vectors["cf"], vectors["items"], offsets, history))
+    return found
 
 
 def _measure(statistic: Callable[..., dict[str, float]], slices: Slices, *found: dict[str, np.ndarray]) -> Any:

@@ -166,6 +166,12 @@ class LLMSRec(nn.Module):
             vectors[torch.from_numpy(rows)] = self.f_user(hidden).cpu()
         return vectors
 
+    @torch.no_grad()
+    def cf_user_vectors(self, seen: Tensor) -> Tensor:
+        """f_CF-user of SASRec's `[n, d]` user vectors: `[n, d']` float32 on the CPU, in the space of the items."""
+        self.eval()
+        return self.f_cf_user(seen.to(self.device)).cpu()
+
     def save(self, folder: Path, settings: dict[str, Any]) -> None:
         """Write the trained parameters and the settings that rebuild the model around them."""
         folder.mkdir(parents=True, exist_ok=True)

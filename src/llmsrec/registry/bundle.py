@@ -67,7 +67,7 @@ def write(
     """Write a whole bundle, or nothing: `folder` is replaced only once everything agrees.
 
     Args:
-        config: the model's config.json, with its `model` and `backbone` sections.
+        config: the model's config.json, with its `model`, `backbone` and `data` sections.
         catalogue: `item_id, parent_asin, title, count`, ascending from 1.
         backbone: folder of the backbone stage.
         sequences: histories to compare on, e.g. those of the test split.
@@ -168,6 +168,7 @@ def _config(model: LLMSRec, config: dict[str, Any]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "backbone": config["backbone"],
+        "data": config["data"],
         "distilled": config["model"]["distill"],
         "prompts": {key: config["model"][key] for key in PROMPTS},
         "protocol": {

@@ -35,11 +35,11 @@ class Report:
     """Results of all suites.
 
     Attributes:
-        data_sha256: digest of the folders that were checked.
+        data: part of the data -> digest of its folder, as it was checked.
         results: Great Expectations' result of each table, by the table's name.
     """
 
-    data_sha256: str
+    data: Mapping[str, str]
     results: Mapping[str, ExpectationSuiteValidationResult]
 
     @property
@@ -53,7 +53,7 @@ class Report:
             {"name": name, "success": bool(result.success), "expectations": [_plain(r) for r in _in_order(result)]}
             for name, result in self.results.items()
         ]
-        return {"passed": self.passed, "data_sha256": self.data_sha256, "suites": suites}
+        return {"passed": self.passed, "data": dict(self.data), "suites": suites}
 
     def write(self, path: Path, docs: Path) -> None:
         """Write the JSON file, and `docs`/index.html with a page for each suite."""
@@ -163,10 +163,11 @@ def _index(report: Mapping[str, Any]) -> str:
         for suite in report["suites"]
         for outcome in suite["expectations"]
     ]
+    digests = ", ".join(f"{part} {digest}" for part, digest in report["data"].items())
     verdict = "All checks passed" if report["passed"] else "Checks failed"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{verdict}</title>{STYLE}</head><body>'
-        f"<h1>{verdict}</h1><p>Data {report['data_sha256']}</p><table>"
+        f"<h1>{verdict}</h1><p>Data: {digests}</p><table>"
         "<tr><th>table</th><th>rule</th><th>what must hold</th><th>result</th></tr>"
         f"{''.join(rows)}</table></body></html>\n"
     )
