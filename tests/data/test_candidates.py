@@ -99,6 +99,10 @@ def test_file_holds_both_splits_and_excludes_the_whole_history(tmp_path, monkeyp
     assert written(tmp_path / "b.parquet").equals(frame)
     write_candidates(tmp_path / "c.parquet", sequences, parts, 150, 99, 8)
     assert not written(tmp_path / "c.parquet").equals(frame)
+    (tmp_path / "a.parquet").rename(tmp_path / "candidates.parquet")
+    positives, drawn = candidates.read(tmp_path, "test")
+    assert positives.tolist() == [user[-1] for user in users]
+    assert drawn.tolist() == [list(row["negatives"]) for row in frame.filter(split="test").iter_rows(named=True)]
 
 
 def test_what_was_there_stays_when_items_are_too_few(tmp_path):

@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 
 from llmsrec.errors import DataError
+from llmsrec.evaluation import ranks as ranking
 from llmsrec.evaluation import report
 from llmsrec.evaluation.metrics import per_user, summary
 from llmsrec.evaluation.overlap import overlap
-from llmsrec.evaluation.ranks import rank
 from llmsrec.evaluation.significance import mean
 
 SPLITS, PROTOCOLS = ("valid", "test", "test_shuffled"), ("full", "uni99")
@@ -181,7 +181,7 @@ def test_towers_are_ranked_and_overlap_as_their_parts_say():
     of_test = random.integers(1, 31, 20), np.arange(21), random.integers(1, 31, 20), random.integers(1, 31, (20, 9))
     found = report.towers(vectors, *of_test, resamples=200, seed=3)
     for tower, key in (("llm", "test"), ("cf", "cf")):
-        ranks = rank(vectors[key], vectors["items"], *of_test)
+        ranks = ranking.rank(vectors[key], vectors["items"], *of_test)
         for protocol in PROTOCOLS:
             expected = mean(per_user(ranks[protocol], "ndcg_10"), 200, 3)
             assert found["ndcg_10"][tower][protocol] == expected

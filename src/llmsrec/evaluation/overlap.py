@@ -29,9 +29,8 @@ def overlap(
     for start in range(0, len(ours), rows):
         window = slice(start, min(start + rows, len(ours)))
         seen = history_items[history_offsets[start] : history_offsets[window.stop]] - 1
-        owner = np.repeat(
-            np.arange(window.stop - start), np.diff(history_offsets[start : window.stop + 1].astype(np.int64))
-        )
+        lengths = history_offsets[start + 1 : window.stop + 1] - history_offsets[start : window.stop]
+        owner = np.repeat(np.arange(len(lengths)), lengths)
         tops = [_top(vectors[window].astype(np.float64) @ items, owner, seen, k) for vectors in (ours, theirs)]
         found[window] = (tops[0] & tops[1]).sum(axis=1) / np.maximum(1, tops[0].sum(axis=1))
     return found
