@@ -4,12 +4,20 @@ The paper says "2-layer MLPs" (Eq. 2); norms, activations and initialisation are
 `FIRST_SCORES`.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
 # Scores are unscaled dot products of d' dimensions; at Xavier's size the first ones differ by several nats at random,
 # which costs an epoch to unlearn (docs/experiments.md).
 FIRST_SCORES = 0.3
+
+
+def output_heads(d_llm: int, d: int, settings: Any) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
+    """f_user, f_item and f_CF-user, drawn in this order; `settings`: params.yaml's `model`."""
+    width, d_prime = settings.head_hidden, settings.d_prime
+    return f_llm(d_llm, width, d_prime), f_llm(d_llm, width, d_prime), f_cf_user(d, d_prime)
 
 
 def f_llm(d_llm: int, hidden: int, d_prime: int) -> nn.Sequential:

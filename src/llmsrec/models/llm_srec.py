@@ -23,7 +23,7 @@ from llmsrec.files import atomic, read_json, write_json
 from llmsrec.models import backbone as backbones
 from llmsrec.models import sasrec as sasrecs
 from llmsrec.models.backbone import Backbone
-from llmsrec.models.heads import f_cf_user, f_input, f_llm
+from llmsrec.models.heads import f_input, output_heads
 from llmsrec.models.prefixes import ItemPrefixes
 from llmsrec.models.prompts import Prompts
 from llmsrec.models.readout import read_out
@@ -52,9 +52,7 @@ class LLMSRec(nn.Module):
         d, d_llm = sasrec.item_vectors().shape[1], backbone.width
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.f_user = f_llm(d_llm, settings.head_hidden, settings.d_prime)
-            self.f_item = f_llm(d_llm, settings.head_hidden, settings.d_prime)
-            self.f_cf_user = f_cf_user(d, settings.d_prime)
+            self.f_user, self.f_item, self.f_cf_user = output_heads(d_llm, d, settings)
             self.f_I = f_input(d, d_llm)
             self.f_U = f_input(d, d_llm) if settings.user_representation else None
         # The new tokens start as the word before them, whose hidden state sums the prompt up (docs/experiments.md).

@@ -118,10 +118,7 @@ def train(
     Raises:
         DataError: another trainer is at work in `resume`, or a checkpoint cannot be written.
     """
-    items = len(model.teacher.item_vectors()) - 1
-    history = settings.history if train.targets == "last" else model.prompts.always_fit
-    samples = Samples.of(sequences, items, train.targets, history)
-    lengths = model.prompts.user_lengths(samples.histories(np.arange(len(samples.users)))[0])
+    samples, lengths = training_samples(model, sequences, train)
     parameters = model.trainable()
     losses_at: StepLosses = losses_of or step_losses
     optimizer = torch.optim.Adam(parameters.values(), lr=train.lr, betas=(0.9, train.beta2))
@@ -190,6 +187,14 @@ def train(
     return curve
 
 
+def training_samples(model: Trainee, sequences: Sequences, train: Train) -> tuple[Samples, np.ndarray]:
+    """What is learnt from, and `[S]` the length of each sample's prompt."""
+    prompts = model.prompts
+    history = prompts.history if train.targets == "last" else prompts.always_fit
+    samples = Samples.of(sequences, len(model.teacher.item_vectors()) - 1, train.targets, history)
+    return samples, prompts.user_lengths(samples.histories(np.arange(len(samples.users)))[0])
+
+
 def schedule(lengths: np.ndarray, train: Train) -> Iterator[tuple[float, np.ndarray, np.random.Generator, bool]]:
     """All steps of all epochs: the time in epochs, the batch's rows, its randomness, and whether a check follows."""
     for number in range(train.epochs):
@@ -213,30 +218,22 @@ def step_losses(
     with torch.no_grad():
         before = samples.before(users, places, model.teacher.max_length)
         seen = model.teacher.last(torch.from_numpy(before).to(model.device))
-    hidden = model.hidden_positions(*samples.histories(rows), seen)
-    return head_losses(model, hidden, seen, samples, users, places, settings, rng)
+    user = model.f_user(model.hidden_positions(*samples.histories(rows), seen))
+    return vector_losses(model, user, model.f_cf_user(seen), samples, users, places, settings, rng)
 
 
-def head_losses(
+def vector_losses(
     model: Trainee,
-    hidden: Tensor,
-    seen: Tensor,
+    user: Tensor,
+    cf_user: Tensor,
     samples: Samples,
     users: np.ndarray,
     places: np.ndarray,
     settings: Model,
     rng: np.random.Generator,
 ) -> dict[str, Tensor]:
-    """The weighted terms of Eq. 4, given both models' outputs before the `T` targets at `places` of `users`.
-
-    Args:
-        hidden: `[T, d_llm]` h_u.
-        seen: `[T, d]` O_u.
-        rng: draws the negatives.
-    """
-    user, cf_user = model.f_user(hidden), model.f_cf_user(seen)
+    """The weighted terms of Eq. 4, given the vectors `[T, d']` that f_user and f_CF-user make for `T` targets."""
     scores = candidate_scores(model, user, samples, users, places, settings, rng)
-
     weights, owners = settings.weights, torch.from_numpy(users).to(model.device)
     parts = {"retrieval": weights.retrieval * losses.retrieval(scores)}
     if settings.distill:
