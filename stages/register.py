@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmsrec import params as parameters
 from llmsrec.files import read_json, sha256, write_json
-from llmsrec.registry import record, tracking
+from llmsrec.registry import record, revisions, tracking
 from stages.common import Stage, load, run
 
 DATA, BUNDLE, MODEL, REPORTS = Path("data"), Path("models/bundle"), Path("models/llm_srec"), Path("reports")
@@ -29,12 +29,13 @@ def main(stage: Stage) -> None:
         "dvc.experiment": experiment or "",
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
     }
+    committed = revisions.params(stage.root, os.environ.get("DVC_EXP_BASELINE_REV", "HEAD"))
     tags = {key: value for key, value in about.items() if value}
     passed = str(read_json(REPORTS / "checks.json")["passed"]).lower()
     told = record.Record(
         digest=digest,
-        name=record.title(params, experiment),
-        params=params.model_dump(),
+        name=record.title(params, experiment, committed),
+        params=record.used(params),
         evaluation=evaluation,
         curve=read_json(MODEL / "curve.json"),
         data={part: sha256(path) for part, path in manifests.items()},

@@ -10,7 +10,7 @@ import pytest
 RECORD = {
     "digest": "d" * 64,
     "name": "Sample, embedded",
-    "params": {"model": {"uniform": True, "weights": {"distill": 1.0}}, "backbone": {"revision": None}},
+    "params": {"model.uniform": True, "model.weights.distill": 1.0, "backbone.revision": None},
     "evaluation": {
         "llm_srec": {"test": {"uni99": {"ndcg_10": 0.5, "cold": {"ndcg_10": 0.25}}}},
         "sasrec": {"test": {"uni99": {"ndcg_10": 0.4}}},

@@ -1,71 +1,111 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmsrec import params
-from llmsrec.registry.record import check, flatten, headline, metrics, title
+from llmsrec.registry import record
 
 PARAMS = params.load(Path(__file__).parents[2] / "params.yaml")
 
 
 def test_flatten_keeps_params_yamls_names() -> None:
-    assert flatten({"a": {"b": {"c": 1}, "d": None}, "e": False}) == {"a.b.c": 1, "a.d": None, "e": False}
-    flat = flatten(PARAMS.model_dump())
+    assert record.flatten({"a": {"b": {"c": 1}, "d": None}, "e": False}) == {"a.b.c": 1, "a.d": None, "e": False}
+    flat = record.flatten(PARAMS.model_dump())
     assert (flat["model.uniform"], flat["model.weights.retrieval"]) == (True, 1.0)
 
 
-def test_metrics_have_the_contracts_names() -> None:
+def test_used_leaves_out_what_no_stage_of_this_run_reads() -> None:
+    found = record.used(PARAMS)
+    assert (found["model.uniform"], found["sample.users"], found["train.seed"]) == (True, 2000, 0)
+    assert not [key for key in found if key.startswith(("registry.", "export.", "data.dir", "data.revision"))]
+    assert {"backbone.embedded.layers"} <= found.keys() and "backbone.revision" not in found
+
+    hub = change(change(PARAMS, "backbone", model="owner/name", revision="0" * 40), "data", source="hub")
+    found = record.used(hub)
+    assert {"data.revision", "backbone.revision"} <= found.keys()
+    assert not [key for key in found if key.startswith(("sample.", "backbone.embedded.", "data.dir"))]
+
+
+def test_metrics_have_the_contracts_names_and_are_few() -> None:
     evaluation = {
         "llm_srec": {
-            "test": {"uni99": {"ndcg_10": 0.5}, "full": {"hr_20": 0.25, "cold": {"ndcg_10": 0.125}}},
+            "test": {
+                "full": {"hr_20": 0.25, "cold": {"ndcg_10": 0.125, "hr_10": 0.375}},
+                "uni99": {"ndcg_10": 0.5},
+            },
             "test_shuffled": {"uni99": {"ndcg_10": 0.375}},
-            "user_vectors": {"distance_users": 7},
+            "user_vectors": {"distance_users": 7, "distance": 0.75},
         },
-        "sasrec": {"user_vectors": {"distance": 1.5}, "valid": {"full": {"ndcg_10": 0.0625}}},
+        "sasrec": {
+            "test": {"uni99": {"ndcg_10": 0.0625, "ndcg_20": 0.5, "cold": {"ndcg_10": 0.5}}},
+            "user_vectors": {"distance": 1.5},
+            "valid": {"full": {"ndcg_10": 0.0625}},
+        },
     }
-    assert metrics(evaluation) == {
+    found = record.metrics(evaluation)
+    assert found == {
         "test/uni99/ndcg_10": 0.5,
         "test/full/hr_20": 0.25,
         "test/full/ndcg_10/cold": 0.125,
         "test_shuffled/uni99/ndcg_10": 0.375,
-        "user_vectors/distance_users": 7.0,
-        "sasrec/user_vectors/distance": 1.5,
-        "sasrec/valid/full/ndcg_10": 0.0625,
+        "user_vectors/distance": 0.75,
+        "sasrec/test/uni99/ndcg_10": 0.0625,
     }
+    assert next(iter(found)) == "test/uni99/ndcg_10"  # what MLflow's plots show first
 
 
 def test_a_check_is_kept_apart_from_the_evaluation_of_all_users() -> None:
     entry = {"step": 20, "epoch": 0.5, "users": 500, "loss": 1.5, "uniform": 0.1, "valid/uni99/ndcg_10": 0.25}
-    assert check(entry) == {
+    assert record.check(entry) == {
         "train/epoch": 0.5,
-        "check/users": 500.0,
         "train/loss": 1.5,
         "train/uniform": 0.1,
         "check/valid/uni99/ndcg_10": 0.25,
     }
 
 
+def change(params: Any, section: str, **values: Any) -> Any:
+    return params.model_copy(update={section: getattr(params, section).model_copy(update=values)})
+
+
 @pytest.mark.parametrize(
-    ("section", "change", "mark"),
+    ("section", "changed", "mark"),
     [
         ("model", {"distill": False}, "no distillation"),
-        ("model", {"uniform": False}, "no uniformity"),
+        ("model", {"distill": False, "uniform": False}, "no distillation, no uniformity"),
         ("model", {"distill_loss": "contrastive"}, "contrastive"),
+        ("model", {"distill": False, "distill_loss": "contrastive"}, "no distillation"),
         ("model", {"user_representation": True}, "user representation"),
         ("split", {"shuffle_train": True}, "shuffled training"),
-        ("backbone", {"lora_rank": 8}, "LoRA"),
+        ("train", {"seed": 3, "lr": 0.01}, "train.lr 0.01, train.seed 3"),
+        ("backbone", {"lora_rank": 8}, "backbone.lora_rank 8"),
+        ("model", {"history": 5, "distill": False}, "no distillation, model.history 5"),
     ],
 )
-def test_a_title_says_what_is_unlike_the_paper(section: str, change: dict, mark: str) -> None:
-    plain = title(PARAMS, None)
-    assert plain == "Sample, embedded, d' 128"
-    changed = PARAMS.model_copy(update={section: getattr(PARAMS, section).model_copy(update=change)})
-    assert title(changed, "tubby-gobs") == f"{plain}, {mark} (tubby-gobs)"
+def test_a_title_says_first_what_sets_a_run_apart(section: str, changed: dict, mark: str) -> None:
+    committed = record.flatten(PARAMS.model_dump())
+    plain = record.title(PARAMS, None, committed)
+    assert plain == "Sample, embedded"
+    assert (
+        record.title(change(PARAMS, section, **changed), "tubby-gobs", committed) == f"{mark} on {plain} (tubby-gobs)"
+    )
+
+
+def test_a_title_with_many_changes_or_no_commit() -> None:
+    committed = record.flatten(PARAMS.model_dump())
+    many = change(PARAMS, "sasrec", dim=8, blocks=1, heads=2, dropout=0.0, epochs=9, lr=0.5, seed=9)
+    assert record.title(many, None, committed) == (
+        "sasrec.dim 8, sasrec.blocks 1, sasrec.heads 2, sasrec.dropout 0.0, sasrec.lr 0.5, 2 more on Sample, embedded"
+    )
+    assert record.title(many, None, {}) == "Sample, embedded"
+    quiet = change(PARAMS, "registry", alias="other")
+    assert record.title(quiet, None, committed) == "Sample, embedded"
 
 
 def test_a_title_takes_the_last_part_of_a_backbones_name() -> None:
-    backbone = PARAMS.backbone.model_copy(update={"model": "meta-llama/Llama-3.2-3B-Instruct"})
-    assert title(PARAMS.model_copy(update={"backbone": backbone}), None) == "Sample, Llama-3.2-3B-Instruct, d' 128"
+    llama = change(PARAMS, "backbone", model="meta-llama/Llama-3.2-3B-Instruct")
+    assert record.title(llama, None, {}) == "Sample, Llama-3.2-3B-Instruct"
 
 
 def test_headline() -> None:
@@ -74,4 +114,4 @@ def test_headline() -> None:
         "llm_srec": {"test": scores},
         "sasrec": {"test": {"uni99": {"ndcg_10": 0.4}, "full": {"ndcg_10": 0.2}}},
     }
-    assert headline(evaluation) == "Test NDCG@10: uni99 0.5000 (sasrec 0.4000); full 0.2500 (sasrec 0.2000)"
+    assert record.headline(evaluation) == "Test NDCG@10: uni99 0.5000 (sasrec 0.4000); full 0.2500 (sasrec 0.2000)"

@@ -73,7 +73,7 @@ def test_the_stage_registers_once_and_moves_the_alias(
     digest = verify(workspace / "models/bundle")
     assert first == {"name": "staged", "version": 1, "run_id": first["run_id"], "bundle_sha256": digest}
     run = client.get_run(first["run_id"])
-    assert run.info.run_name == "Sample, embedded, d' 128 (tubby-gobs)"
+    assert run.info.run_name == "Sample, embedded (tubby-gobs)"
     assert (run.data.params["model.uniform"], run.data.params["sasrec.loss"]) == ("True", "ce")
     assert (run.data.tags["dvc.experiment"], run.data.tags["checks.passed"]) == ("tubby-gobs", "true")
     manifests = {file.path for file in client.list_artifacts(first["run_id"], "data")}

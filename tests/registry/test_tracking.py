@@ -69,6 +69,13 @@ def test_again_finds_the_same_run_and_version(registry: Any, client: MlflowClien
     assert len(client.search_model_versions("name = 'llm-srec'")) == 1
 
 
+def test_no_two_runs_have_one_name(registry: Any, client: MlflowClient) -> None:
+    with tracking.connected(registry.root) as connected:
+        run_id = tracking.ensure_run(connected, place(client), registry.other("7"))
+    assert client.get_run(run_id).info.run_name == "Sample, embedded #777777"
+    assert client.get_experiment(place(client)).tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def test_a_run_that_was_cut_short_is_completed_not_doubled(registry: Any, client: MlflowClient) -> None:
     record = registry.other("e")
     cut = client.create_run(place(client), tags={"llmsrec.digest": record.digest})

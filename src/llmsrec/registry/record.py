@@ -6,6 +6,11 @@ from typing import Any
 
 from llmsrec.params import Params
 
+# What a name says in words (`title`), or says anyway.
+MARKED = ("model.distill", "model.uniform", "model.distill_loss", "model.user_representation", "split.shuffle_train")
+NAMED_ANYWAY = ("data.source", "data.category", "data.dir", "data.revision", "backbone.model", "backbone.revision")
+MOST_NAMED = 5
+
 
 @dataclass(frozen=True)
 class Record:
@@ -14,7 +19,7 @@ class Record:
     Attributes:
         digest: equal where all inputs were equal (Contract, "Run identity"); one run has it.
         name: what people see.
-        params: params.yaml, nested.
+        params: what `used` leaves of params.yaml.
         evaluation: metrics/evaluation.json.
         curve: an entry for each check during training, with its `step`.
         data: name of a part of the data -> its digest.
@@ -40,10 +45,32 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def metrics(evaluation: dict[str, Any]) -> dict[str, float]:
-    """evaluation.json -> `test/uni99/ndcg_10`, `test/full/ndcg_10/cold`, `user_vectors/distance`.
+def used(params: Params) -> dict[str, Any]:
+    """The parameters that shaped a run, flat: without where it is registered, and without what was not read.
 
-    The names are LLM-SRec's own; those of other models begin with the model's. A slice comes last.
+    All of params.yaml is among the run's files.
+    """
+    flat = flatten(params.model_dump())
+    idle = {
+        "registry.": True,
+        "export.": True,
+        "tune.": True,
+        "sample.": params.data.source != "sample",
+        "data.dir": params.data.source != "files",
+        "data.revision": params.data.source != "hub",
+        "backbone.embedded.": params.backbone.model != "embedded",
+        "backbone.revision": params.backbone.revision is None,
+    }
+    left_out = tuple(prefix for prefix, unread in idle.items() if unread)
+    return {key: value for key, value in flat.items() if not key.startswith(left_out)}
+
+
+def metrics(evaluation: dict[str, Any]) -> dict[str, float]:
+    """evaluation.json -> `test/uni99/ndcg_10`, `test/full/ndcg_10/cold`, `user_vectors/distance`, the headline first.
+
+    The names are LLM-SRec's own; those of other models begin with the model's. A slice comes last. Few enough to be
+    compared side by side: slices by NDCG@10, other models by what counts at 10 on test; evaluation.json is among the
+    run's files with all of them.
     """
     named: dict[str, float] = {}
     for key, value in flatten(evaluation).items():
@@ -51,23 +78,36 @@ def metrics(evaluation: dict[str, Any]) -> dict[str, float]:
         if len(parts) == 4:
             split, protocol, group, metric = parts
             parts = [split, protocol, metric, group]
-        named["/".join(parts if model == "llm_srec" else [model, *parts])] = float(value)
-    return named
+        own = model == "llm_srec"
+        if parts[-1] == "distance_users" or (len(parts) == 4 and not (own and parts[2] == "ndcg_10")):
+            continue
+        if own or (parts[0] == "test" and parts[-1].endswith("_10")):
+            named["/".join(parts if own else [model, *parts])] = float(value)
+    return dict(sorted(named.items(), key=lambda entry: not entry[0].startswith("test/uni99/ndcg_10")))
 
 
 def check(entry: dict[str, Any]) -> dict[str, float]:
     """A check's entry in the curve -> `check/valid/uni99/ndcg_10`, `train/loss`, `train/epoch`, ...
 
-    The validation metrics have a name of their own here, as they are of a sample of the users.
+    The validation metrics have a name of their own here, as they are of a sample of the users
+    (`evaluate.validation_users`).
     """
-    values = {key: float(value) for key, value in entry.items() if key != "step"}
-    return {
-        f"check/{key}" if key.startswith("valid/") or key == "users" else f"train/{key}": v for key, v in values.items()
-    }
+    values = {key: float(value) for key, value in entry.items() if key not in ("step", "users")}
+    return {f"check/{key}" if key.startswith("valid/") else f"train/{key}": value for key, value in values.items()}
 
 
-def title(params: Params, experiment: str | None) -> str:
-    """A run's name: what it was trained on and with, where it leaves the paper's objective, and DVC's name for it."""
+def title(params: Params, experiment: str | None, committed: dict[str, Any]) -> str:
+    """A run's name: first what sets it apart, as lists cut long names, then data, backbone and DVC's name for it.
+
+    Args:
+        params: of the run.
+        experiment: DVC's name, if it has one.
+        committed: params.yaml of the commit that the run is based on, flat; `{}` where there is none.
+
+    Returns:
+        Such as `no uniformity, train.seed 1 on Sample, embedded (tubby-gobs)`. What leaves the paper's objective is
+        named even where it is committed.
+    """
     model = params.model
     marks = {
         "no distillation": not model.distill,
@@ -75,11 +115,18 @@ def title(params: Params, experiment: str | None) -> str:
         "contrastive": model.distill and model.distill_loss == "contrastive",
         "user representation": model.user_representation,
         "shuffled training": params.split.shuffle_train,
-        "LoRA": params.backbone.lora_rank > 0,
     }
+    others = [
+        f"{key} {value}"
+        for key, value in used(params).items()
+        if value != committed.get(key, value) and key not in (*MARKED, *NAMED_ANYWAY)
+    ]
+    apart = [*(mark for mark, holds in marks.items() if holds), *others]
+    if len(apart) > MOST_NAMED:
+        apart = [*apart[:MOST_NAMED], f"{len(apart) - MOST_NAMED} more"]
     backbone = params.backbone.model.rstrip("/").rpartition("/")[2]
-    parts = [params.data.category, backbone, f"d' {model.d_prime}", *(mark for mark, holds in marks.items() if holds)]
-    return ", ".join(parts) + (f" ({experiment})" if experiment else "")
+    where = f"{params.data.category}, {backbone}" + (f" ({experiment})" if experiment else "")
+    return f"{', '.join(apart)} on {where}" if apart else where
 
 
 def headline(evaluation: dict[str, Any]) -> str:

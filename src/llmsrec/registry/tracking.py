@@ -17,14 +17,15 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 import mlflow
 import polars as pl
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, RunStatus, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
-from llmsrec.registry.record import Record, check, flatten, metrics
+from llmsrec.registry.record import Record, check, metrics
 
 DIGEST, BUNDLE = "llmsrec.digest", "bundle_sha256"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens with its pages for prompts and traces
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # what a tracking server takes at once
 FINISHED = RunStatus.to_string(RunStatus.FINISHED)
 # What answering requests imports; the rest of the pipeline is not installed where a model is served.
@@ -78,7 +79,7 @@ def experiment(client: MlflowClient, name: str, root: Path) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         location = f"{root}/mlruns/artifacts" if client.tracking_uri == _own(root) else None
-        return client.create_experiment(name, artifact_location=location)
+        return client.create_experiment(name, artifact_location=location, tags=KIND)
     if found.lifecycle_stage != "active":
         raise DataError(
             f"the MLflow experiment {name!r} is deleted; bring it back (`mlflow experiments restore -x "
@@ -93,15 +94,23 @@ def ensure_run(client: MlflowClient, experiment_id: str, record: Record) -> str:
     finished = [run for run in runs if run.info.status == FINISHED]
     if finished:
         return finished[0].info.run_id
-    run = runs[0] if runs else client.create_run(experiment_id, tags={DIGEST: record.digest}, run_name=record.name)
+    run = runs[0] if runs else _create(client, experiment_id, record)
     _log(client, run.info.run_id, run.info.start_time, record)
     client.set_terminated(run.info.run_id)
     return run.info.run_id
 
 
+def _create(client: MlflowClient, experiment_id: str, record: Record) -> Run:
+    """A new run, whose name no other one has: where only code or data differ, a part of the digest tells them apart."""
+    name = record.name.replace('"', "'")
+    if client.search_runs([experiment_id], filter_string=f'attributes.run_name = "{name}"', max_results=1):
+        name = f"{name} #{record.digest[:6]}"
+    return client.create_run(experiment_id, tags={DIGEST: record.digest}, run_name=name)
+
+
 def _log(client: MlflowClient, run_id: str, time: int, record: Record) -> None:
     """Write all of `record` to a run. MLflow keeps equal params and metric points once, so this may be repeated."""
-    params = [Param(key, str(value)) for key, value in flatten(record.params).items()]
+    params = [Param(key, str(value)) for key, value in record.params.items()]
     points = [(key, value, 0) for key, value in metrics(record.evaluation).items()]
     points += [(key, value, entry["step"]) for entry in record.curve for key, value in check(entry).items()]
     tags = [RunTag(key, value) for key, value in record.tags.items()]

@@ -1,0 +1,32 @@
+"""What git holds of other revisions of this repository; a DVC experiment is a commit below refs/exps."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from llmsrec.registry.record import flatten
+
+
+def show(root: Path, revision: str, path: str) -> str | None:
+    """A tracked file's text at a revision, or None where there is no such revision, file or repository."""
+    done = _git(root, "show", f"{revision}:{path}")
+    return done.stdout if done.returncode == 0 else None
+
+
+def params(root: Path, revision: str) -> dict[str, Any]:
+    """params.yaml of a revision, flat, unchecked, as another version of this code may have written it; `{}` if none."""
+    text = show(root, revision, "params.yaml")
+    return flatten(YAML(typ="safe").load(text)) if text else {}
+
+
+def experiments(root: Path, name: str) -> list[str]:
+    """The commits of the DVC experiments of that name: one for each baseline that it was run on."""
+    listed = _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
+    found = (line.split(" ", 1) for line in listed.stdout.splitlines())
+    return [commit for commit, ref in found if ref.count("/") == 4 and ref.rpartition("/")[2] == name]
+
+
+def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
