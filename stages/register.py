@@ -61,11 +61,8 @@ def main(stage: Stage) -> None:
 
 def identity(params: parameters.Params) -> str:
     """What makes a run another run: the inputs of its training and how it is evaluated, not where it is registered."""
-    inputs = {
-        "training": load("llm_srec").digest,
-        "evaluation": params.evaluate.model_dump(),
-        "code": [sha256(Path("src/llmsrec/evaluation")), sha256(Path("stages/evaluate.py"))],
-    }
+    code = {path: digest for path, digest in load("evaluate").deps.items() if path.endswith(".py")}
+    inputs = {"training": load("llm_srec").digest, "evaluation": params.evaluate.model_dump(), "code": code}
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmsrec import presets
 from llmsrec.errors import LLMSRecError, RequestError
-from llmsrec.files import read_json
+from llmsrec.files import atomic, read_json
 from llmsrec.serving import schema
 
 Answered = Callable[[argparse.Namespace], None]
@@ -56,6 +56,18 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command.add_argument("name", nargs="?", help="a preset; without one, their names are listed")
 
+    command = _add(
+        commands, "compare", compare, "compare two runs: parameters, metrics in pairs, slices, sizes, latency",
+        "llmsrec compare staging candidate --markdown comparison.md --png comparison.png",
+    )  # fmt: skip
+    for side in ("a", "b"):
+        command.add_argument(
+            side, metavar=side.upper(),
+            help="a version's number, an alias, a run's id or name, a DVC experiment, a git revision, or `workspace`",
+        )  # fmt: skip
+    command.add_argument("--markdown", type=Path, metavar="FILE", help="write it as Markdown, too")
+    command.add_argument("--png", type=Path, metavar="FILE", help="write a picture of it, too")
+
     _add(
         commands, "summary", summary, "show the metrics and the registered version of this repository's last run",
         "dvc repro && llmsrec summary",
@@ -84,6 +96,20 @@ def recommend(options: argparse.Namespace) -> None:
 def preset(options: argparse.Namespace) -> None:
     """Print overrides on one line, so that the shell can hand them on."""
     print("\n".join(presets.PRESETS) if options.name is None else presets.overrides(options.name))
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print how B differs from A."""
+    from llmsrec.evaluation import pair_plot
+    from llmsrec.registry import compare as comparing
+
+    found = comparing.compare(_root(), options.a, options.b)
+    print(found.text())
+    if options.markdown:
+        with atomic(options.markdown) as temporary:
+            temporary.write_text(found.markdown(), encoding="utf-8")
+    if options.png:
+        pair_plot.plot(options.png, found.rows, (options.a, options.b))
 
 
 def summary(options: argparse.Namespace) -> None:
@@ -133,7 +159,11 @@ def _event(text: str) -> dict[str, Any]:
 def _registered(uri: str) -> Path:
     from llmsrec.registry import tracking
 
-    return tracking.bundle_of(uri, Path(os.environ.get("DVC_ROOT", ".")).resolve())
+    return tracking.bundle_of(uri, _root())
+
+
+def _root() -> Path:
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
 def _some_item() -> str:

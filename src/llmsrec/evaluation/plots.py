@@ -50,10 +50,10 @@ def training(path: Path, curve: list[dict[str, Any]]) -> None:
                 scores.annotate(
                     f"{best[1]:.3f}", best, xytext=(0, 7), textcoords="offset points", ha="center", color=color
                 )
-        _label(losses, "Loss", "epoch", "weighted loss, mean since the last check")
-        _label(scores, "Validation, with the best of each", "epoch", "NDCG@10")
+        label(losses, "Loss", "epoch", "weighted loss, mean since the last check")
+        label(scores, "Validation, with the best of each", "epoch", "NDCG@10")
         scores.margins(y=0.15)
-        _save(figure, path)
+        save(figure, path)
 
 
 def shuffle(path: Path, comparison: dict[str, Any]) -> None:
@@ -73,9 +73,9 @@ def shuffle(path: Path, comparison: dict[str, Any]) -> None:
                         f"{change:+.1%}", (place + 0.2, top), xytext=(0, 4), textcoords="offset points", ha="center"
                     )
             axes.set_xticks(range(len(models)), [NAMES[model] for model in models])
-            _label(axes, title, "", "NDCG@10")
+            label(axes, title, "", "NDCG@10")
         figure.suptitle(f"Test: original (solid) and shuffled (pale) histories, {_interval(comparison)}")
-        _save(figure, path)
+        save(figure, path)
 
 
 def slices(path: Path, comparison: dict[str, Any]) -> None:
@@ -92,12 +92,12 @@ def slices(path: Path, comparison: dict[str, Any]) -> None:
                 _bars(axes, places, 0.25, found, [COLORS[model]] * len(shown), 1.0, label=NAMES[model])
             ticks = [f"{name.replace('_', '-')}\n{comparison['users'][name]:,} users" for name in shown]
             axes.set_xticks(range(len(shown)), ticks)
-            _label(axes, title, "", "NDCG@10")
+            label(axes, title, "", "NDCG@10")
         figure.suptitle(
             "Test: warm and cold targets (top and bottom 35 % of items), transition and non-transition users "
             f"(by t-score),\n{_interval(comparison)}"
         )
-        _save(figure, path)
+        save(figure, path)
 
 
 def _line(axes: Axes, curve: list[dict[str, Any]], key: str, label: str, color: str, marker: str = "") -> None:
@@ -116,7 +116,7 @@ def _bars(
     axes.errorbar(places, means, errors, fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
 
 
-def _label(axes: Axes, title: str, x: str, y: str) -> None:
+def label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.grid(axis="x", visible=False)
     if axes.get_legend_handles_labels()[0]:
@@ -127,7 +127,7 @@ def _interval(comparison: dict[str, Any]) -> str:
     return f"{comparison['interval']['level']} % intervals over users"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Without the library's version in the metadata, so that only the picture decides the bytes."""
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

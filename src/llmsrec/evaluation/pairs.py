@@ -1,0 +1,140 @@
+"""Two evaluations of the same users, user by user: what changed, and how sure that is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from llmsrec.evaluation import significance
+from llmsrec.evaluation.metrics import METRICS, per_user
+from llmsrec.evaluation.tables import Table
+
+PROTOCOLS = ("uni99", "full")
+SLICED = "ndcg_10"  # the metric of slices and of shuffled histories
+NAMES = {"llm_srec": "LLM-SRec", "sasrec": "SASRec"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of A and of B.
+
+    Attributes:
+        model: llm_srec or sasrec.
+        what: `test`; `test_shuffled`; `shuffle`, test_shuffled minus test; or the name of a slice of test.
+        protocol, metric: such as full and ndcg_10.
+        users: behind it; None where that is not known.
+        a, b: the means of A and B.
+        difference: of B minus A, paired (`significance.difference`); None where the users are not the same.
+    """
+
+    model: str
+    what: str
+    protocol: str
+    metric: str
+    users: int | None
+    a: float
+    b: float
+    difference: dict[str, float] | None
+
+
+def compare(a: pl.DataFrame, b: pl.DataFrame, slices: pl.DataFrame | None, resamples: int, seed: int) -> list[Row]:
+    """Every figure of two `ranks.parquet` of the same users and candidates.
+
+    SASRec is there only if the two have another teacher. Slices are those of `slices.parquet`.
+    """
+    rows: list[Row] = []
+    for model in NAMES:
+        sides = [frame.filter(model=model).sort("split", "protocol", "user_id") for frame in (a, b)]
+        if model == "llm_srec" or not sides[0].equals(sides[1]):
+            rows += _of_model(model, sides, slices, resamples, seed)
+    return rows
+
+
+def unpaired(a: dict[str, float], b: dict[str, float]) -> list[Row]:
+    """The same figures from the metrics of two runs (`test/uni99/ndcg_10`), where pairs cannot be made."""
+    groups = [parts[3] for parts in (key.split("/") for key in a if key in b) if len(parts) == 4 and parts[0] == "test"]
+    names = [("test", metric, "") for metric in METRICS] + [("test_shuffled", SLICED, "")]
+    names += [("test", SLICED, f"/{group}") for group in dict.fromkeys(groups)]
+    return [
+        Row("llm_srec", group[1:] or split, protocol, metric, None, a[key], b[key], None)
+        for split, metric, group in names
+        for protocol in PROTOCOLS
+        if (key := f"{split}/{protocol}/{metric}{group}") in a and key in b
+    ]
+
+
+def tables(rows: list[Row], resamples: int) -> list[Table]:
+    """Whole test, order and slices, each a table if it has rows."""
+    interval = (
+        f"{significance.LEVEL} % paired bootstrap over users, {resamples:,} resamples; * the interval is beyond 0"
+    )
+    parts = {
+        "Test": [row for row in rows if row.what == "test"],
+        "Order: NDCG@10 of shuffled histories, and what shuffling changes": [
+            row for row in rows if row.what in ("test_shuffled", "shuffle")
+        ],
+        "Slices of test: NDCG@10": [row for row in rows if row.what not in ("test", "test_shuffled", "shuffle")],
+    }
+    return [
+        Table(title, ("", *_header(found)), [(_label(row), *_cells(row)) for row in found], _note(found, interval))
+        for title, found in parts.items()
+        if found
+    ]
+
+
+def _of_model(
+    model: str, sides: list[pl.DataFrame], slices: pl.DataFrame | None, resamples: int, seed: int
+) -> Iterator[Row]:
+    """One model's rows; `sides` are its ranks in A and B, sorted by user within each split and protocol."""
+
+    def row(what: str, protocol: str, metric: str, values: list[np.ndarray]) -> Row:
+        found = significance.difference(values[1], values[0], resamples, seed)
+        return Row(
+            model, what, protocol, metric, len(values[0]), float(values[0].mean()), float(values[1].mean()), found
+        )
+
+    def values(split: str, protocol: str, metric: str) -> list[np.ndarray]:
+        chosen = [side.filter(split=split, protocol=protocol)["rank"].to_numpy() for side in sides]
+        return [per_user(ranks, metric) for ranks in chosen]
+
+    for metric in METRICS:
+        yield from (row("test", protocol, metric, values("test", protocol, metric)) for protocol in PROTOCOLS)
+    for protocol in PROTOCOLS:
+        original, shuffled = (values(split, protocol, SLICED) for split in ("test", "test_shuffled"))
+        yield row("test_shuffled", protocol, SLICED, shuffled)
+        yield row("shuffle", protocol, SLICED, [s - o for s, o in zip(shuffled, original, strict=True)])
+    groups = {} if slices is None else slices.sort("user_id").drop("user_id").to_dict()
+    for name, column in groups.items():
+        members = column.to_numpy()
+        if members.any():
+            for protocol in PROTOCOLS:
+                yield row(name, protocol, SLICED, [of[members] for of in values("test", protocol, SLICED)])
+
+
+def _header(rows: list[Row]) -> tuple[str, ...]:
+    paired = ("users", "A", "B", "B - A", "interval", "relative")
+    return paired if rows[0].difference else ("A", "B")
+
+
+def _note(rows: list[Row], interval: str) -> str:
+    return interval if rows[0].difference else "not paired, so no interval of the difference"
+
+
+def _label(row: Row) -> str:
+    """Such as `full NDCG@10`, `full shuffled`, `full cold`; of another model, with its name."""
+    name, k = row.metric.split("_")
+    words = {"test": f"{name.upper()}@{k}", "test_shuffled": "shuffled", "shuffle": "shuffled - original"}
+    label = f"{row.protocol} {words.get(row.what, row.what.replace('_', '-'))}"
+    return label if row.model == "llm_srec" else f"{NAMES[row.model]} {label}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    shown = (f"{row.a:.4f}", f"{row.b:.4f}")
+    if row.difference is None:
+        return shown
+    low, high = row.difference["low"], row.difference["high"]
+    relative = f"{row.difference['relative']:+.1%}" if "relative" in row.difference and row.what != "shuffle" else ""
+    mark = "*" if low > 0 or high < 0 else " "
+    interval = f"{low:+.4f} .. {high:+.4f} {mark}"
+    return (f"{row.users:,}", *shown, f"{row.difference['difference']:+.4f}", interval, relative)

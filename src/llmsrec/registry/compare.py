@@ -1,0 +1,201 @@
+"""Two runs side by side, from what the registry keeps of them: parameters, metrics in pairs, sizes, latency."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import polars as pl
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from ruamel.yaml import YAML
+
+from llmsrec import params as parameters
+from llmsrec.errors import DataError
+from llmsrec.evaluation import pairs, tables
+from llmsrec.evaluation.tables import Table
+from llmsrec.files import read_json
+from llmsrec.registry import names, tracking
+from llmsrec.registry.names import Found
+from llmsrec.registry.record import flatten
+
+RANKS, SLICES = "reports/ranks.parquet", "reports/slices.parquet"
+# What two runs must have in common for their users to be pairs: file of the manifest that names its digest.
+COMMON = {"interactions.parquet": "data/filtered", "candidates.parquet": "data/split"}
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is known of one of the two.
+
+    Attributes:
+        found: what it is.
+        title: the run's name.
+        params: all of params.yaml, flat.
+        metrics: as MLflow has them.
+        ranks, slices: the tables of every user; None where the run does not keep them.
+        common: the digests of `COMMON`.
+        bundle: the folder, or None where it cannot be had.
+    """
+
+    found: Found
+    title: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    ranks: pl.DataFrame | None
+    slices: pl.DataFrame | None
+    common: dict[str, str]
+    bundle: Path | None
+
+    def __str__(self) -> str:
+        version = f"{self.found.version}, " if self.found.version else ""
+        return f"{self.found.name}: {version}run {self.found.run_id}, {self.title}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found of both.
+
+    Attributes:
+        a, b: what each is, in a line.
+        why_unpaired: None if their users are pairs.
+        users: how many, if they are.
+        rows: every figure.
+        tables: all of it for people.
+    """
+
+    a: str
+    b: str
+    why_unpaired: str | None
+    users: int
+    rows: list[pairs.Row]
+    tables: list[Table]
+
+    def text(self) -> str:
+        """For a terminal."""
+        return f"A       {self.a}\nB       {self.b}\npaired  {self._pairing()}\n\n{tables.text(self.tables)}"
+
+    def markdown(self) -> str:
+        """For a file or a comment; it ends with a newline."""
+        head = f"## A and B compared\n\n- **A** {self.a}\n- **B** {self.b}\n- **paired** {self._pairing()}\n\n"
+        return head + tables.markdown(self.tables)
+
+    def _pairing(self) -> str:
+        if self.why_unpaired is None:
+            return f"yes, over the same {self.users:,} users and candidates"
+        return f"no: {self.why_unpaired}; paired comparison is not possible, values are side by side"
+
+
+def compare(root: Path, a: str, b: str) -> Comparison:
+    """Look two names up (`names.find`) in the registry of a repository and compare them.
+
+    Raises:
+        DataError: a name means nothing, or what the registry should keep is not there.
+    """
+    params = parameters.load(root / "params.yaml")
+    with tracking.connected(root) as client, tempfile.TemporaryDirectory() as place:
+        found = [names.find(client, root, params.registry.model, name) for name in (a, b)]
+        sides = [load(client, one, Path(place) / str(number)) for number, one in enumerate(found)]
+        return between(sides[0], sides[1], params.evaluate.bootstrap, params.evaluate.seed)
+
+
+def between(a: Side, b: Side, resamples: int, seed: int) -> Comparison:
+    """Everything of two sides."""
+    why, users = unpaired(a, b), 0
+    if why is None:
+        assert a.ranks is not None and b.ranks is not None
+        users = a.ranks["user_id"].n_unique()
+        same = a.slices is not None and b.slices is not None and a.slices.equals(b.slices)
+        rows = pairs.compare(a.ranks, b.ranks, a.slices if same else None, resamples, seed)
+    else:
+        rows = pairs.unpaired(a.metrics, b.metrics)
+    found = [_differing(a, b), *pairs.tables(rows, resamples), _sizes(a, b)]
+    return Comparison(str(a), str(b), why, users, rows, [table for table in found if table.rows])
+
+
+def unpaired(a: Side, b: Side) -> str | None:
+    """Why the users of both cannot be compared one by one, or None."""
+    for name, side in (("A", a), ("B", b)):
+        if side.ranks is None:
+            return f"{name} keeps no ranks of its users ({RANKS}), as runs of before did not"
+    differing = [file for file in COMMON if a.common.get(file) != b.common.get(file)]
+    if differing:
+        what = {"interactions.parquet": "other users, items or events", "candidates.parquet": "other candidates"}
+        return f"they were tested on {what[differing[0]]} (digests of {differing[0]} differ)"
+    return None
+
+
+def load(client: MlflowClient, found: Found, place: Path) -> Side:
+    """Everything that is kept of a run; what lies elsewhere is brought to `place`."""
+    run = client.get_run(found.run_id)
+    params = _artifact(client, found, "params.yaml", place)
+    text = params and YAML(typ="safe").load(params.read_text(encoding="utf-8"))
+    manifests = {part: _artifact(client, found, f"{part}/manifest.json", place) for part in set(COMMON.values())}
+    outputs = {part: read_json(path)["outputs"] for part, path in manifests.items() if path}
+    return Side(
+        found,
+        run.info.run_name,
+        {key: str(value) for key, value in (flatten(text) if text else run.data.params).items()},
+        run.data.metrics,
+        _table(_artifact(client, found, RANKS, place)),
+        _table(_artifact(client, found, SLICES, place)),
+        {file: outputs[part][file] for file, part in COMMON.items() if part in outputs},
+        _bundle(client, found, run.info.experiment_id, place),
+    )
+
+
+def _artifact(client: MlflowClient, found: Found, path: str, place: Path) -> Path | None:
+    folder, _, _ = path.rpartition("/")
+    try:
+        if path not in {file.path for file in client.list_artifacts(found.run_id, folder or None)}:
+            return None
+        place.mkdir(exist_ok=True)
+        return Path(client.download_artifacts(found.run_id, path, str(place)))
+    except (MlflowException, OSError) as error:
+        raise DataError(
+            f"{path} of run {found.run_id} cannot be read: {str(error).splitlines()[0]}; its artifacts were moved or "
+            "deleted. Compare another run, or register this one again."
+        ) from error
+
+
+def _table(path: Path | None) -> pl.DataFrame | None:
+    return pl.read_parquet(path) if path else None
+
+
+def _bundle(client: MlflowClient, found: Found, experiment_id: str, place: Path) -> Path | None:
+    logged = client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{found.run_id}'")
+    if not logged:
+        return None
+    uri = f"models:/{found.version}" if found.version else f"models:/{logged[0].model_id}"
+    try:
+        folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(place / "bundle"))
+    except (MlflowException, OSError):
+        return None
+    return Path(folder) / "artifacts/bundle"
+
+
+def _differing(a: Side, b: Side) -> Table:
+    keys = [key for key in {**a.params, **b.params} if a.params.get(key) != b.params.get(key)]
+    rows: list[tuple[str, ...]] = [(key, a.params.get(key, "-"), b.params.get(key, "-")) for key in keys]
+    return Table("Parameters that differ", ("", "A", "B"), rows or [("none", "", "")])
+
+
+def _sizes(a: Side, b: Side) -> Table:
+    sizes = [sizes_of(side.bundle) for side in (a, b)]
+    rows: list[tuple[str, ...]] = [
+        (key, *(f"{found[key]:,}" if key in found else "-" for found in sizes)) for key in {**sizes[0], **sizes[1]}
+    ]
+    return Table("Sizes", ("", "A", "B"), rows)
+
+
+def sizes_of(bundle: Path | None) -> dict[str, int]:
+    """Bytes of a bundle and of its parts, and how many items it knows."""
+    if bundle is None:
+        return {}
+    files = [path for path in bundle.rglob("*") if path.is_file()]
+    parts = {"bundle, bytes": "", "ONNX, bytes": "onnx/", "backbone, bytes": "backbone/"}
+    sizes = {
+        part: sum(path.stat().st_size for path in files if path.relative_to(bundle).as_posix().startswith(prefix))
+        for part, prefix in parts.items()
+    }
+    return {**sizes, "items": len(pl.read_parquet(bundle / "items.parquet", columns=["item_id"]))}
