@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+
+from llmsrec.files import write_json
+from llmsrec.serving.bundle import seal
 
 RECORD = {
     "digest": "d" * 64,
@@ -56,3 +60,101 @@ def registry(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Registry:
         )
         client.set_registered_model_alias("llm-srec", "candidate", str(version))
     return Registry(root, record, run_id, version, tiny.bundle)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The full model and one without uniformity in a registry of its own, as the pipeline leaves them.
+
+    `ranks` are theirs: run id -> [user_id, model, split, protocol, rank].
+    """
+
+    root: Path
+    full: str
+    ablated: str
+    ranks: dict[str, Any]
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.root}/mlruns/mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def pair(tiny: Any, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Below `registry`'s root, to spare a second database; the versions are `compared`'s 1 and 2."""
+    import shutil
+    import subprocess
+
+    from llmsrec import params as parameters
+    from llmsrec.registry import record, tracking
+
+    root = registry.root
+    text = (Path(__file__).parents[2] / "params.yaml").read_text().replace("model: llm-srec", "model: compared")
+    (root / "params.yaml").write_text(text)
+    committed, runs, ranks = record.flatten(parameters.load(root / "params.yaml").model_dump()), [], {}
+    with tracking.connected(root) as client:
+        place = tracking.experiment(client, "llm-srec", root)
+        for version, (uniform, name) in enumerate([("true", None), ("false", "tubby-gobs")], start=1):
+            made = tmp_path_factory.mktemp("made")
+            (made / "params.yaml").write_text(text.replace("  uniform: true", f"  uniform: {uniform}"))
+            params = parameters.load(made / "params.yaml")
+            evaluation = _evaluate(made, seed=version)
+            told = record.Record(
+                digest=f"pair{version}" * 12,
+                name=record.title(params, name, committed),
+                params=record.used(params),
+                evaluation=evaluation,
+                curve=[{"step": 20 * step, "epoch": step / 2, "loss": 2 / step} for step in range(1, 4)],
+                tags={"dvc.experiment": name or ""},
+                files={
+                    "": [made / "params.yaml"],
+                    "reports": [made / "ranks.parquet", made / "slices.parquet"],
+                    **{f"data/{part}": [made / part / "manifest.json"] for part in ("filtered", "split")},
+                },
+            )
+            run_id = tracking.ensure_run(client, place, told)
+            bundle = tiny.bundle
+            if version == 2:
+                bundle = Path(shutil.copytree(tiny.bundle, made / "bundle"))
+                (bundle / "parity.json").write_text("{}")
+                seal(bundle)
+            tracking.ensure_version(client, place, run_id, "compared", bundle, {}, told.name)
+            runs.append(run_id)
+            ranks[run_id] = pl.read_parquet(made / "ranks.parquet")
+        client.set_registered_model_alias("compared", "staging", "1")
+    (root / "metrics").mkdir()
+    for name, number in (("exps", 2), ("HEAD", 1)):
+        write_json(
+            root / "metrics/registered.json", {"name": "compared", "version": number, "run_id": runs[number - 1]}
+        )
+        for command in (
+            ("init", "-q"),
+            ("add", "metrics"),
+            ("-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "-qm", name),
+            *([("update-ref", "refs/exps/ab/cd12/tubby-gobs", "HEAD")] if name == "exps" else []),
+        ):
+            subprocess.run(["git", *command], cwd=root, check=True)
+    return Pair(root, runs[0], runs[1], ranks)
+
+
+def _evaluate(folder: Path, seed: int, users: int = 60) -> Any:
+    """What the data and evaluate stages write: ranks that are better for smaller seeds, slices, manifests."""
+    import numpy as np
+
+    from llmsrec.evaluation import report
+
+    splits, protocols = ("valid", "test", "test_shuffled"), ("full", "uni99")
+    rng, teacher = np.random.default_rng(seed), np.random.default_rng(0)
+    ranks = {
+        model: {
+            split: {protocol: random.integers(0, width, users).astype(np.int32) for protocol in protocols}
+            for split in splits
+        }
+        for model, random, width in (("llm_srec", rng, 10 * seed), ("sasrec", teacher, 12), ("popularity", teacher, 40))
+    }
+    slices = {"warm": np.arange(users) % 3 == 0, "cold": np.arange(users) % 3 == 1}
+    report.write_ranks(folder / "ranks.parquet", ranks)
+    report.write_slices(folder / "slices.parquet", slices)
+    write_json(folder / "filtered/manifest.json", {"outputs": {"interactions.parquet": "i" * 64}})
+    write_json(folder / "split/manifest.json", {"outputs": {"candidates.parquet": "c" * 64}})
+    return report.evaluation(ranks, slices, {})

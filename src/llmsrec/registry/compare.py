@@ -149,8 +149,8 @@ def _artifact(client: MlflowClient, found: Found, path: str, place: Path) -> Pat
     try:
         if path not in {file.path for file in client.list_artifacts(found.run_id, folder or None)}:
             return None
-        place.mkdir(exist_ok=True)
-        return Path(client.download_artifacts(found.run_id, path, str(place)))
+        (place / folder).mkdir(parents=True, exist_ok=True)  # some stores put a file there, others its whole path
+        return Path(client.download_artifacts(found.run_id, path, str(place / folder)))
     except (MlflowException, OSError) as error:
         raise DataError(
             f"{path} of run {found.run_id} cannot be read: {str(error).splitlines()[0]}; its artifacts were moved or "
