@@ -139,8 +139,10 @@ def test_rounds_end_in_the_largest_core(rows, core):
     assert all(count >= core for ids in (users, items) for count in Counter(ids).values())
 
 
-def test_more_than_one_batch_of_strings(tmp_path):
-    frame = pl.DataFrame({"user_id": [f"u{n % 3}" for n in range(1000)]})
+def test_events_are_in_order_of_time_then_line_whatever_the_row_groups(tmp_path):
+    rows = [(f"u{n % 7}", f"i{n % 3}", n * 31 % 10) for n in range(1000)]
+    frame = pl.DataFrame(rows, schema=["user_id", "parent_asin", "timestamp"], orient="row")
     frame.write_parquet(tmp_path / "r.parquet", row_group_size=100)
-    codes, strings = five_core._encode(tmp_path / "r.parquet", "user_id")
-    assert [strings[int(code)] for code in codes] == frame["user_id"].to_list()
+    events = five_core.read(tmp_path / "r.parquet")
+    users, items = events.user_ids.gather(events.users), events.item_ids.gather(events.items)
+    assert list(zip(users, items, events.timestamps, strict=True)) == sorted(rows, key=lambda row: row[2])

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llmsrec.data import raw
+from llmsrec.data.layouts import ITEMS, REVIEWS
 from llmsrec.errors import DataError
 
 NOW = 1_391_040_000_000
@@ -28,7 +27,7 @@ def rows(path: Path) -> list[tuple]:
 @pytest.mark.parametrize("name", ["A.jsonl", "A.jsonl.gz"])
 def test_reviews_keep_the_order_of_lines(write, tmp_path, name):
     path = write(name, [review("b", "y", NOW + 5), review("a", "x"), review("b", "y", NOW + 5), review("é", "z")])
-    assert raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS) == 4
+    assert raw.convert(path, tmp_path / "out.parquet", REVIEWS) == 4
     assert rows(tmp_path / "out.parquet") == [
         ("b", "y", 4.0, NOW + 5),
         ("a", "x", 4.0, NOW),
@@ -41,64 +40,15 @@ def test_the_content_tells_whether_a_file_is_compressed(tmp_path):
     line = json.dumps(review()).encode()
     (tmp_path / "plain.gz").write_bytes(line)
     (tmp_path / "compressed.jsonl").write_bytes(gzip.compress(line + b"\n") + gzip.compress(line))  # two members
-    assert raw.convert(tmp_path / "plain.gz", tmp_path / "out.parquet", raw.REVIEWS) == 1
-    assert raw.convert(tmp_path / "compressed.jsonl", tmp_path / "out.parquet", raw.REVIEWS) == 2
-
-
-@given(st.lists(st.integers(0, 30), min_size=1, max_size=30), st.integers(1, 200), st.booleans())
-def test_blocks_are_whole_lines_wherever_a_read_ends(tmp_path_factory, lengths, size, last_newline):
-    content = b"\n".join(b"x" * length for length in lengths) + b"\n" * last_newline
-    path = tmp_path_factory.mktemp("blocks") / "file"
-    path.write_bytes(content)
-    parts = list(raw.blocks(path, size))
-    assert b"".join(lines for _, lines in parts) == content
-    assert all(lines.endswith(b"\n") for _, lines in parts[:-1])
-    assert [first for first, _ in parts] == [
-        1 + b"".join(lines for _, lines in parts[:place]).count(b"\n") for place in range(len(parts))
-    ]
+    assert raw.convert(tmp_path / "plain.gz", tmp_path / "out.parquet", REVIEWS) == 1
+    assert raw.convert(tmp_path / "compressed.jsonl", tmp_path / "out.parquet", REVIEWS) == 2
 
 
 def test_small_blocks_give_the_same_rows(write, tmp_path):
     path = write("A.jsonl.gz", [review(f"u{n}", f"i{n % 7}", NOW + n) for n in range(500)])
-    raw.convert(path, tmp_path / "one.parquet", raw.REVIEWS)
-    assert raw.convert(path, tmp_path / "many.parquet", raw.REVIEWS, block=777) == 500
+    raw.convert(path, tmp_path / "one.parquet", REVIEWS)
+    assert raw.convert(path, tmp_path / "many.parquet", REVIEWS, block=777) == 500
     assert rows(tmp_path / "one.parquet") == rows(tmp_path / "many.parquet")
-
-
-VALUES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-5, 5),
-    st.just(NOW),
-    st.just(10**30),
-    st.floats(),
-    st.text(max_size=3),
-    st.just("\ud800"),
-    st.lists(st.integers(), max_size=2),
-    st.dictionaries(st.text(max_size=2), st.integers(), max_size=1),
-)
-LINES = st.one_of(
-    st.builds(review, st.text(min_size=1, max_size=3), timestamp=st.integers(raw.EARLIEST, raw.LATEST)).map(json.dumps),
-    st.dictionaries(st.sampled_from(["user_id", "parent_asin", "rating", "timestamp", "title"]), VALUES).map(
-        json.dumps
-    ),
-    st.sampled_from(
-        ["", "  ", "null", "[1]", "{", '{"a":1}{"b":2}', '{"user_id": "a\tb"}', '{"text": NaN}', "\ufeff{}"]
-    ),
-)
-
-
-@given(st.lists(LINES, max_size=4), st.booleans(), st.sampled_from([raw.REVIEWS, raw.ITEMS]))
-def test_fast_path_equals_the_plain_one(lines, last_newline, layout):
-    block = "\n".join(lines).encode("utf-8", "surrogatepass") + b"\n" * last_newline
-    try:
-        expected = raw.parse_lines(block, layout, Path("file"), 1)
-    except DataError as error:
-        with pytest.raises(DataError) as fast:
-            raw.parse_block(block, layout, Path("file"), 1)
-        assert str(fast.value) == str(error)
-    else:
-        assert raw.parse_block(block, layout, Path("file"), 1).to_pylist() == expected.to_pylist()
 
 
 def without(field: str) -> dict:
@@ -140,7 +90,7 @@ def test_broken_line_is_named(write, tmp_path, line, message):
         line = json.dumps(line)
     path = write("A.jsonl.gz", [review()] * 300 + [line] + [review()] * 300)
     with pytest.raises(DataError) as error:
-        raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS, block=5000)
+        raw.convert(path, tmp_path / "out.parquet", REVIEWS, block=5000)
     assert f"{path}, line 301" in str(error.value)
     assert message in str(error.value)
     assert list(tmp_path.iterdir()) == [path]  # neither an out nor a temporary file
@@ -151,23 +101,23 @@ def test_broken_first_line(write, tmp_path, first):
     """A block that begins with the value null crashed the process inside Arrow."""
     path = write("A.jsonl", [first, "null", review()])
     with pytest.raises(DataError, match=r"line [12]: it holds null, not an object"):
-        raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS)
+        raw.convert(path, tmp_path / "out.parquet", REVIEWS)
 
 
 def test_the_first_of_two_broken_lines_is_named(write, tmp_path):
     path = write("A.jsonl", [review(), review(user=None), "{"])
     with pytest.raises(DataError, match="line 2: user_id is null"):
-        raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS)
+        raw.convert(path, tmp_path / "out.parquet", REVIEWS)
 
 
 @pytest.mark.parametrize("text", ["{0.__class__}", "%s %d", "{user_id}", "${HOME}", "__import__('os')"])
 def test_text_is_never_a_format(write, tmp_path, text):
     path = write("A.jsonl", [review(user=text, item=text)])
-    raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS)
+    raw.convert(path, tmp_path / "out.parquet", REVIEWS)
     assert rows(tmp_path / "out.parquet")[0][:2] == (text, text)
     path = write("A.jsonl", [review(user=text, rating=text)])
     with pytest.raises(DataError) as error:
-        raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS)
+        raw.convert(path, tmp_path / "out.parquet", REVIEWS)
     assert json.dumps(text) in str(error.value)
 
 
@@ -176,7 +126,7 @@ def test_truncated_gzip(write, tmp_path, cut):
     path = write("A.jsonl.gz", [review(f"u{n}") for n in range(1000)])
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(DataError, match=r"A\.jsonl\.gz cannot be read to its end.*fetch it again"):
-        raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS)
+        raw.convert(path, tmp_path / "out.parquet", REVIEWS)
 
 
 def test_damaged_gzip(write, tmp_path):
@@ -185,26 +135,19 @@ def test_damaged_gzip(write, tmp_path):
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"cannot be read to its end"):
-        raw.convert(path, tmp_path / "out.parquet", raw.REVIEWS)
+        raw.convert(path, tmp_path / "out.parquet", REVIEWS)
 
 
 @pytest.mark.parametrize("name", ["A.jsonl", "A.jsonl.gz"])
 def test_only_blank_lines(write, tmp_path, name):
     with pytest.raises(DataError, match="holds no review"):
-        raw.convert(write(name, ["", " "]), tmp_path / "out.parquet", raw.REVIEWS)
-
-
-def test_a_file_without_lines_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(raw, "LONGEST_LINE", 1 << 20)
-    (tmp_path / "A.jsonl").write_bytes(b"x" * (3 << 20))
-    with pytest.raises(DataError, match="line 1 is longer than 1 MB"):
-        list(raw.blocks(tmp_path / "A.jsonl", 1 << 18))
+        raw.convert(write(name, ["", " "]), tmp_path / "out.parquet", REVIEWS)
 
 
 def test_what_was_there_stays(write, tmp_path):
     (tmp_path / "out.parquet").write_text("before")
     with pytest.raises(DataError):
-        raw.convert(write("A.jsonl", ["{"]), tmp_path / "out.parquet", raw.REVIEWS)
+        raw.convert(write("A.jsonl", ["{"]), tmp_path / "out.parquet", REVIEWS)
     assert (tmp_path / "out.parquet").read_text() == "before"
 
 
@@ -239,7 +182,7 @@ def test_items(write, tmp_path):
 
 def test_item_without_an_id_is_an_error(write, tmp_path):
     with pytest.raises(DataError, match="line 2: parent_asin is missing"):
-        raw.convert(write("m", [{"parent_asin": "a"}, {"title": "x"}]), tmp_path / "out.parquet", raw.ITEMS)
+        raw.convert(write("m", [{"parent_asin": "a"}, {"title": "x"}]), tmp_path / "out.parquet", ITEMS)
 
 
 def test_find(write, tmp_path):

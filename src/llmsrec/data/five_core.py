@@ -1,7 +1,7 @@
 """Raw reviews to interactions: first of repeats, a sample of users, the k-core, dense ids.
 
 Strings become integer codes as they are read, so that millions of reviews fit in memory; the rest is arithmetic on
-arrays. Codes follow the order of the file; ids, in what is written, do not.
+arrays. Which code a string gets is left to chance; the ids that are written follow the strings' order.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 
 from llmsrec.data.titles import clean
 from llmsrec.errors import DataError
@@ -90,18 +89,15 @@ def filter_reviews(raw: Path, out: Path, core: int, user_fraction: float, seed: 
 
 def read(reviews: Path) -> Events:
     """All events, sorted by time, then line of the raw file."""
-    users, user_ids = _encode(reviews, "user_id")
-    items, item_ids = _encode(reviews, "parent_asin")
-    times = pl.read_parquet(reviews, columns=["timestamp"])["timestamp"]
-    frame = pl.DataFrame({"user": users, "item": items, "time": times}).sort("time", maintain_order=True)
+    tables = {"user_id": pl.Categories.random(), "parent_asin": pl.Categories.random()}
+    codes = [
+        pl.col(name).cast(pl.Categorical(table)).to_physical().cast(pl.Int32).alias(name)
+        for name, table in tables.items()
+    ]
+    # polars encodes the two columns side by side, and lets go of the strings chunk by chunk
+    frame = pl.scan_parquet(reviews).select(*codes, "timestamp").sort("timestamp", maintain_order=True).collect()
     users, items, timestamps = (frame[name].to_numpy() for name in frame.columns)
-    return Events(users, items, timestamps, user_ids, item_ids)
-
-
-def _encode(reviews: Path, name: str) -> tuple[np.ndarray, pl.Series]:
-    """A column of strings as int32 codes, and the string of each code."""
-    chunks = pq.read_table(reviews, columns=[name])[name].dictionary_encode().chunks
-    return np.concatenate([chunk.indices.to_numpy() for chunk in chunks]), pl.Series(name, chunks[-1].dictionary)
+    return Events(users, items, timestamps, *(table.to_series() for table in tables.values()))
 
 
 def sample_users(users: np.ndarray, user_ids: pl.Series, fraction: float, seed: int) -> np.ndarray:
@@ -129,7 +125,8 @@ def core_rounds(users: np.ndarray, items: np.ndarray, core: int) -> list[np.ndar
     """
     rounds = []
     while True:
-        keep = (np.bincount(users)[users] >= core) & (np.bincount(items)[items] >= core)
+        # Masks over users and items stay in the processor's cache, their counts would not.
+        keep = (np.bincount(users) >= core)[users] & (np.bincount(items) >= core)[items]
         rounds.append(keep)
         if keep.all():
             return rounds

@@ -1,0 +1,90 @@
+"""What a line of Amazon Reviews 2023's raw files holds: the fields that are kept, and the plain check of one line."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+# Times outside are not milliseconds: seconds of any year before 2109 lie below, microseconds above.
+EARLIEST = 631_152_000_000  # 1990-01-01, ms
+LATEST = 4_102_444_800_000  # 2100-01-01, ms
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The fields that are kept of a kind of file, and the plain check of one line.
+
+    Attributes:
+        name: what a line is, in messages.
+        schema: fields and types; a field not named here is ignored.
+        required: fields that must be there and not null.
+        check: takes a line's object, returns the row; raises ValueError with what is wrong and what to do.
+    """
+
+    name: str
+    schema: pa.Schema
+    required: tuple[str, ...]
+    check: Callable[[dict[str, Any]], tuple[Any, ...]]
+
+
+def check_review(line: dict[str, Any]) -> tuple[str, str, float, int]:
+    """One review as (user_id, parent_asin, rating, timestamp)."""
+    rating, timestamp = _field(line, "rating"), _field(line, "timestamp")
+    if type(rating) not in (int, float) or not math.isfinite(rating):
+        raise ValueError(f"rating is {shown(rating)}, not a number; write it as 5.0")
+    if type(timestamp) is not int:
+        raise ValueError(
+            f"timestamp is {shown(timestamp)}, not an integer; write ms since 1970 without quotes or point"
+        )
+    if not EARLIEST <= timestamp <= LATEST:
+        raise ValueError(f"timestamp is {timestamp}, outside the years 1990 to 2100; it must be ms since 1970")
+    return _text(line, "user_id"), _text(line, "parent_asin"), float(rating), timestamp
+
+
+def check_item(line: dict[str, Any]) -> tuple[str, str | None]:
+    """One item as (parent_asin, title); a title that is missing or not text is None."""
+    title = line.get("title")
+    return _text(line, "parent_asin"), title if isinstance(title, str) and _is_unicode(title) else None
+
+
+REVIEWS = Layout(
+    "review",
+    pa.schema(
+        [
+            ("user_id", pa.string()),
+            ("parent_asin", pa.string()),
+            ("rating", pa.float32()),
+            ("timestamp", pa.int64()),
+        ]
+    ),
+    ("user_id", "parent_asin", "rating", "timestamp"),
+    check_review,
+)
+ITEMS = Layout("item", pa.schema([("parent_asin", pa.string()), ("title", pa.string())]), ("parent_asin",), check_item)
+
+
+def _field(line: dict[str, Any], name: str) -> Any:
+    if line.get(name) is None:
+        raise ValueError(f"{name} is {'null' if name in line else 'missing'}; each line needs one")
+    return line[name]
+
+
+def _text(line: dict[str, Any], name: str) -> str:
+    value = _field(line, name)
+    if not isinstance(value, str) or not value or not _is_unicode(value):
+        raise ValueError(f"{name} is {shown(value)}, not a string with text in it")
+    return value
+
+
+def _is_unicode(value: str) -> bool:
+    """False for the half of a surrogate pair, which JSON can escape and no file can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def shown(value: Any) -> str:
+    """A value as JSON, short enough for a message."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

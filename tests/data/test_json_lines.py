@@ -1,0 +1,76 @@
+"""Blocks of whole lines, and lines to rows: the fast path against the plain one."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmsrec.data import json_lines
+from llmsrec.data.layouts import EARLIEST, ITEMS, LATEST, REVIEWS
+from llmsrec.errors import DataError
+
+NOW = 1_391_040_000_000
+
+
+def review(user="u", item="i", timestamp=NOW, **fields):
+    """A review with the fields that a raw file has."""
+    fields = {"rating": 4.0, "title": "fine", "text": "I like it", "images": [{"small": "x"}], **fields}
+    return {**fields, "parent_asin": item, "user_id": user, "timestamp": timestamp}
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=30), st.integers(1, 200), st.booleans())
+def test_blocks_are_whole_lines_wherever_a_read_ends(tmp_path_factory, lengths, size, last_newline):
+    content = b"\n".join(b"x" * length for length in lengths) + b"\n" * last_newline
+    path = tmp_path_factory.mktemp("blocks") / "file"
+    path.write_bytes(content)
+    parts = list(json_lines.blocks(path, size))
+    assert b"".join(lines for _, lines in parts) == content
+    assert all(lines.endswith(b"\n") for _, lines in parts[:-1])
+    assert [first for first, _ in parts] == [
+        1 + b"".join(lines for _, lines in parts[:place]).count(b"\n") for place in range(len(parts))
+    ]
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 5),
+    st.just(NOW),
+    st.just(10**30),
+    st.floats(),
+    st.text(max_size=3),
+    st.just("\ud800"),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=2), st.integers(), max_size=1),
+)
+LINES = st.one_of(
+    st.builds(review, st.text(min_size=1, max_size=3), timestamp=st.integers(EARLIEST, LATEST)).map(json.dumps),
+    st.dictionaries(st.sampled_from(["user_id", "parent_asin", "rating", "timestamp", "title"]), VALUES).map(
+        json.dumps
+    ),
+    st.sampled_from(
+        ["", "  ", "null", "[1]", "{", '{"a":1}{"b":2}', '{"user_id": "a\tb"}', '{"text": NaN}', "\ufeff{}"]
+    ),
+)
+
+
+@given(st.lists(LINES, max_size=4), st.booleans(), st.sampled_from([REVIEWS, ITEMS]))
+def test_fast_path_equals_the_plain_one(lines, last_newline, layout):
+    block = "\n".join(lines).encode("utf-8", "surrogatepass") + b"\n" * last_newline
+    try:
+        expected = json_lines.parse_lines(block, layout, Path("file"), 1)
+    except DataError as error:
+        with pytest.raises(DataError) as fast:
+            json_lines.parse_block(block, layout, Path("file"), 1)
+        assert str(fast.value) == str(error)
+    else:
+        assert json_lines.parse_block(block, layout, Path("file"), 1).to_pylist() == expected.to_pylist()
+
+
+def test_a_file_without_lines_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_lines, "LONGEST_LINE", 1 << 20)
+    (tmp_path / "A.jsonl").write_bytes(b"x" * (3 << 20))
+    with pytest.raises(DataError, match="line 1 is longer than 1 MB"):
+        list(json_lines.blocks(tmp_path / "A.jsonl", 1 << 18))
