@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from llmsrec import distributed
 from llmsrec import params as parameters
 from llmsrec.errors import DataError, LLMSRecError
 from llmsrec.files import sha256
@@ -65,12 +67,23 @@ def load(name: str, folder: Path = Path()) -> Stage:
     return Stage(name, _tree(values), hashlib.sha256(identity.encode()).hexdigest(), deps, root)
 
 
-def run(main: Callable[[Stage], None], name: str, folder: Path = Path()) -> None:
-    """Run a stage; an error that a user can meet is printed without a traceback, with exit status 1."""
+def run(main: Callable[[Stage], None], name: str, folder: Path = Path(), parallel: bool = False) -> None:
+    """Run a stage; an error that a user can meet is printed without a traceback, with exit status 1.
+
+    Args:
+        parallel: whether `main` can run in several processes, each on its own device or core, as
+            `LLMSREC_PROCESSES=2` or torchrun asks. Their number is no part of the stage's identity.
+    """
     try:
-        main(load(name, folder))
+        if parallel and distributed.launch(f"stages.{name}"):
+            return
+        with distributed.joined() if parallel else nullcontext():
+            stage = load(name, folder)
+            distributed.agree(stage.digest, "code, parameters and data")
+            main(stage)
     except LLMSRecError as error:
-        print(f"error in stage {name}: {error}", file=sys.stderr, flush=True)
+        if distributed.first_to_fail(error):
+            print(f"error in stage {name}: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
 
 

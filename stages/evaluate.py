@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from llmsrec import distributed
 from llmsrec.data import candidates
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import plots, report, slices
@@ -25,8 +26,9 @@ def main(stage: Stage) -> None:
     train, test = sequences.drop_last(2), sequences.drop_last(1)
     histories = {"valid": train, "test": test, "test_shuffled": test.shuffled(settings.seed)}
     targets, negatives = zip(*(candidates.read(DATA / "split", of) for of in ("valid", "test", "test")), strict=True)
-
     models = vectors(histories, train)
+    if not distributed.is_main():
+        return
     ranks: report.Ranks = {}
     for model, of_model in models.items():
         for (split, seen), target, others in zip(histories.items(), targets, negatives, strict=True):
@@ -57,8 +59,7 @@ def main(stage: Stage) -> None:
 def vectors(histories: dict[str, Sequences], train: Sequences) -> dict[str, Vectors]:
     """The vectors of all models, whose dot products are the scores; popularity's is the count of training events."""
     teacher = sasrec.load(MODELS / "sasrec")
-    items = DATA / "filtered/items.parquet"
-    model = llm_srec.load(MODELS / "llm_srec", MODELS / "backbone", MODELS / "sasrec", items)
+    model = llm_srec.load(MODELS / "llm_srec", MODELS / "backbone", MODELS / "sasrec", DATA / "filtered/items.parquet")
     counts = np.bincount(train.items, minlength=len(teacher.item_vectors()))
     found: dict[str, Vectors] = {
         "llm_srec": {"items": model.item_vectors().numpy()},
@@ -74,4 +75,4 @@ def vectors(histories: dict[str, Sequences], train: Sequences) -> dict[str, Vect
 
 
 if __name__ == "__main__":
-    run(main, "evaluate")
+    run(main, "evaluate", parallel=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
 from llmsrec.files import write_json
 from llmsrec.models import llm_srec
@@ -42,9 +43,10 @@ def main(stage: Stage) -> None:
         params.train,
         stage.resume,
     )
-    model.save(Path("models/llm_srec"), config)
-    write_json(Path("models/llm_srec/curve.json"), curve)
+    if distributed.is_main():
+        model.save(Path("models/llm_srec"), config)
+        write_json(Path("models/llm_srec/curve.json"), curve)
 
 
 if __name__ == "__main__":
-    run(main, "llm_srec")
+    run(main, "llm_srec", parallel=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
 from llmsrec.files import write_json
 from llmsrec.models import sasrec
@@ -24,9 +25,10 @@ def main(stage: Stage) -> None:
         resume=stage.resume,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    sasrec.save(model, OUT)
-    write_json(OUT / "curve.json", curve)
+    if distributed.is_main():
+        sasrec.save(model, OUT)
+        write_json(OUT / "curve.json", curve)
 
 
 if __name__ == "__main__":
-    run(main, "sasrec")
+    run(main, "sasrec", parallel=True)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, read_json, write_json
@@ -128,20 +129,24 @@ class LLMSRec(nn.Module):
 
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
-        """f_item(h_i) of all items: `[I + 1, d']` float32 on the CPU; row 0 is zero."""
+        """f_item(h_i) of all items: `[I + 1, d']` float32 on the CPU; row 0 is zero.
+
+        Several processes embed their own items each; every one returns all vectors.
+        """
         self.eval()
-        lengths = np.array([len(self.prompts.item_prefix(i)) for i in range(1, len(self.teacher.item_vectors()))])
-        vectors = torch.zeros(len(lengths) + 1, self.d_prime)
+        vectors = torch.zeros(len(self.teacher.item_vectors()), self.d_prime)
+        own = distributed.own_items(np.arange(1, len(vectors)))
+        lengths = np.array([len(self.prompts.item_prefix(item)) for item in own.tolist()])
         for rows in token_batches(lengths):
-            ids = torch.from_numpy(rows + 1)
+            ids = torch.from_numpy(own[rows])
             vectors[ids] = self.f_item(self.hidden_items(ids.to(self.device))).cpu()
-        return vectors
+        return distributed.add_up(vectors)
 
     @torch.no_grad()
     def user_vectors(
         self, sequences: Sequences, users: np.ndarray | None = None, progress: str | None = None
     ) -> Tensor:
-        """f_user(h_u) of users' histories.
+        """f_user(h_u) of users' histories; several processes share the work, and every one returns all vectors.
 
         Args:
             users: `[n]` user ids; all of 1..U if None.
@@ -158,11 +163,12 @@ class LLMSRec(nn.Module):
         items, times = [h[0] for h in histories], [h[1] for h in histories]
         teacher = None if self.f_U is None else self.teacher.user_vectors(sequences)
         vectors = torch.zeros(len(users), self.d_prime)
-        for rows in _reported(list(token_batches(self.prompts.user_lengths(items))), progress):
+        batches = list(token_batches(self.prompts.user_lengths(items)))[distributed.rank() :: distributed.size()]
+        for rows in _reported(batches, progress):
             seen = None if teacher is None else teacher[torch.from_numpy(users[rows])].to(self.device)
             hidden = self.hidden_users([items[r] for r in rows], [times[r] for r in rows], seen)
             vectors[torch.from_numpy(rows)] = self.f_user(hidden).cpu()
-        return vectors
+        return distributed.add_up(vectors)
 
     @torch.no_grad()
     def cf_user_vectors(self, seen: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, read_json, write_json
@@ -120,21 +121,21 @@ class SASRec(nn.Module):
         """`[U + 1, d]`: each user's vector after the last `max_length` events, without dropout.
 
         Row 0 is the vector of an empty history. Users of like lengths share a batch, so that little is padded; the
-        result does not depend on the batches.
+        result does not depend on the batches. Several processes share the batches; each returns all vectors.
         """
         was_training = self.training
         self.eval()
         device = self.item.weight.device
         histories = sequences.last(self.max_length)
         lengths = np.clip(sequences.lengths(), 1, self.max_length)
-        vectors = torch.empty(len(histories), self.item.embedding_dim, device=device)
+        vectors = torch.zeros(len(histories), self.item.embedding_dim, device=device)
         order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(order), batch_size):
+        for start in range(distributed.rank() * batch_size, len(order), distributed.size() * batch_size):
             users = order[start : start + batch_size]
             batch = torch.from_numpy(histories[users, -lengths[users[-1]] :])
             vectors[torch.from_numpy(users)] = self.last(batch.to(device))
         self.train(was_training)
-        return vectors
+        return distributed.add_up(vectors)
 
 
 def drop(x: Tensor, rate: float) -> Tensor:

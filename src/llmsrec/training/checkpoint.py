@@ -1,6 +1,7 @@
 """The state that a killed run goes on from: one file, whole or not there, and one trainer at a time.
 
 A checkpoint is a safetensors file (no pickle) whose header holds the loop's state as JSON and a digest of everything.
+Of several processes the first writes it and all read it; it holds nothing of their number, so any number goes on.
 """
 
 import fcntl
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from llmsrec import distributed
 from llmsrec.errors import DataError
 from llmsrec.files import atomic
 
@@ -27,6 +29,8 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     Raises:
         DataError: the file cannot be written (a full disk, a missing permission); the old one is still there.
     """
+    if not distributed.is_main():
+        return
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(state)
     metadata = {"state": text, "sha256": _digest(tensors, text)}
@@ -38,7 +42,16 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Read what `save` wrote: tensors on the CPU, and the state. None if there is no file.
 
     A damaged file counts as none, and a printed line says so: starting again is always right, only slower.
+
+    Raises:
+        DataError: several processes read different files.
     """
+    loaded = _read(path)
+    distributed.agree(json.dumps(loaded and loaded[1]), f"checkpoint {path}")
+    return loaded
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     if not path.exists():
         return None
     try:
@@ -82,13 +95,16 @@ def restore_optimizer(
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; the lock goes with the process, however it ends.
+    """Hold `folder` for this run, that is its first process; the lock goes with the process, however it ends.
 
     Killing `dvc repro` leaves its trainer alive, and a second one would write the same checkpoint.
 
     Raises:
         DataError: another process holds it, or the folder cannot be written.
     """
+    if not distributed.is_main():
+        yield
+        return
     path = folder / "lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import metrics, ranks
 from llmsrec.models import losses
@@ -151,6 +153,7 @@ def train(
             total = sum(parts.values(), start=torch.zeros((), device=model.device))
             optimizer.zero_grad(set_to_none=True)
             total.backward()
+            distributed.add_up_gradients(parameters.values())
             optimizer.step()
             since += 1
             for name, value in {"loss": total, **parts}.items():
@@ -210,16 +213,15 @@ def step_losses(
 ) -> dict[str, Tensor]:
     """The weighted terms of Eq. 4 for one batch of samples, in which `T` targets are predicted.
 
+    Several processes compute their shares of the vectors and all have the terms of the whole batch.
+
     Args:
         rows: `[B]` rows of `samples`.
         rng: draws the negatives.
     """
     users, places = samples.targets(rows)
-    with torch.no_grad():
-        before = samples.before(users, places, model.teacher.max_length)
-        seen = model.teacher.last(torch.from_numpy(before).to(model.device))
-    user = model.f_user(model.hidden_positions(*samples.histories(rows), seen))
-    return vector_losses(model, user, model.f_cf_user(seen), samples, users, places, settings, rng)
+    user, cf_user = distributed.spread_rows(partial(user_vectors, model, samples), rows).chunk(2, dim=1)
+    return vector_losses(model, user, cf_user, samples, users, places, settings, rng)
 
 
 def vector_losses(
@@ -244,6 +246,15 @@ def vector_losses(
     return parts
 
 
+def user_vectors(model: LLMSRec, samples: Samples, rows: np.ndarray) -> Tensor:
+    """`[T, 2 d']`: of each target of `rows`, f_user(h_u) and f_CF-user(O_u) beside each other."""
+    with torch.no_grad():
+        before = samples.before(*samples.targets(rows), model.teacher.max_length)
+        seen = model.teacher.last(torch.from_numpy(before).to(model.device))
+    user = model.f_user(model.hidden_positions(*samples.histories(rows), seen))
+    return torch.cat([user, model.f_cf_user(seen)], dim=1)
+
+
 def candidate_scores(
     model: Trainee,
     user: Tensor,
@@ -260,7 +271,7 @@ def candidate_scores(
     positives = samples.sequences.items[places].astype(np.int64)
     negatives = samples.negatives(users, settings.candidates - 1, rng)
     unique, where = np.unique(np.concatenate([positives, negatives.ravel()]), return_inverse=True)
-    items = model.f_item(model.hidden_items(torch.from_numpy(unique).to(model.device)))
+    items = distributed.spread_items(partial(item_vectors, model), unique)
     positive, negative = (torch.from_numpy(part).to(model.device) for part in np.split(where.ravel(), [len(positives)]))
     first = (user * items[positive]).sum(dim=1, keepdim=True)
     if settings.negatives == "own":
@@ -270,3 +281,8 @@ def candidate_scores(
         own = samples.own(users[:, None], unique[pool.cpu().numpy()])
         rest = (user @ items[pool].T).masked_fill(torch.from_numpy(own).to(model.device), -torch.inf)
     return torch.cat([first, rest], dim=1)
+
+
+def item_vectors(model: Trainee, item_ids: np.ndarray) -> Tensor:
+    """`[n, d']` f_item(h_i), with a gradient."""
+    return model.f_item(model.hidden_items(torch.from_numpy(item_ids).to(model.device)))

@@ -1,7 +1,8 @@
 """Training SASRec: next-item prediction at every position, early stopping on validation, resumable after a kill.
 
 An epoch depends on the seed, its number and the state it starts from, and on nothing else: so a run that is killed
-goes on from its last whole epoch and ends with the weights that it would have had.
+goes on from its last whole epoch and ends with the weights that it would have had. Of several processes each takes its
+share of every batch; the gradients add up to the batch's. Only dropout differs: each draws its own.
 """
 
 import time
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmsrec import params
+from llmsrec import distributed, params
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
 from llmsrec.evaluation import metrics, ranks
@@ -109,7 +110,8 @@ def train_epoch(
     device = model.item.weight.device
     rng = np.random.default_rng([settings.seed, epoch])
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
-    torch.manual_seed(int(rng.integers(2**63)))  # dropout knows no other generator than the global one
+    # Dropout knows no other generator than the global one.
+    torch.manual_seed(int(rng.integers(2**63)) + distributed.rank())
     lengths = np.count_nonzero(table, axis=1)
     model.train()
     total, positions = torch.zeros((), device=device), 0
@@ -118,10 +120,11 @@ def train_epoch(
         loss, count = next_item_loss(model, rows, settings, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        distributed.add_up_gradients(model.parameters())
         optimizer.step()
         total += loss.detach() * count
         positions += count
-    return float(total / positions)
+    return float(distributed.add_up(total) / positions)
 
 
 def next_item_loss(
@@ -130,15 +133,19 @@ def next_item_loss(
     """The loss that `settings` names over every real position of right-aligned sequences `rows` `[B, L]`.
 
     Returns:
-        the mean loss over the positions, and their number.
+        the mean loss over the positions, and their number; of several processes, each one's part of that mean, so
+        that the parts add up to it.
     """
-    inputs = rows[:, :-1]
-    real = inputs != 0
-    targets = rows[:, 1:][real]
-    users, items = model(inputs)[real], model.item_vectors()
+    inputs, real = rows[:, :-1], rows[:, :-1] != 0
+    own = distributed.stretch(len(rows))
+    idle = own.start == own.stop
+    if idle:  # it computes something all the same: a mean of nothing is NaN
+        own = slice(0, 1)
+    targets = rows[own, 1:][real[own]]
+    users, items = model(inputs[own])[real[own]], model.item_vectors()
     count = len(items) - 1
     if settings.loss == "bce":
-        negatives = sequence_losses.draw_unseen(rows, count, inputs.shape[1], generator)[real]
+        negatives = sequence_losses.draw_unseen(rows, count, inputs.shape[1], generator)[own][real[own]]
         loss = sequence_losses.bce(users, targets, negatives, items)
     elif settings.loss == "ce":
         loss = sequence_losses.cross_entropy(users, targets, items)
@@ -148,7 +155,8 @@ def next_item_loss(
             loss = sequence_losses.sampled_softmax(users, targets, negatives, items)
         else:
             loss = sequence_losses.gbce(users, targets, negatives, items, settings.gbce_t)
-    return loss, len(targets)
+    positions = int(real.sum())
+    return loss * (0.0 if idle else len(targets) / positions), positions
 
 
 def batches(users: np.ndarray, lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -164,10 +172,15 @@ def batches(users: np.ndarray, lengths: np.ndarray, batch_size: int, rng: np.ran
 
 def validate(model: SASRec, histories: Sequences, targets: np.ndarray) -> float:
     """NDCG@10 of all users' targets among all items outside their histories."""
-    users = model.user_vectors(histories)[1:].cpu().numpy()
+    users = model.user_vectors(histories).cpu().numpy()
     items = model.item_vectors().detach().cpu().numpy()
-    found = ranks.rank(users, items, targets, histories.offsets[1:], histories.items)
-    return float(metrics.ndcg(found["full"], 10).mean())
+
+    def rank(rows: np.ndarray) -> Tensor:
+        seen = ranks.select(histories.offsets, histories.items, rows)
+        return torch.from_numpy(ranks.rank(users[rows], items, targets[rows - 1], *seen)["full"])
+
+    found = distributed.spread_rows(rank, np.arange(1, histories.users + 1))
+    return float(metrics.ndcg(found.numpy(), 10).mean())
 
 
 def _weights(model: SASRec) -> dict[str, Tensor]:
