@@ -204,7 +204,7 @@ def add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
     parameters = list(parameters)
     present = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = add_up(torch.cat([*(gradient.float().flatten() for gradient in gradients), present]))
+    flat = add_up(torch.cat([*(gradient.flatten() for gradient in gradients), present]))
     *parts, present = flat.split([*(p.numel() for p in parameters), len(parameters)])
     for parameter, part, there in zip(parameters, parts, present.tolist(), strict=True):
         parameter.grad = part.view_as(parameter).to(parameter.dtype) if there else None
