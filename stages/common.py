@@ -5,7 +5,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from llmsrec import distributed
 from llmsrec import params as parameters
 from llmsrec.errors import DataError, LLMSRecError
 from llmsrec.files import sha256
@@ -75,15 +73,28 @@ def run(main: Callable[[Stage], None], name: str, folder: Path = Path(), paralle
             `LLMSREC_PROCESSES=2` or torchrun asks. Their number is no part of the stage's identity.
     """
     try:
-        if parallel and distributed.launch(f"stages.{name}"):
-            return
-        with distributed.joined() if parallel else nullcontext():
+        if parallel:
+            _run_together(main, name, folder)
+        else:
+            main(load(name, folder))
+    except LLMSRecError as error:
+        print(f"error in stage {name}: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _run_together(main: Callable[[Stage], None], name: str, folder: Path) -> None:
+    from llmsrec import distributed  # torch, which the data's stages need not wait for
+
+    if distributed.launch(f"stages.{name}"):
+        return
+    try:
+        with distributed.joined():
             stage = load(name, folder)
             distributed.agree(stage.digest, "code, parameters and data")
             main(stage)
     except LLMSRecError as error:
         if distributed.first_to_fail(error):
-            print(f"error in stage {name}: {error}", file=sys.stderr, flush=True)
+            raise
         sys.exit(1)
 
 
