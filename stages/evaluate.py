@@ -10,11 +10,12 @@ from llmsrec.data import candidates
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import plots, report, slices
 from llmsrec.evaluation.ranks import rank
-from llmsrec.files import read_json, write_json
+from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models import llm_srec, sasrec
 from stages.common import Stage, run
 
 DATA, MODELS, REPORTS = Path("data"), Path("models"), Path("reports")
+INTERACTIONS = DATA / "filtered/interactions.parquet"
 Vectors = dict[str, np.ndarray]  # split -> [U, d], "items" -> [I + 1, d]; "cf": LLM-SRec's other tower, on test
 
 
@@ -22,7 +23,7 @@ def main(stage: Stage) -> None:
     """Evaluate all users; the histories are those of the true order, also where training shuffled them."""
     torch.use_deterministic_algorithms(True)
     settings = stage.params.evaluate
-    sequences = Sequences.read(DATA / "filtered/interactions.parquet")
+    sequences = Sequences.read(INTERACTIONS)
     train, test = sequences.drop_last(2), sequences.drop_last(1)
     histories = {"valid": train, "test": test, "test_shuffled": test.shuffled(settings.seed)}
     targets, negatives = zip(*(candidates.read(DATA / "split", of) for of in ("valid", "test", "test")), strict=True)
@@ -43,6 +44,7 @@ def main(stage: Stage) -> None:
     }
     of_test, drawn = (targets[1], test.offsets[1:], test.items, negatives[1]), (settings.bootstrap, settings.seed)
     comparison = report.comparison(ranks, groups, *drawn) | {"data": stage.data("filtered", "split")}
+    comparison["paired_by"] = {path.name: sha256(path) for path in (INTERACTIONS, DATA / "split/candidates.parquet")}
     comparison["towers"] = report.towers(models["llm_srec"], *of_test, *drawn)
     evaluation = report.evaluation(ranks, groups, described)
 

@@ -14,7 +14,6 @@ from llmsrec.registry import record, revisions, tracking
 from stages.common import Stage, load, run
 
 DATA, BUNDLE, MODEL, REPORTS = Path("data"), Path("models/bundle"), Path("models/llm_srec"), Path("reports")
-REPORTED = ("checks.json", "comparison.json", "ranks.parquet", "slices.parquet")  # from ranks, paired tests later
 EVALUATION, REGISTERED = Path("metrics/evaluation.json"), Path("metrics/registered.json")
 
 
@@ -39,10 +38,10 @@ def main(stage: Stage) -> None:
         evaluation=evaluation,
         curve=read_json(MODEL / "curve.json"),
         data={part: sha256(path) for part, path in manifests.items()},
-        tags={**tags, "checks.passed": passed},
+        tags={**tags, "checks.passed": passed, record.SEALED: record.seal(REPORTS)},
         files={
             "": [Path("params.yaml"), REPORTS / "plots"],
-            "reports": [*(REPORTS / name for name in REPORTED), EVALUATION, BUNDLE / "parity.json"],
+            "reports": [*(REPORTS / name for name in record.REPORTS), EVALUATION, BUNDLE / "parity.json"],
             **{f"data/{part}": [path] for part, path in manifests.items()},
         },
     )

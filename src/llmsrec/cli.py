@@ -68,6 +68,30 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--markdown", type=Path, metavar="FILE", help="write it as Markdown, too")
     command.add_argument("--png", type=Path, metavar="FILE", help="write a picture of it, too")
 
+    command = _add(
+        commands, "promote", promote, "judge a version by the rules in params.yaml; with --yes move the alias to it",
+        "llmsrec promote candidate --to staging --yes",
+    )  # fmt: skip
+    command.add_argument("version", help="a version's number or alias")
+    command.add_argument("--to", required=True, metavar="ALIAS", help="staging, or champion for what is in staging")
+    command.add_argument("--yes", action="store_true", help="move the aliases; without it nothing is changed")
+    command.add_argument("--force", action="store_true", help="promote against the rules; needs --reason")
+    command.add_argument("--reason", metavar="TEXT", help="why, for the record")
+
+    command = _add(
+        commands, "rollback", rollback, "return an alias to the version before",
+        "llmsrec rollback staging --reason 'clicks fell by a tenth'",
+    )  # fmt: skip
+    command.add_argument("alias", help="staging")
+    command.add_argument("--reason", metavar="TEXT", default="", help="why, for the record")
+
+    command = _add(
+        commands, "history", decisions, "list the decisions on the model, or show the record of one",
+        "llmsrec history 2",
+    )  # fmt: skip
+    command.add_argument("number", nargs="?", type=int, help="a decision's number")
+    command.add_argument("--json", action="store_true", help="print the list as JSON")
+
     _add(
         commands, "summary", summary, "show the metrics and the registered version of this repository's last run",
         "dvc repro && llmsrec summary",
@@ -110,6 +134,41 @@ def compare(options: argparse.Namespace) -> None:
             temporary.write_text(found.markdown(), encoding="utf-8")
     if options.png:
         pair_plot.plot(options.png, found.rows, (options.a, options.b))
+
+
+def promote(options: argparse.Namespace) -> None:
+    """Show the rules; with --yes, act."""
+    from llmsrec.registry import decision, promotion
+
+    if options.force and not options.reason:
+        raise RequestError("--force is given without --reason; say why, it is kept for good: --reason TEXT.")
+    verdict = promotion.review(_root(), options.version, options.to, settle=options.yes)
+    now = verdict.aliases.get(options.to)
+    print(f"{verdict.model} version {verdict.version} -> {options.to} (now: {f'version {now}' if now else 'none'})\n")
+    print(decision.table(verdict.rules))
+    if verdict.changed:
+        print(f"\nparams.yaml has changed since it was trained: {', '.join(verdict.changed)}")
+    if not options.yes:
+        promotion.refuse(verdict, options.force)
+        print(f"\nnothing was changed; --yes moves {options.to} to version {verdict.version}")
+        return
+    made = promotion.promote(_root(), verdict, options.reason if options.force else None)
+    print(f"\n{options.to} is version {made.version}; decision {made.number}, see `llmsrec history {made.number}`")
+
+
+def rollback(options: argparse.Namespace) -> None:
+    """Go back, and say what is where now."""
+    from llmsrec.registry import promotion
+
+    made = promotion.rollback(_root(), options.alias, options.reason)
+    print(f"{made.alias} is version {made.version} again (it was {made.before[made.alias]}); decision {made.number}")
+
+
+def decisions(options: argparse.Namespace) -> None:
+    """Print the decisions."""
+    from llmsrec.registry import history
+
+    print(history.show(_root(), options.number, options.json))
 
 
 def summary(options: argparse.Namespace) -> None:

@@ -18,4 +18,4 @@ class DataError(LLMSRecError):
 
 
 class RequestError(LLMSRecError):
-    """A request for recommendations that cannot be answered as asked."""
+    """A request, for recommendations or to the registry, that cannot be met as asked."""

@@ -15,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from llmsrec.errors import ParamsError
 
+PROMOTED = ("staging", "previous", "champion")  # aliases that no stage moves
 Seed = Field(ge=0, lt=2**32)
 
 
@@ -141,16 +142,33 @@ class Export(Section):
     users: int = Field(ge=1)
 
 
+class Latency(Section):
+    cf: float = Field(gt=0)
+    llm: float = Field(gt=0)
+
+
+class Gate(Section):
+    margin: float = Field(ge=0, lt=1)
+    slice_margin: float = Field(ge=0, lt=1)
+    require_better: bool
+    requests: int = Field(ge=10)
+    latency_ms: Latency
+    memory_mb: float = Field(gt=0)
+
+
 class Registry(Section):
     model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     experiment: str = Field(min_length=1)
     alias: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    gate: Gate
 
     @field_validator("alias")
     @classmethod
     def alias_is_free(cls, value: str) -> str:
         if value == "latest" or re.fullmatch(r"v\d+", value):
             raise ValueError(f"alias {value} is reserved by MLflow; take a word such as candidate")
+        if value in PROMOTED:
+            raise ValueError(f"alias {value} is moved by `llmsrec promote` alone; take a word such as candidate")
         return value
 
 

@@ -1,15 +1,20 @@
 """What MLflow is told about a training: names and values, before any of them is logged."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmsrec.files import sha256
 from llmsrec.params import Params
 
 # What a name says in words (`title`), or says anyway.
 MARKED = ("model.distill", "model.uniform", "model.distill_loss", "model.user_representation", "split.shuffle_train")
 NAMED_ANYWAY = ("data.source", "data.category", "data.dir", "data.revision", "backbone.model", "backbone.revision")
 MOST_NAMED = 5
+REPORTS = ("checks.json", "comparison.json", "ranks.parquet", "slices.parquet")  # the evidence for a promotion
+SEALED = "evidence_sha256"  # the run's tag: digest of these, as they were logged
 
 
 @dataclass(frozen=True)
@@ -137,3 +142,9 @@ def headline(evaluation: dict[str, Any]) -> str:
         others = ", ".join(f"{model} {score:.4f}" for model, score in scores.items() if model != "llm_srec")
         lines.append(f"{protocol} {scores['llm_srec']:.4f} ({others})")
     return "Test NDCG@10: " + "; ".join(lines)
+
+
+def seal(folder: Path) -> str:
+    """One digest of the reports in a folder."""
+    files = {name: sha256(folder / name) for name in REPORTS}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

@@ -13,12 +13,14 @@ from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a server that is down is told of in seconds
 
 import mlflow
 import polars as pl
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
+from requests import RequestException
 
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
@@ -37,29 +39,47 @@ SERVING = (
 
 @contextmanager
 def connected(root: Path) -> Iterator[MlflowClient]:
-    """A client of MLFLOW_TRACKING_URI, or of `root`/mlruns/mlflow.db; one at a time for one repository.
+    """`session`, one at a time for one repository.
 
     Two processes that register at once would otherwise both find nothing and both write.
     """
-    folder = root / "mlruns"
-    folder.mkdir(parents=True, exist_ok=True)
+    with locked(root), session(root, "Nothing is half-registered: run `dvc repro register` again") as client:
+        yield client
+
+
+@contextmanager
+def session(root: Path, remedy: str) -> Iterator[MlflowClient]:
+    """A client of MLFLOW_TRACKING_URI, or of `root`/mlruns/mlflow.db.
+
+    Args:
+        remedy: what a user should know and do after a failure.
+
+    Raises:
+        DataError: whatever MLflow or what it stores its files in refuses.
+    """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with (folder / ".lock").open("w") as lock:
+    (root / "mlruns").mkdir(parents=True, exist_ok=True)
+    given, uri = os.environ.get("MLFLOW_TRACKING_URI"), tracking_uri(root)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield MlflowClient(uri)
+    except (MlflowException, RequestException) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DataError(f"MLflow at {uri} refused: {reason}. {remedy} once this is put right.") from error
+    finally:
+        mlflow.set_tracking_uri(given or "")  # it is kept in the environment, too
+        if given is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the lock of a repository's mlruns/ against other processes here."""
+    (root / "mlruns").mkdir(parents=True, exist_ok=True)
+    with (root / "mlruns/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        given, uri = os.environ.get("MLFLOW_TRACKING_URI"), tracking_uri(root)
-        mlflow.set_tracking_uri(uri)
-        try:
-            yield MlflowClient(uri)
-        except MlflowException as error:
-            raise DataError(
-                f"MLflow at {uri} refused: {str(error).splitlines()[0]} Nothing is half-registered: run "
-                "`dvc repro register` again once this is put right."
-            ) from error
-        finally:
-            mlflow.set_tracking_uri(given or "")  # it is kept in the environment, too
-            if given is None:
-                os.environ.pop("MLFLOW_TRACKING_URI", None)
+        yield
 
 
 def tracking_uri(root: Path) -> str:
@@ -178,15 +198,20 @@ def _log_model(run_id: str, bundle: Path, digest: str) -> str:
     return info.model_id
 
 
+def require(root: Path) -> None:
+    """Raise DataError where there is no registry: MLflow would take seconds to make an empty one."""
+    own = root / "mlruns/mlflow.db"
+    if tracking_uri(root) == _own(root) and not own.exists():
+        raise DataError(f"no registry at {own}; run `dvc repro` first, or set MLFLOW_TRACKING_URI.")
+
+
 def bundle_of(uri: str, root: Path) -> Path:
     """The bundle of a version, such as `models:/llm-srec@candidate`; brought here if it lies elsewhere.
 
     Raises:
         DataError: no registry, no such version, or its artifacts are gone.
     """
-    own = root / "mlruns/mlflow.db"
-    if tracking_uri(root) == _own(root) and not own.exists():
-        raise DataError(f"no registry at {own}; run `dvc repro` first, or set MLFLOW_TRACKING_URI.")
+    require(root)
     with connected(root) as client:
         try:
             folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=client.tracking_uri)

@@ -1,0 +1,277 @@
+"""The rules that a version must meet to be promoted: figures against thresholds, and nothing else.
+
+No rule here asks MLflow or reads a file: `evidence` and `smoke` have brought together what is judged.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llmsrec.errors import DataError
+from llmsrec.evaluation import significance
+from llmsrec.evaluation.metrics import per_user
+from llmsrec.params import Gate
+
+METRIC, PROTOCOL = "ndcg_10", "full"
+PARTS = ("filtered", "split")  # of the data: what training and evaluation read
+ANSWERING = "whole and answering"
+RULES = ("data", "bundle", "parity", "quality", "order", "load")
+INTEGRITY = "bundle"  # the rule that nobody can vouch for: an altered or broken bundle is not served
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What was measured of a version: the reports of its run.
+
+    Attributes:
+        version: its number.
+        checks: reports/checks.json.
+        comparison: reports/comparison.json.
+        ranks: reports/ranks.parquet.
+        slices: reports/slices.parquet.
+    """
+
+    version: int
+    checks: dict[str, Any]
+    comparison: dict[str, Any]
+    ranks: pl.DataFrame
+    slices: pl.DataFrame
+
+    def scores(self, model: str, split: str = "test") -> np.ndarray:
+        """`[U]` float64: NDCG@10 among all items, of users 1..U."""
+        rows = self.ranks.filter(model=model, split=split, protocol=PROTOCOL).sort("user_id")
+        return per_user(rows["rank"].to_numpy(), METRIC)
+
+    def difference(self, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+        """The paired difference, with the resamples and the seed of the version's own report."""
+        interval = self.comparison["interval"]
+        return significance.difference(ours, theirs, interval["resamples"], interval["seed"])
+
+
+@dataclass(frozen=True)
+class Evidence(Evaluated):
+    """What a version brings with it: its reports and what its bundle says of itself.
+
+    Attributes:
+        bundle_sha256: digest of the bundle, as the version is tagged.
+        config: the bundle's config.json.
+        parity: the bundle's parity.json.
+    """
+
+    bundle_sha256: str
+    config: dict[str, Any]
+    parity: dict[str, Any]
+
+
+There = Evaluated | DataError | None
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """What a fresh process with nothing but the bundle's code did.
+
+    Attributes:
+        problem: why the bundle cannot be used, or None; the rest is then empty.
+        requests: answered by each tower, one after the other.
+        load_s: from the start of the process to the first tower's readiness, imports included.
+        latency_ms: tower -> `p50`, `p99`.
+        peak_mb: of the process, both towers loaded.
+    """
+
+    problem: str | None = None
+    requests: int = 0
+    load_s: float = 0.0
+    latency_ms: dict[str, dict[str, float]] | None = None
+    peak_mb: float = 0.0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number (or digest, or word) that a rule looks at.
+
+    Attributes:
+        name: what it is of.
+        value: what was found.
+        interval: low and high of `value`, where it is a mean over users.
+        limit: what it must be, in words; empty for what is only reported.
+        holds: whether it is so; None for what is only reported.
+        short: by how much it is not, in the figure's unit.
+    """
+
+    name: str
+    value: float | str
+    interval: tuple[float, float] | None = None
+    limit: str = ""
+    holds: bool | None = None
+    short: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.shown()}" + (f" (must be {self.limit})" if self.limit else "")
+
+    def shown(self) -> str:
+        """The value as people read it, with its interval."""
+        value = self.value if isinstance(self.value, str) else f"{self.value:.4g}"
+        return value if self.interval is None else f"{value} [{self.interval[0]:.4g}, {self.interval[1]:.4g}]"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule with everything it looked at."""
+
+    name: str
+    figures: tuple[Figure, ...]
+
+    @property
+    def holds(self) -> bool:
+        return all(figure.holds is not False for figure in self.figures)
+
+    def failures(self) -> list[str]:
+        """One sentence for each figure that is not as it must be."""
+        lines = []
+        for figure in self.figures:
+            if figure.holds is False:
+                by = "" if figure.short is None else f", short by {figure.short:.4g}"
+                lines.append(f"rule {RULES.index(self.name) + 1} ({self.name}): {figure}{by}")
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"rule": self.name, "holds": self.holds, "figures": [asdict(figure) for figure in self.figures]}
+
+
+def judge(ours: Evidence, there: There, holder: str, smoke: Smoke, limits: Gate) -> list[Rule]:
+    """All rules of one version, in their order.
+
+    Args:
+        there: the version that holds the alias now; None if nobody does, the error if its reports cannot be had.
+        holder: the alias, such as `staging`.
+        smoke: what the bundle did in a fresh process.
+        limits: params.yaml's `registry.gate`.
+    """
+    parts: dict[str, Callable[[], Iterator[Figure]]] = {
+        "data": lambda: data(ours),
+        "bundle": lambda: bundle(ours, smoke),
+        "parity": lambda: parity(ours),
+        "quality": lambda: quality(ours, there, holder, limits),
+        "order": lambda: order(ours),
+        "load": lambda: load(smoke, limits),
+    }
+    return [Rule(name, tuple(parts[name]())) for name in RULES]
+
+
+def data(ours: Evidence) -> Iterator[Figure]:
+    """Rule 1: the checks passed, for the data that the model was trained and evaluated on."""
+    yield _equal("data checks", "passed" if ours.checks["passed"] else "failed", "passed")
+    trained, evaluated, checked = ours.config.get("data", {}), ours.comparison["data"], ours.checks["data"]
+    for part in PARTS:
+        yield _same(f"{part} data that it was trained on", trained.get(part), checked[part])
+        yield _same(f"{part} data that it was evaluated on", evaluated[part], checked[part])
+
+
+def bundle(ours: Evidence, smoke: Smoke) -> Iterator[Figure]:
+    """Rule 2: the files are those of the manifest, load without this repository, and answer."""
+    yield Figure("bundle_sha256", ours.bundle_sha256[:12])
+    yield _equal("its files, loaded and asked in a fresh process", smoke.problem or ANSWERING, ANSWERING)
+
+
+def parity(ours: Evidence) -> Iterator[Figure]:
+    """Rule 3: ONNX Runtime computes what torch computes; how alike and how good the two towers are."""
+    largest = max(ours.parity["largest_difference"].values())
+    yield _at_most("largest difference of ONNX Runtime and torch", largest, ours.parity["tolerance"])
+    for tower, top in ours.parity["top_10"].items():
+        yield _at_least(f"users of {top['users']} with the same top 10, {tower}", top["same"], top["users"])
+    towers = ours.comparison["towers"]
+    for tower, scores in towers["ndcg_10"].items():
+        yield _measured(f"NDCG@10 {PROTOCOL}, tower {tower}", scores[PROTOCOL])
+    if "overlap_10" in towers:
+        yield _measured("overlap@10 of the towers", towers["overlap_10"])
+
+
+def quality(ours: Evidence, there: There, holder: str, limits: Gate) -> Iterator[Figure]:
+    """Rule 4: no worse than SASRec, nor than what holds the alias now, on the same users and candidates.
+
+    Versions that were evaluated on other data have no users in common, so the rule does not hold: evaluate what holds
+    the alias on this data first, or say why it may pass.
+    """
+    scores = ours.scores("llm_srec")
+    yield from _no_worse(ours, scores, ours.scores("sasrec"), "SASRec", limits)
+    if there is None:
+        yield Figure(f"version in {holder}", "none yet")
+        return
+    if isinstance(there, DataError):
+        yield Figure(f"version in {holder}", str(there), None, "comparable", False)
+        return
+    name = f"version {there.version} in {holder}"
+    common = [
+        _same(f"{file} of {name}", there.comparison["paired_by"][file], digest)
+        for file, digest in ours.comparison["paired_by"].items()
+    ]
+    yield from common
+    if all(figure.holds for figure in common):
+        yield from _no_worse(ours, scores, there.scores("llm_srec"), name, limits)
+
+
+def order(ours: Evidence) -> Iterator[Figure]:
+    """Rule 5: shuffling the history costs more than noise (paper, Sec. 2.3.2)."""
+    change = ours.difference(ours.scores("llm_srec", "test_shuffled"), ours.scores("llm_srec"))
+    what = f"NDCG@10 {PROTOCOL}, shuffled minus original"
+    yield _measured(what, change)
+    yield _below(f"{what}, upper bound", change["high"], 0.0)
+
+
+def load(smoke: Smoke, limits: Gate) -> Iterator[Figure]:
+    """Rule 6: latency and memory of a smoke load."""
+    if smoke.latency_ms is None:
+        yield _equal("smoke load", "not measured", "measured")
+        return
+    for tower, latency in smoke.latency_ms.items():
+        yield Figure(f"p50 of {smoke.requests} requests in ms, {tower}", latency["p50"])
+        yield _at_most(f"p99 in ms, {tower}", latency["p99"], getattr(limits.latency_ms, tower))
+    yield _at_most("peak memory in MB", smoke.peak_mb, limits.memory_mb)
+
+
+def _no_worse(ours: Evidence, scores: np.ndarray, others: np.ndarray, name: str, limits: Gate) -> Iterator[Figure]:
+    """Non-inferiority of the mean by its lower bound; of slices, which are small, by the difference itself."""
+    found, what = ours.difference(scores, others), f"NDCG@10 {PROTOCOL} minus that of {name}"
+    yield _measured(what, found)
+    yield _above(f"{what}, lower bound", found["low"], 0.0 if limits.require_better else -limits.margin)
+    for group in ours.slices.columns[1:]:
+        users = ours.slices[group].to_numpy()
+        if users.any():
+            found = ours.difference(scores[users], others[users])
+            of_slice = f"{what}, {group.replace('_', '-')} ({users.sum()} users)"
+            yield _at_least(of_slice, found["difference"], -limits.slice_margin, (found["low"], found["high"]))
+
+
+def _measured(name: str, found: dict[str, float]) -> Figure:
+    middle = found["mean"] if "mean" in found else found["difference"]
+    return Figure(name, middle, (found["low"], found["high"]))
+
+
+def _above(name: str, value: float, limit: float) -> Figure:
+    return Figure(name, value, None, f"above {limit:g}", value > limit, None if value > limit else limit - value)
+
+
+def _below(name: str, value: float, limit: float) -> Figure:
+    return Figure(name, value, None, f"below {limit:g}", value < limit, None if value < limit else value - limit)
+
+
+def _at_least(name: str, value: float, limit: float, interval: tuple[float, float] | None = None) -> Figure:
+    return Figure(
+        name, value, interval, f"at least {limit:g}", value >= limit, None if value >= limit else limit - value
+    )
+
+
+def _at_most(name: str, value: float, limit: float) -> Figure:
+    return Figure(name, value, None, f"at most {limit:g}", value <= limit, None if value <= limit else value - limit)
+
+
+def _equal(name: str, value: str, expected: str) -> Figure:
+    return Figure(name, value, None, expected, value == expected)
+
+
+def _same(name: str, digest: str | None, expected: str) -> Figure:
+    """Digests are compared whole and shown by their beginning."""
+    return Figure(name, digest[:12] if digest else "not recorded", None, expected[:12], digest == expected)

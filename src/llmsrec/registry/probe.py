@@ -1,0 +1,59 @@
+"""Run as a file, in a fresh process, with a bundle's folder: load it with its own code, ask it, print what it took.
+
+python -I probe.py <bundle> <requests>
+
+Nothing of this repository is imported, so what works here works where only the bundle is. Prints one JSON object.
+"""
+
+import json
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+
+STARTED = time.perf_counter()
+WARM_UP, LENGTH, DAY = 3, 10, 86_400_000
+
+
+def main(folder: Path, requests: int) -> None:
+    sys.path.insert(0, str(folder / "code"))
+    import polars as pl
+
+    import llmsrec
+    from llmsrec.serving import schema
+    from llmsrec.serving.recommender import Recommender
+
+    assert Path(llmsrec.__file__).is_relative_to(folder), f"{llmsrec.__file__} is not the bundle's code"
+    recommender = Recommender.load(folder)
+    loaded = time.perf_counter() - STARTED
+    asins = pl.read_parquet(folder / "items.parquet")["parent_asin"].to_list()
+    length = min(LENGTH, len(asins) // 2)
+
+    def ask(tower: str, number: int) -> None:
+        history = [asins[(number * length + place) % len(asins)] for place in range(length)]
+        events = [{"parent_asin": asin, "timestamp": place * DAY} for place, asin in enumerate(history)]
+        request = schema.parse([{"history": events, "k": length, "tower": tower}])
+        (answer,) = recommender.recommend(request)
+        found = [item.parent_asin for item in answer.items]
+        assert len(set(found)) == length and not set(found) & set(history), f"{tower}: {found} for {history}"
+        assert all(math.isfinite(item.score) for item in answer.items), f"{tower}: a score is not finite"
+        assert answer.used == length and not answer.unknown and answer.fallback is None, f"{tower}: {answer}"
+
+    latency = {}
+    for tower in ("cf", "llm") if json.loads((folder / "config.json").read_text())["distilled"] else ("llm",):
+        times = []
+        for number in range(WARM_UP + requests):
+            start = time.perf_counter()
+            ask(tower, number)
+            times.append((time.perf_counter() - start) * 1000)
+        ordered = sorted(times[WARM_UP:])
+        latency[tower] = {
+            name: ordered[math.ceil(share * requests) - 1] for name, share in (("p50", 0.5), ("p99", 0.99))
+        }
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    print(json.dumps({"load_s": loaded, "latency_ms": latency, "peak_mb": peak}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
