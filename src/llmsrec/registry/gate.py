@@ -205,7 +205,7 @@ def quality(ours: Evidence, there: There, holder: str, limits: Gate) -> Iterator
         return
     name = f"version {there.version} in {holder}"
     common = [
-        _same(f"{file} of {name}", there.comparison["paired_by"][file], digest)
+        _same(f"{file} of {name}", there.comparison.get("paired_by", {}).get(file), digest)
         for file, digest in ours.comparison["paired_by"].items()
     ]
     yield from common
