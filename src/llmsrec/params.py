@@ -9,7 +9,16 @@ import re
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -172,6 +181,41 @@ class Registry(Section):
         return value
 
 
+class Dimension(Section):
+    """A key of params.yaml that is tuned: its `choices`, or all numbers from `low` to `high`."""
+
+    key: str = Field(min_length=1)
+    choices: list[bool | int | float | str] | None = Field(default=None, min_length=2)
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+
+    @model_validator(mode="after")
+    def choices_or_range(self) -> "Dimension":
+        ranged = self.low is not None and self.high is not None
+        if (self.choices is None) != ranged or (self.choices is not None and self.model_fields_set & {"low", "high"}):
+            raise ValueError(f"{self.key} needs either `choices`, or `low` and `high`")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError(f"{self.key} has low {self.low}, which is not below high {self.high}")
+        if self.log and (self.low is None or self.low <= 0):
+            raise ValueError(f"{self.key} is searched by its logarithm, so `low` must be above 0")
+        return self
+
+    @model_serializer(mode="wrap")
+    def as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if key in self.model_fields_set}
+
+
+class Tune(Section):
+    fidelity: Literal["heads", "full"]
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    storage: str | None
+    trials: int = Field(ge=1)
+    heartbeat: int = Field(ge=1)
+    seed: int = Seed
+    space: list[Dimension] = Field(min_length=1)
+
+
 class Params(Section):
     data: Data
     sample: Sample
@@ -183,6 +227,7 @@ class Params(Section):
     evaluate: Evaluate
     export: Export
     registry: Registry
+    tune: Tune
 
 
 def load(path: Path) -> Params:

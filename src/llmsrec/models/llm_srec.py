@@ -164,7 +164,7 @@ class LLMSRec(nn.Module):
         teacher = None if self.f_U is None else self.teacher.user_vectors(sequences)
         vectors = torch.zeros(len(users), self.d_prime)
         batches = list(token_batches(self.prompts.user_lengths(items)))[distributed.rank() :: distributed.size()]
-        for rows in _reported(batches, progress):
+        for rows in reported(batches, progress):
             seen = None if teacher is None else teacher[torch.from_numpy(users[rows])].to(self.device)
             hidden = self.hidden_users([items[r] for r in rows], [times[r] for r in rows], seen)
             vectors[torch.from_numpy(rows)] = self.f_user(hidden).cpu()
@@ -240,7 +240,7 @@ def token_batches(lengths: np.ndarray) -> Iterator[np.ndarray]:
         order = order[count:]
 
 
-def _reported(batches: list[np.ndarray], label: str | None) -> Iterable[np.ndarray]:
+def reported(batches: list[np.ndarray], label: str | None) -> Iterable[np.ndarray]:
     """Pass batches through; print how many rows are done every ten seconds."""
     done, total, last = 0, sum(len(batch) for batch in batches), time.monotonic()
     for batch in batches:

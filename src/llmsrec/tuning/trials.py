@@ -1,0 +1,106 @@
+"""What one trial trains, in either fidelity, and the inputs that decide its value beside params.yaml."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llmsrec import models
+from llmsrec.data.sequences import Sequences
+from llmsrec.errors import ParamsError
+from llmsrec.files import read_json, sha256
+from llmsrec.models import llm_srec, sasrec
+from llmsrec.params import Params
+from llmsrec.training import sasrec as sasrec_training
+from llmsrec.training.llm_srec import Validation, train
+from llmsrec.tuning import heads, space
+
+Curve = list[dict[str, Any]]
+# (parameters, folder to go on in after a kill, what is called with the curve at each check) -> the curve
+Trainer = Callable[[Params, Path, Callable[[Curve], None]], Curve]
+
+INTERACTIONS, ITEMS = Path("data/filtered/interactions.parquet"), Path("data/filtered/items.parquet")
+TRAIN, VALID, CANDIDATES = (Path(f"data/split/{name}.parquet") for name in ("train", "valid", "candidates"))
+BACKBONE, SASREC, CHECKPOINT = Path("models/backbone"), Path("models/sasrec"), Path("models/llm_srec")
+
+
+def inputs(params: Params) -> dict[str, str]:
+    """Digest of each file and folder that a trial reads."""
+    used = [INTERACTIONS, ITEMS, TRAIN, VALID, CANDIDATES, BACKBONE]
+    used += [] if _tunes_teacher(params) else [SASREC]
+    used += [CHECKPOINT] if params.tune.fidelity == "heads" else []
+    for path in used:
+        if not path.exists():
+            raise ParamsError(f"{path} is not there, so there is nothing to tune on; run `dvc repro` first.")
+    return {str(path): sha256(path) for path in used}
+
+
+def trainer(params: Params, cache: Path) -> Trainer:
+    """What trains one configuration; with `heads`, everything that all trials share is computed or found now.
+
+    Args:
+        cache: folder for the language model's outputs.
+    """
+    sequences = Sequences.read(TRAIN)
+    validation = Validation.read(INTERACTIONS, CANDIDATES, params.evaluate.validation_users, params.train.seed)
+    if params.tune.fidelity == "full":
+        return partial(_full, sequences, validation)
+
+    _fits(params)
+    checkpointed = partial(llm_srec.load, CHECKPOINT, BACKBONE, SASREC, ITEMS)
+    code = sha256(Path(models.__file__).parent)
+    asked = [inputs(params), code, params.train.targets, params.evaluate.validation_users, params.train.seed]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    outputs = heads.remember(cache, key, checkpointed, sequences, validation, params.train)
+    return partial(_heads, sequences, validation, outputs, checkpointed())
+
+
+def _heads(
+    sequences: Sequences,
+    validation: Validation,
+    outputs: heads.Outputs,
+    checkpointed: llm_srec.LLMSRec,
+    params: Params,
+    resume: Path,
+    on_check: Callable[[Curve], None],
+) -> Curve:
+    model = heads.RememberedHeads(outputs, checkpointed.prompts, checkpointed.teacher, params.model, params.train.seed)
+    return train(model, sequences, validation, params.model, params.train, resume, on_check, heads.losses_of)
+
+
+def _full(
+    sequences: Sequences, validation: Validation, params: Params, resume: Path, on_check: Callable[[Curve], None]
+) -> Curve:
+    """As the stages sasrec (where its settings are tuned) and llm_srec train."""
+    teacher = SASREC
+    if _tunes_teacher(params):
+        teacher = resume / "teacher"
+        trained, _ = sasrec_training.train(
+            sequences,
+            histories=validation.histories,
+            targets=Sequences.read(VALID).items,
+            items=int(Sequences.read(INTERACTIONS).items.max()),
+            settings=params.sasrec,
+            resume=resume / "sasrec",
+        )
+        sasrec.save(trained, teacher)
+    loading = params.backbone.model_dump(include={"dtype", "quantization", "lora_rank"})
+    model = llm_srec.build(BACKBONE, teacher, ITEMS, params.model.model_dump(), loading, params.train.seed)
+    return train(model, sequences, validation, params.model, params.train, resume, on_check)
+
+
+def _tunes_teacher(params: Params) -> bool:
+    return any(dimension.key.startswith("sasrec.") for dimension in params.tune.space)
+
+
+def _fits(params: Params) -> None:
+    """Refuse a checkpoint whose prompts are not those that params.yaml asks for."""
+    told, now = read_json(CHECKPOINT / "config.json")["model"], params.model.model_dump()
+    for key in now:
+        if f"model.{key}" not in space.HEADS and key != "weights" and told.get(key) != now[key]:
+            raise ParamsError(
+                f"params.yaml has model.{key} {now[key]}, but {CHECKPOINT} was trained with {told.get(key)}; "
+                "run `dvc repro llm_srec` first."
+            )
