@@ -1,4 +1,5 @@
 # make repro  set up, then raw reviews -> a registered model version, on the built-in sample
+# make tune   set up, then a study of better parameters around the model that `make repro` made
 # make test   set up, then lint, type checks and tests
 PYTHON ?= python3
 VENV := .venv
@@ -6,11 +7,14 @@ SETUP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup repro test lint clean
+.PHONY: setup repro tune test lint clean
 
 repro: setup
 	dvc repro
 	llmsrec summary
+
+tune: setup
+	dvc repro tuning/dvc.yaml
 
 test: setup lint
 	pytest -n 2 --dist loadfile

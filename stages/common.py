@@ -59,7 +59,8 @@ def load(name: str, folder: Path = Path()) -> Stage:
     params = parameters.load(Path("params.yaml"))
     values = {key: _lookup(params, key) for key in spec.get("params", [])}
     plain = {key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in values.items()}
-    deps = {path: _content(folder / path) for path in (_resolve(dep, params) for dep in spec.get("deps", []))}
+    place = folder / spec.get("wdir", "")
+    deps = {path: _content(place / path) for path in (_resolve(dep, params) for dep in spec.get("deps", []))}
     identity = json.dumps({"stage": name, "params": plain, "deps": deps}, sort_keys=True)
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     return Stage(name, _tree(values), hashlib.sha256(identity.encode()).hexdigest(), deps, root)

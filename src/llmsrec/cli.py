@@ -92,6 +92,18 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("number", nargs="?", type=int, help="a decision's number")
     command.add_argument("--json", action="store_true", help="print the list as JSON")
 
+    command = _add(
+        commands, "tune", tune, "search for better parameters: a worker of the study that params.yaml describes",
+        "llmsrec tune && llmsrec tune apply",
+    )  # fmt: skip
+    parts = command.add_subparsers(metavar="show | apply", help="without one of them, trials are run")
+    _add(parts, "show", tune_show, "show the study's trials, best first", "llmsrec tune show")
+    part = _add(
+        parts, "apply", tune_apply, "write the best trial's values into params.yaml, after showing what changes",
+        "llmsrec tune apply --yes && dvc repro",
+    )  # fmt: skip
+    part.add_argument("--yes", action="store_true", help="do not ask")
+
     _add(
         commands, "summary", summary, "show the metrics and the registered version of this repository's last run",
         "dvc repro && llmsrec summary",
@@ -169,6 +181,36 @@ def decisions(options: argparse.Namespace) -> None:
     from llmsrec.registry import history
 
     print(history.show(_root(), options.number, options.json))
+
+
+def tune(options: argparse.Namespace) -> None:
+    """Run trials until the study has all of them."""
+    from llmsrec.tuning import command
+
+    command.run(_root())
+    print(command.show(_root()))
+
+
+def tune_show(options: argparse.Namespace) -> None:
+    """Print the study that params.yaml names."""
+    from llmsrec.tuning import command
+
+    print(command.show(_root()))
+
+
+def tune_apply(options: argparse.Namespace) -> None:
+    """Show what the winner changes in params.yaml, and write it once that is agreed to."""
+    from llmsrec.tuning import command
+
+    difference, text = command.winner(_root())
+    print(difference or "params.yaml has the best trial's values already")
+    if not difference:
+        return
+    if not options.yes and not sys.stdin.isatty():
+        raise RequestError("nobody is there to agree and nothing was written; `--yes` writes it without asking.")
+    if options.yes or input("Write this to params.yaml? [y/N] ").strip().lower() in ("y", "yes"):
+        command.apply(text)
+        print("written; `dvc repro` trains with it")
 
 
 def summary(options: argparse.Namespace) -> None:

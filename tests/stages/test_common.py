@@ -13,6 +13,7 @@ from stages import common
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+TUNING = YAML(typ="safe").load((ROOT / "tuning/dvc.yaml").read_text())["stages"]
 # Reading params.yaml, naming errors and writing files whole decide nothing about a result.
 PLUMBING = {ROOT / f"src/llmsrec/{name}.py" for name in ("errors", "files", "params", "__init__")}
 PLUMBING |= {path for path in (ROOT / "src/llmsrec").glob("*/__init__.py")}
@@ -46,9 +47,9 @@ def reached(path: Path) -> set[Path]:
     return seen - {path}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, *TUNING])
 def test_deps_hold_the_code_that_a_stage_runs(stage: str) -> None:
-    deps = [ROOT / dep for dep in STAGES[stage]["deps"]]
+    deps = [ROOT / dep for dep in (STAGES | TUNING)[stage]["deps"]]
     script = ROOT / f"stages/{stage}.py"
     assert script in deps
     needed = reached(script)

@@ -40,7 +40,7 @@ def case(request: Any, tiny: Any, validation: Validation) -> tuple[Train, heads.
 
 
 def plain(tiny: Any, validation: Validation, settings: Train, folder: Path) -> tuple[Any, Any]:
-    """The slow twin: the pipeline's own training, with what is remembered in the other recomputed from frozen inputs."""
+    """The slow twin: the pipeline's own training with frozen inputs, which computes anew what the other remembers."""
     model = load(tiny)
     fresh = llm_srec.build(
         tiny.folder / "models/backbone", tiny.folder / "models/sasrec", tiny.folder / "data/filtered/items.parquet",

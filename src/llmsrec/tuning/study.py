@@ -141,11 +141,11 @@ class Worker:
     Args:
         train: what trains a configuration.
         resume: folder in which a trial that was cut short goes on, if it is retried on the same machine.
-        finished: called with the study after each trial.
+        finished: called after each trial.
     """
 
     def __init__(
-        self, study: optuna.Study, params: Params, train: Trainer, resume: Path, finished: Callable[[Any], None]
+        self, study: optuna.Study, params: Params, train: Trainer, resume: Path, finished: Callable[[], Any]
     ) -> None:
         self.study, self.params, self.train = study, params, train
         self.resume, self.finished = resume, finished
@@ -164,7 +164,7 @@ class Worker:
                 continue
             with _quietly():
                 self.study.optimize(self.trial, n_trials=1, catch=LLMSRecError)
-            self.finished(self.study)
+            self.finished()
             if len(self.failures) == FAILURES:
                 raise DataError(f"{FAILURES} trials in a row failed, the last one so: {self.failures[-1]}")
 
@@ -184,7 +184,7 @@ class Worker:
         # A retry inherits the attributes of the trial that was cut short, and so the folder to go on in.
         folder = trial.user_attrs.get(FOLDER)
         if folder is None:
-            folder = f"{trial.number}-{_digest([self.study.user_attrs[SETTING], values])}"
+            folder = f"{trial.number}-{digest([self.study.user_attrs[SETTING], values])}"
             trial.set_user_attr(FOLDER, folder)
         print(f"trial {trial.number}: {space.text(values)}", flush=True)
         began, reported = time.monotonic(), set[int]()
@@ -266,7 +266,8 @@ def _pruner(params: Params) -> optuna.pruners.BasePruner:
     return optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=params.train.evaluations_per_epoch)
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """A short name for plain values: equal where they are equal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
