@@ -69,10 +69,9 @@ def winner(root: Path) -> tuple[str, str]:
         )
     before = PARAMS.read_text(encoding="utf-8")
     after = rewritten(before, best["values"])
-    lines = difflib.unified_diff(
-        before.splitlines(), after.splitlines(), "params.yaml", "params.yaml", n=0, lineterm=""
-    )
-    return "\n".join(lines), after
+    names = f"{PARAMS} as it is", f"{PARAMS} with trial {best['number']}"
+    changes = difflib.unified_diff(before.splitlines(), after.splitlines(), *names, n=0, lineterm="")
+    return "\n".join(changes), after
 
 
 def rewritten(text: str, values: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ def compute(model: LLMSRec, sequences: Sequences, validation: Validation, train:
         torch.cat(hidden).float().cpu()[order],
         torch.cat(seen).cpu()[order],
         _items(model),
-        torch.from_numpy(validation.users).long(),
+        torch.tensor(validation.users, dtype=torch.int64),
         _users(model, validation),
     )
 
@@ -72,7 +72,7 @@ def _users(model: LLMSRec, validation: Validation) -> Tensor:
     """`[n, d_llm]` h_u of the validation users."""
     histories = [validation.histories.of(user) for user in validation.users.tolist()]
     items, times = [items for items, _ in histories], [times for _, times in histories]
-    teacher = model.teacher.user_vectors(validation.histories)[torch.from_numpy(validation.users).long()]
+    teacher = model.teacher.user_vectors(validation.histories)[torch.tensor(validation.users, dtype=torch.int64)]
     hidden: dict[int, Tensor] = {}
     lengths = model.prompts.user_lengths(items)
     for rows in reported(list(token_batches(lengths)), "validation users"):
