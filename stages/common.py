@@ -17,6 +17,8 @@ from llmsrec import params as parameters
 from llmsrec.errors import DataError, LLMSRecError
 from llmsrec.files import sha256
 
+PREFIXES = Path(".cache/prefixes")  # of the repository: keys and values of item prompts, by digest
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -12,22 +12,23 @@ from llmsrec.evaluation import plots, report, slices
 from llmsrec.evaluation.ranks import rank
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models import llm_srec, sasrec
-from stages.common import Stage, run
+from llmsrec.models.prefix_store import Budget
+from stages.common import PREFIXES, Stage, run
 
 DATA, MODELS, REPORTS = Path("data"), Path("models"), Path("reports")
-INTERACTIONS = DATA / "filtered/interactions.parquet"
+ITEMS, INTERACTIONS = DATA / "filtered/items.parquet", DATA / "filtered/interactions.parquet"
 Vectors = dict[str, np.ndarray]  # split -> [U, d], "items" -> [I + 1, d]; "cf": LLM-SRec's other tower, on test
 
 
 def main(stage: Stage) -> None:
     """Evaluate all users; the histories are those of the true order, also where training shuffled them."""
     torch.use_deterministic_algorithms(True)
-    settings = stage.params.evaluate
+    seed, bootstrap = stage.params.evaluate.seed, stage.params.evaluate.bootstrap
     sequences = Sequences.read(INTERACTIONS)
     train, test = sequences.drop_last(2), sequences.drop_last(1)
-    histories = {"valid": train, "test": test, "test_shuffled": test.shuffled(settings.seed)}
+    histories = {"valid": train, "test": test, "test_shuffled": test.shuffled(seed)}
     targets, negatives = zip(*(candidates.read(DATA / "split", of) for of in ("valid", "test", "test")), strict=True)
-    models = vectors(histories, train)
+    models = vectors(histories, train, Budget.gib(stage.params.backbone.prefixes, stage.root / PREFIXES))
     if not distributed.is_main():
         return
     ranks: report.Ranks = {}
@@ -39,10 +40,9 @@ def main(stage: Stage) -> None:
     counts = models["popularity"]["items"][:, 0]
     groups = slices.warm_cold(targets[1], counts) | slices.transition(train.offsets[1:], train.items)
     described = {
-        model: report.describe(models[model]["test"], models[model]["test_shuffled"], settings.seed)
-        for model in ("llm_srec", "sasrec")
+        m: report.describe(models[m]["test"], models[m]["test_shuffled"], seed) for m in ("llm_srec", "sasrec")
     }
-    of_test, drawn = (targets[1], test.offsets[1:], test.items, negatives[1]), (settings.bootstrap, settings.seed)
+    of_test, drawn = (targets[1], test.offsets[1:], test.items, negatives[1]), (bootstrap, seed)
     comparison = report.comparison(ranks, groups, *drawn) | {"data": stage.data("filtered", "split")}
     comparison["paired_by"] = {path.name: sha256(path) for path in (INTERACTIONS, DATA / "split/candidates.parquet")}
     comparison["towers"] = report.towers(models["llm_srec"], *of_test, *drawn)
@@ -58,10 +58,10 @@ def main(stage: Stage) -> None:
     print(report.table(evaluation), flush=True)
 
 
-def vectors(histories: dict[str, Sequences], train: Sequences) -> dict[str, Vectors]:
+def vectors(histories: dict[str, Sequences], train: Sequences, prefixes: Budget) -> dict[str, Vectors]:
     """The vectors of all models, whose dot products are the scores; popularity's is the count of training events."""
     teacher = sasrec.load(MODELS / "sasrec")
-    model = llm_srec.load(MODELS / "llm_srec", MODELS / "backbone", MODELS / "sasrec", DATA / "filtered/items.parquet")
+    model = llm_srec.load(MODELS / "llm_srec", MODELS / "backbone", MODELS / "sasrec", ITEMS, prefixes)
     counts = np.bincount(train.items, minlength=len(teacher.item_vectors()))
     found: dict[str, Vectors] = {
         "llm_srec": {"items": model.item_vectors().numpy()},

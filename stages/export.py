@@ -7,8 +7,9 @@ import polars as pl
 from llmsrec.data.sequences import Sequences
 from llmsrec.files import read_json
 from llmsrec.models import llm_srec
+from llmsrec.models.prefix_store import Budget
 from llmsrec.registry import bundle
-from stages.common import Stage, run
+from stages.common import PREFIXES, Stage, run
 
 BACKBONE, CHECKPOINT = Path("models/backbone"), Path("models/llm_srec")
 ITEMS = Path("data/filtered/items.parquet")
@@ -17,9 +18,10 @@ ITEMS = Path("data/filtered/items.parquet")
 def main(stage: Stage) -> None:
     counts = pl.read_parquet("data/split/train.parquet").group_by("item_id").agg(count=pl.len().cast(pl.Int64))
     catalogue = pl.read_parquet(ITEMS).join(counts, on="item_id", how="left", maintain_order="left")
+    prefixes = Budget.gib(stage.params.backbone.prefixes, stage.root / PREFIXES)
     digest = bundle.write(
         Path("models/bundle"),
-        llm_srec.load(CHECKPOINT, BACKBONE, Path("models/sasrec"), ITEMS),
+        llm_srec.load(CHECKPOINT, BACKBONE, Path("models/sasrec"), ITEMS, prefixes),
         read_json(CHECKPOINT / "config.json"),
         catalogue.select("item_id", "parent_asin", "title", pl.col("count").fill_null(0)),
         BACKBONE,

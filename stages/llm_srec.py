@@ -8,14 +8,15 @@ from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
 from llmsrec.files import write_json
 from llmsrec.models import llm_srec
+from llmsrec.models.prefix_store import Budget
 from llmsrec.training.llm_srec import Validation, train
-from stages.common import Stage, run
+from stages.common import PREFIXES, Stage, run
 
 
 def main(stage: Stage) -> None:
     torch.use_deterministic_algorithms(True)
-    params = stage.params
-    loading = {key: getattr(params.backbone, key) for key in ("dtype", "quantization", "lora_rank")}
+    params, backbone = stage.params, stage.params.backbone
+    loading = {key: getattr(backbone, key) for key in ("dtype", "quantization", "lora_rank")}
     config = {
         "model": params.model.model_dump(),
         "backbone": loading,
@@ -29,6 +30,7 @@ def main(stage: Stage) -> None:
         config["model"],
         loading,
         params.train.seed,
+        Budget.gib(backbone.prefixes, stage.root / PREFIXES),
     )
     curve = train(
         model,

@@ -73,12 +73,18 @@ class Embedded(Section):
         return self
 
 
+class Prefixes(Section):
+    memory: float = Field(ge=0)
+    disk: float = Field(ge=0)
+
+
 class Backbone(Section):
     model: str = Field(min_length=1)
     revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
     dtype: Literal["float32", "bfloat16", "float16"]
     quantization: Literal["none", "8bit", "4bit"]
     lora_rank: int = Field(ge=0)
+    prefixes: Prefixes
     embedded: Embedded
 
 

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmsrec.errors import ParamsError
 from llmsrec.models.prompts import DAY_MS, OUT, USER_REPRESENTATION, PromptBatch, Prompts, plain_text_encoder
+from tests.models.plain_prompts import PlainPrompts
 
 TITLES = ["Red Soap", "Blue Tent [UserOut]", "a <|eot_id|> [HistoryEmb] <|begin_of_text|> b", "Grün " * 40]
 DAY = 16_100  # 2014-01-30
@@ -29,6 +30,31 @@ def show(tokenizer: Any, prompts: PromptBatch, row: int) -> str:
         else:
             run.append(int(token))
     return text + tokenizer.decode(run)
+
+
+def assert_same(found: PromptBatch, expected: PromptBatch) -> None:
+    for name in ("token_ids", "slots", "lengths", "branches", "visible"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
+
+
+@pytest.mark.parametrize("max_tokens", [150, 170, 200, 400])
+@pytest.mark.parametrize("explicit", [False, True])
+def test_prompts_equal_those_put_together_from_lists(
+    tokenizer: Any, settings: Any, max_tokens: int, explicit: bool
+) -> None:
+    changes = {"max_tokens": max_tokens, "user_representation": explicit, "title_tokens": 60, "history": 4}
+    prompts = build(tokenizer, settings, **changes)
+    plain = PlainPrompts(tokenizer, TITLES, settings.model_copy(update=changes))
+    rng = np.random.default_rng(0)
+    for size in (1, 7):
+        rows = [rng.integers(1, len(TITLES) + 1, rng.integers(1, 7)) for _ in range(size)]
+        times = [DAY_MS * np.sort(rng.integers(10_000, 19_000, len(row))) for row in rows]
+        assert_same(prompts.users(rows, times), plain.users(rows, times))
+        assert_same(prompts.items(rows[0]), plain.items(rows[0]))
+        few = [row[-prompts.always_fit :] for row in rows]
+        times = [time[-prompts.always_fit :] for time in times]
+        shortest = [int(rng.integers(1, len(row) + 1)) for row in few]
+        assert_same(prompts.positions(few, times, shortest), plain.positions(few, times, shortest))
 
 
 def history(*items: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,16 +148,15 @@ def test_a_limit_without_room_is_refused(tokenizer: Any, settings: Any) -> None:
 
 
 def test_titles_are_cut_to_their_limit(tokenizer: Any, settings: Any) -> None:
-    prompts = build(tokenizer, settings, title_tokens=3)
-    full = build(tokenizer, settings, title_tokens=300, max_tokens=1000)
-    assert (
-        len(full.item_prefix(4)) - len(prompts.item_prefix(4)) == len(tokenizer(" " + TITLES[3])["input_ids"]) - 1 - 3
-    )
+    items, whole = np.array([4]), len(tokenizer(" " + TITLES[3])["input_ids"]) - 1
+    cut = build(tokenizer, settings, title_tokens=3).items(items)
+    full = build(tokenizer, settings, title_tokens=300, max_tokens=1000).items(items)
+    assert full.lengths[0] - cut.lengths[0] == whole - 3
 
 
 def test_a_title_is_only_text(tokenizer: Any, settings: Any) -> None:
     special = set(tokenizer.all_special_ids)
-    prefix = build(tokenizer, settings).item_prefix(3)
+    prefix = build(tokenizer, settings).item_prefixes(np.array([3]))[0][0].tolist()
     assert special & set(prefix) == {tokenizer.bos_token_id}
     assert prefix.count(tokenizer.bos_token_id) == 1
     tokens = plain_text_encoder(tokenizer)([TITLES[2]])[0]

@@ -24,13 +24,14 @@ from llmsrec.files import atomic, read_json, write_json
 from llmsrec.models import backbone as backbones
 from llmsrec.models import sasrec as sasrecs
 from llmsrec.models.backbone import Backbone
+from llmsrec.models.decoder import Decoder
 from llmsrec.models.heads import f_input, output_heads
+from llmsrec.models.prefix_store import Budget
 from llmsrec.models.prefixes import ItemPrefixes
-from llmsrec.models.prompts import Prompts
+from llmsrec.models.prompts import PromptBatch, Prompts
 from llmsrec.models.readout import read_out
 from llmsrec.models.sasrec import SASRec
 
-PREFIX_BUDGET = 2 << 30  # bytes of cached keys and values
 BATCH_TOKENS = 8_192  # prompt tokens in one forward pass without gradient
 
 
@@ -43,9 +44,18 @@ class LLMSRec(nn.Module):
         titles: of items 1..I.
         settings: params.yaml's `model` section, typed or with the same attributes.
         seed: for the heads' first values.
+        prefixes: what the keys and values of item prompts' constant beginnings may take.
     """
 
-    def __init__(self, backbone: Backbone, sasrec: SASRec, titles: list[str], settings: Any, seed: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        sasrec: SASRec,
+        titles: list[str],
+        settings: Any,
+        seed: int,
+        prefixes: Budget | None = None,
+    ) -> None:
         super().__init__()
         self.prompts = Prompts(backbone.tokenizer, titles, settings, backbone.limit)
         self.backbone = backbone.model
@@ -62,9 +72,13 @@ class LLMSRec(nn.Module):
         self.item_out = nn.Parameter(words[self.prompts.item_tail[-1]].float().clone())
         self.to(words.device)
         self.causal, self.d_prime = backbone.causal, settings.d_prime
-        self.prefixes = None
+        self.decoder, self.prefixes = None, None
         if self.causal and not any(p.requires_grad for p in backbone.model.parameters()):
-            self.prefixes = ItemPrefixes(backbone.model, self.prompts, len(titles), PREFIX_BUDGET)
+            self.decoder = Decoder.of(backbone.model)
+            if self.decoder is None:
+                print("all positions of all layers are computed: the backbone's layers are not Llama's", flush=True)
+            budget = prefixes or Budget()
+            self.prefixes = ItemPrefixes(backbone.model, self.decoder, self.prompts, len(titles), budget)
         else:
             print("item prefixes are not reused: the backbone is not causal or is being fine-tuned", flush=True)
 
@@ -92,8 +106,7 @@ class LLMSRec(nn.Module):
     ) -> Tensor:
         """h_u of `B` histories: `[B, d_llm]`. `teacher` `[B, d]` is O_u, needed where the prompt holds it."""
         user_inputs = None if self.f_U is None else self.f_U(teacher)
-        prompts = self.prompts.users(items, timestamps)
-        return read_out(self.backbone, prompts, self.item_inputs, self.user_out, user_inputs)
+        return self._read_out(self.prompts.users(items, timestamps), self.user_out, user_inputs)
 
     def hidden_positions(
         self,
@@ -112,8 +125,7 @@ class LLMSRec(nn.Module):
             return self.hidden_users(items, timestamps, teacher)
         # With a user representation in them, prompts of different histories differ from the start.
         if self.causal and self.f_U is None:
-            prompts = self.prompts.positions(items, timestamps, shortest)
-            return read_out(self.backbone, prompts, self.item_inputs, self.user_out)
+            return self._read_out(self.prompts.positions(items, timestamps, shortest), self.user_out)
         split_items, split_times = [], []
         for history, times, short in zip(items, timestamps, shortest, strict=True):
             split_items += [history[:end] for end in range(short, len(history) + 1)]
@@ -124,8 +136,7 @@ class LLMSRec(nn.Module):
         """h_i of `[n]` items: `[n, d_llm]`."""
         if self.prefixes is not None:
             return self.prefixes.read_out(item_ids, self.item_inputs, self.item_out)
-        prompts = self.prompts.items(item_ids.cpu().numpy())
-        return read_out(self.backbone, prompts, self.item_inputs, self.item_out)
+        return self._read_out(self.prompts.items(item_ids.cpu().numpy()), self.item_out)
 
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
@@ -136,7 +147,7 @@ class LLMSRec(nn.Module):
         self.eval()
         vectors = torch.zeros(len(self.teacher.item_vectors()), self.d_prime)
         own = distributed.own_items(np.arange(1, len(vectors)))
-        lengths = np.array([len(self.prompts.item_prefix(item)) for item in own.tolist()])
+        _, lengths = self.prompts.item_prefixes(own)
         for rows in token_batches(lengths):
             ids = torch.from_numpy(own[rows])
             vectors[ids] = self.f_item(self.hidden_items(ids.to(self.device))).cpu()
@@ -176,6 +187,11 @@ class LLMSRec(nn.Module):
         self.eval()
         return self.f_cf_user(seen.to(self.device)).cpu()
 
+    def _read_out(self, prompts: PromptBatch, out: Tensor, user_inputs: Tensor | None = None) -> Tensor:
+        if self.decoder is not None:
+            return self.decoder.read_out(prompts, self.item_inputs, out, user_inputs)
+        return read_out(self.backbone, prompts, self.item_inputs, out, user_inputs)
+
     def save(self, folder: Path, settings: dict[str, Any]) -> None:
         """Write the trained parameters and the settings that rebuild the model around them."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,14 +201,14 @@ class LLMSRec(nn.Module):
         write_json(folder / "config.json", settings)
 
 
-def load(folder: Path, backbone: Path, sasrec: Path, items: Path) -> LLMSRec:
-    """Rebuild a saved model from its folder, its backbone's, its teacher's, and the catalogue.
+def load(folder: Path, backbone: Path, sasrec: Path, items: Path, prefixes: Budget | None = None) -> LLMSRec:
+    """Rebuild a saved model from its folder, its backbone's, its teacher's, and the catalogue; see `build`.
 
     Raises:
         DataError: missing, damaged or mismatched files.
     """
     config = read_json(folder / "config.json")
-    model = build(backbone, sasrec, items, config["model"], config["backbone"], config["seed"])
+    model = build(backbone, sasrec, items, config["model"], config["backbone"], config["seed"], prefixes)
     try:
         tensors = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
@@ -210,7 +226,13 @@ def load(folder: Path, backbone: Path, sasrec: Path, items: Path) -> LLMSRec:
 
 
 def build(
-    backbone: Path, sasrec: Path, items: Path, settings: dict[str, Any], loading: dict[str, Any], seed: int
+    backbone: Path,
+    sasrec: Path,
+    items: Path,
+    settings: dict[str, Any],
+    loading: dict[str, Any],
+    seed: int,
+    prefixes: Budget | None = None,
 ) -> LLMSRec:
     """A new LLM-SRec.
 
@@ -221,6 +243,7 @@ def build(
         settings: the values of params.yaml's `model` section.
         loading: `dtype`, `quantization` and `lora_rank` of its `backbone` section.
         seed: for first values.
+        prefixes: see `LLMSRec`; they change no value.
     """
     from llmsrec.params import Model
 
@@ -228,7 +251,7 @@ def build(
     if loading["lora_rank"]:
         base = backbones.add_lora(base, loading["lora_rank"], seed)
     titles = pl.read_parquet(items)["title"].to_list()
-    return LLMSRec(base, sasrecs.load(sasrec), titles, Model.model_validate(settings), seed)
+    return LLMSRec(base, sasrecs.load(sasrec), titles, Model.model_validate(settings), seed, prefixes)
 
 
 def token_batches(lengths: np.ndarray) -> Iterator[np.ndarray]:

@@ -5,16 +5,17 @@ causal, frozen model the keys and values of everything before the embedding neve
 evaluation run only the last few positions of each item.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from llmsrec.models.decoder import Decoder
+from llmsrec.models.prefix_store import Budget, File, Memory, Store, digest, groups, make_room
 from llmsrec.models.prompts import Prompts
+from llmsrec.models.readout import ItemInputs
 
-CHUNK_TOKENS = 16_384  # prompt tokens in one forward pass without gradient
+GROUP = 32  # items whose prefixes are computed together
 
 
 class ItemPrefixes:
@@ -22,31 +23,32 @@ class ItemPrefixes:
 
     Args:
         model: base model of a causal, frozen backbone.
+        decoder: runs it, if it is Llama-like.
         prompts: prompts of the catalogue.
         items: I, the number of items.
-        budget: bytes that the keys and values may take; where they would take more, they are computed at each use.
+        budget: of the keys and values; where they would take more, they are computed at each use.
+
+    Attributes:
+        store: None where they are computed at each use.
+        lengths: `[I + 1]` tokens of each prefix; 0 for item 0.
     """
 
-    def __init__(self, model: nn.Module, prompts: Prompts, items: int, budget: int) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, decoder: Decoder | None, prompts: Prompts, items: int, budget: Budget) -> None:
+        self.model, self.decoder = model, decoder
         self.tail = torch.tensor(prompts.item_tail, device=model.device)  # type: ignore[arg-type]
-        self._prefixes = [np.array(prompts.item_prefix(i), dtype=np.int64) for i in range(1, items + 1)]
-        lengths = torch.tensor([0, *(len(prefix) for prefix in self._prefixes)], device=self.tail.device)
-        self.lengths = lengths
-        self.offsets = lengths.cumsum(0) - lengths
-        self.layers = int(model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
-        self.store: list[Tensor] | None = None
-        self.known = torch.zeros(items + 1, dtype=torch.bool, device=self.tail.device)
-        sample = self._compute(np.array([1]))
-        per_token = sum(part.element_size() * part.shape[1] * part.shape[2] for part in sample)
-        if per_token * int(lengths.sum()) <= budget:
-            self.store = [part.new_empty((int(lengths.sum()), *part.shape[1:])) for part in sample]
+        self._tokens, lengths = prompts.item_prefixes(np.arange(1, items + 1))
+        self.lengths = torch.from_numpy(np.concatenate([[0], lengths])).to(self.tail.device)
+        self._group = np.zeros(items + 1, dtype=np.int64)
+        self._groups = list(groups(self.lengths.cpu().numpy(), GROUP))
+        for number, members in enumerate(self._groups):
+            self._group[members] = number
+        self.store = self._choose(budget)
 
-    def read_out(self, item_ids: Tensor, item_inputs: Callable[[Tensor], Tensor], out: Tensor) -> Tensor:
+    def read_out(self, item_ids: Tensor, item_inputs: ItemInputs, out: Tensor) -> Tensor:
         """Hidden states at [ItemOut] of `[n]` items, `[n, d_llm]` float32; the same as whole prompts give."""
         embedding = self.model.get_input_embeddings()  # type: ignore[operator]
         dtype, count = embedding.weight.dtype, len(item_ids)
-        keys_values, width = self._gather(item_ids)
+        past = self._gather(item_ids)
         inputs = torch.cat(
             [
                 item_inputs(item_ids).to(dtype)[:, None],
@@ -55,55 +57,66 @@ class ItemPrefixes:
             ],
             dim=1,
         )
-        lengths = self.lengths[item_ids]
-        steps = torch.arange(inputs.shape[1], device=inputs.device)
-        present = torch.arange(width, device=inputs.device) < lengths[:, None]
-        mask = torch.cat([present, present.new_ones(inputs.shape[:2])], dim=1)
-        cache = DynamicCache(config=self.model.config)  # type: ignore[arg-type]
-        for layer in range(self.layers):
-            cache.update(keys_values[2 * layer], keys_values[2 * layer + 1], layer)
-        hidden = self.model(
-            inputs_embeds=inputs,
-            attention_mask=mask.long(),
-            position_ids=lengths[:, None] + steps,
-            past_key_values=cache,
-        ).last_hidden_state
-        return hidden[:, -1].float()
+        size, lengths = inputs.shape[1], self.lengths[item_ids]
+        steps = torch.arange(size, device=inputs.device)
+        present = torch.arange(past.shape[3], device=inputs.device) < lengths[:, None]
+        positions = lengths[:, None] + steps
+        if self.decoder is None:
+            cache = DynamicCache(config=self.model.config)  # type: ignore[arg-type]
+            for layer in range(len(past) // 2):
+                cache.update(past[2 * layer], past[2 * layer + 1], layer)
+            mask = torch.cat([present, present.new_ones(inputs.shape[:2])], dim=1).long()
+            options = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+            return self.model(inputs_embeds=inputs, **options).last_hidden_state[:, -1].float()
+        causal = (steps <= steps[:, None]).expand(count, -1, -1)
+        sees = torch.cat([present[:, None].expand(-1, size, -1), causal], dim=2)
+        mask = torch.zeros(sees.shape, dtype=dtype, device=inputs.device)
+        mask = mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
+        read = torch.full((count, 1), size - 1, device=inputs.device)
+        return self.decoder(inputs, read, mask, positions, list(past))[:, 0]
 
-    def _gather(self, item_ids: Tensor) -> tuple[list[Tensor], int]:
-        """Keys and values `[n, heads, W, d_head]` of each layer in turn, padded on the right, and W."""
+    def _choose(self, budget: Budget) -> Store | None:
+        sample = self._compute(np.array([1]))
+        size = int(self.lengths.sum()) * sample[0].numel() * sample.element_size()
+        if size <= budget.memory:
+            return Memory(self.lengths, sample)
+        if budget.folder is not None and size <= budget.disk:
+            name = digest(self.model, [self._tokens, self.lengths.cpu().numpy()])
+            path = budget.folder / f"{name}.kv"
+            make_room(budget.folder, path, size, budget.disk)
+            print(f"item prefixes are kept in {path} ({size / 2**30:.2f} GiB)", flush=True)
+            return File(path, self.lengths, sample)
+        print(
+            f"item prefixes take {size / 2**30:.2f} GiB, more than `backbone.prefixes` allows: "
+            "they are computed at each use",
+            flush=True,
+        )
+        return None
+
+    def _gather(self, item_ids: Tensor) -> Tensor:
+        """Keys and values of each layer in turn, `[2 * layers, n, heads, W, d_head]`, padded on the right."""
         lengths = self.lengths[item_ids]
-        width = int(lengths.max())
         if self.store is None:
-            parts, offsets = self._compute(item_ids.cpu().numpy()), lengths.cumsum(0) - lengths
+            rows, starts = self._compute(item_ids.cpu().numpy()), lengths.cumsum(0) - lengths
         else:
-            self._fill(item_ids)
-            parts, offsets = self.store, self.offsets[item_ids]
-        rows = offsets[:, None] + torch.arange(width, device=lengths.device).clamp(max=lengths[:, None] - 1)
-        return [part[rows].transpose(1, 2) for part in parts], width
+            self._fill(self.store, item_ids)
+            rows, starts = self.store.get(item_ids)
+        width = torch.arange(int(lengths.max()), device=lengths.device).clamp(max=lengths[:, None] - 1)
+        return rows[starts[:, None] + width].permute(2, 0, 3, 1, 4).contiguous()
 
-    def _fill(self, item_ids: Tensor) -> None:
-        missing = item_ids[~self.known[item_ids]].unique()
-        if not len(missing):
-            return
-        # Items of like length together, so that a chunk holds little padding.
-        missing = missing[self.lengths[missing].argsort()]
-        for chunk in missing.split(max(1, CHUNK_TOKENS // int(self.lengths.max()))):
-            for part, new in zip(self.store or [], self._compute(chunk.cpu().numpy()), strict=True):
-                rows = [torch.arange(int(self.lengths[i]), device=part.device) + self.offsets[i] for i in chunk]
-                part[torch.cat(rows)] = new
-            self.known[chunk] = True
+    def _fill(self, store: Store, item_ids: Tensor) -> None:
+        missing = store.missing(item_ids).cpu().numpy()
+        for number in np.unique(self._group[missing]):
+            members = self._groups[number]
+            store.put(torch.from_numpy(members).to(item_ids.device), self._compute(members))
 
     @torch.no_grad()
-    def _compute(self, item_ids: np.ndarray) -> list[Tensor]:
-        """Keys and values of the items' prefixes, `[tokens of all of them, heads, d_head]`, of each layer in turn."""
-        prefixes = [self._prefixes[i - 1] for i in item_ids.tolist()]
-        lengths = torch.tensor([len(prefix) for prefix in prefixes], device=self.tail.device)
-        token_ids = torch.zeros((len(prefixes), int(lengths.max())), dtype=torch.long)
-        for row, prefix in enumerate(prefixes):
-            token_ids[row, : len(prefix)] = torch.from_numpy(prefix)
+    def _compute(self, item_ids: np.ndarray) -> Tensor:
+        """Keys and values of the items' prefixes, `[tokens of all of them, 2 * layers, heads, d_head]`."""
+        lengths = self.lengths[torch.from_numpy(item_ids).to(self.lengths.device)]
+        token_ids = torch.from_numpy(self._tokens[item_ids - 1, : int(lengths.max())]).to(lengths.device)
         present = torch.arange(token_ids.shape[1], device=lengths.device) < lengths[:, None]
         cache = DynamicCache(config=self.model.config)  # type: ignore[arg-type]
-        self.model(input_ids=token_ids.to(lengths.device), attention_mask=present.long(), past_key_values=cache)
+        self.model(input_ids=token_ids, attention_mask=present.long(), past_key_values=cache)
         parts = [part for layer in cache.layers for part in (layer.keys, layer.values)]  # type: ignore[union-attr]
-        return [part.transpose(1, 2)[present] for part in parts]  # type: ignore[union-attr]
+        return torch.stack([part.transpose(1, 2)[present] for part in parts], dim=1)  # type: ignore[union-attr]

@@ -7,18 +7,14 @@ title that spells one of them, or a special token of the tokenizer, is tokenised
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 
 from llmsrec.errors import ParamsError
-
-OUT = -1  # slot of [UserOut] or [ItemOut], the position that is read out
-USER_REPRESENTATION = -2  # slot of [User Representation], Table 2 (c)
+from llmsrec.models.pieces import OUT, USER_REPRESENTATION, Part, Pieces, PromptBatch
 
 # The fixed words of Table 2. (b) and (c) differ in what (c) adds about the user representation.
 REPRESENTATION = "This is user representation from recommendation models:"
@@ -33,6 +29,7 @@ ITEM_GENERATE = ", then generate item representation token:"
 PHRASES = (REPRESENTATION, ORDER, ORDER_C, TITLE, GENERATE, GENERATE_C, ITEM, ITEM_GENERATE)
 
 DAY_MS = 86_400_000
+LONGEST_DATE = 12  # tokens of " YYYY/MM/DD", a character each at worst
 DATE_FORMATS = {"YYYY/MM/DD": "%Y/%m/%d", "YYYY-MM-DD": "%Y-%m-%d"}
 
 
@@ -51,28 +48,11 @@ class Settings(Protocol):
     def user_representation(self) -> bool: ...
 
 
-@dataclass(frozen=True)
-class PromptBatch:
-    """Prompts of `B` users or items, padded on the right to length `L`.
-
-    Attributes:
-        token_ids: `[B, L]` int64; 0 where a slot or padding is.
-        slots: `[B, L]` int64; 0 for a token, an item id for that item's embedding, `OUT`, `USER_REPRESENTATION`.
-        lengths: `[B]` int64, tokens and slots of each prompt without padding.
-        branches: None where each prompt is one text. Else `[B, L]` int64: a prompt is a trunk (0) with branches
-            (1, 2, ...), each the ending of a shorter prompt that begins as the trunk does.
-        visible: `[B, L]` int64 with `branches`: how many positions of the trunk a position of a branch follows.
-    """
-
-    token_ids: np.ndarray
-    slots: np.ndarray
-    lengths: np.ndarray
-    branches: np.ndarray | None = None
-    visible: np.ndarray | None = None
-
-
 class Prompts:
     """Builds user and item prompts for one tokenizer and one catalogue.
+
+    All text is tokenised once, into one flat array of pieces: the fixed words, each title, each date; a slot is a piece
+    of one position. A batch of prompts is a list of pieces, put together by indexing.
 
     Args:
         tokenizer: a Hugging Face fast tokenizer.
@@ -91,34 +71,45 @@ class Prompts:
     def __init__(self, tokenizer: Any, titles: Sequence[str], settings: Settings, limit: int | None = None) -> None:
         self.history = settings.history
         self.max_tokens = min(settings.max_tokens, limit or settings.max_tokens)
-        encode = plain_text_encoder(tokenizer)
+        self._encode = encode = plain_text_encoder(tokenizer)
+        self._date_format = settings.date_format
         begin, end = _frame(tokenizer)
         explicit = settings.user_representation
-        self._user_begin = begin + encode([REPRESENTATION])[0] * explicit
-        self._user_slots = [USER_REPRESENTATION] * explicit
-        self._user_head, self.user_tail = encode([ORDER_C, GENERATE_C] if explicit else [ORDER, GENERATE])
+        user_head, self.user_tail = encode([ORDER_C, GENERATE_C] if explicit else [ORDER, GENERATE])
         first, *others = [NUMBER.format(k) for k in range(1, self.history + 1)]
-        self._numbers = encode([first, *(f"],{number}" for number in others)])
-        self._title_word, self._comma, item_head, self.item_tail = encode([TITLE, ",", ITEM, ITEM_GENERATE])
-        self._item_head = begin + item_head
-        self._end = end
-        self._date = cache(lambda day: encode([_date(day, settings.date_format)])[0])
-        self._titles = [[], *(tokens[: settings.title_tokens] for tokens in encode([f" {title}" for title in titles]))]
-        self._title_sizes = np.array([len(title) for title in self._titles])
-        longest_date = 12  # tokens of " YYYY/MM/DD", a character each at worst
-        per_item = max(len(number) for number in self._numbers) + longest_date + len(self._title_word + self._comma) + 1
-        fixed = len(self._user_begin + self._user_slots + self._user_head + self.user_tail) + len(end) + 2
-        room = self.max_tokens - fixed - len(self._numbers[0] + self._title_word + self._comma) - longest_date
-        self._item_room = self.max_tokens - len(self._item_head + self._comma + self.item_tail + end) - 2
-        if min(room, self._item_room) < 1:
+        numbers = encode([first, *(f"],{number}" for number in others)])
+        title_word, comma, item_head, self.item_tail = encode([TITLE, ",", ITEM, ITEM_GENERATE])
+        cut = [tokens[: settings.title_tokens] for tokens in encode([f" {title}" for title in titles])]
+
+        self._pieces = pieces = Pieces()
+        representation = pieces.add([begin + encode([REPRESENTATION])[0]]) if explicit else pieces.add([begin])
+        self._head = [*representation, *pieces.add_slots([USER_REPRESENTATION] * explicit), *pieces.add([user_head])]
+        self._numbers = pieces.add(numbers)
+        self._title_word, self._comma, self._item_head = pieces.add([title_word, comma, begin + item_head])
+        # Items count from 1: the title of item i is the piece `_titles + i`, its slot `_items + i`.
+        self._count = len(cut)
+        self._titles, self._items = pieces.add(cut)[0] - 1, pieces.add_slots(range(1, self._count + 1))[0] - 1
+        (out,), (closing,) = pieces.add_slots([OUT]), pieces.add([end])
+        self._user_end = [*pieces.add([self.user_tail]), out, closing]
+        self._item_end = [*pieces.add([self.item_tail]), out, closing]
+        self._days: dict[int, int] = {}  # day since the epoch -> the piece with its date
+
+        sizes, self._title_sizes = pieces.sizes, np.array([0, *map(len, cut)])
+        self._number_sizes = sizes[self._numbers]
+        self._event_fixed = int(sizes[self._title_word] + sizes[self._comma]) + 1
+        fixed = int(sizes[[*self._head, *self._user_end]].sum())
+        self._room = self.max_tokens - fixed
+        self._item_room = self.max_tokens - int(sizes[[self._item_head, self._comma, *self._item_end]].sum()) - 1
+        least = self._room - int(self._number_sizes[0]) - self._event_fixed - LONGEST_DATE
+        if min(least, self._item_room) < 1:
             raise ParamsError(
                 f"`model.max_tokens` is {settings.max_tokens} and the backbone takes {limit or 'any number of'} "
-                f"tokens: no room for a title beside the {fixed + longest_date} tokens of the prompt itself. Raise "
+                f"tokens: no room for a title beside the {fixed + LONGEST_DATE} tokens of the prompt itself. Raise "
                 "`model.max_tokens`, or choose a backbone with longer inputs."
             )
         # So many history items fit whatever they are (one always does, its title cut if need be).
-        widest = per_item + int(self._title_sizes.max())
-        self.always_fit = max(1, min(self.history, (self.max_tokens - fixed) // widest))
+        widest = int(self._number_sizes.max() + self._title_sizes.max()) + self._event_fixed + LONGEST_DATE
+        self.always_fit = max(1, min(self.history, self._room // widest))
 
     def users(self, items: Sequence[np.ndarray], timestamps: Sequence[np.ndarray]) -> PromptBatch:
         """User prompts of Table 2 (b) or (c): each history's last items, as many as fit, oldest first.
@@ -127,7 +118,9 @@ class Prompts:
             items: per user the item ids of the history, oldest first; one item at least.
             timestamps: per user the times in ms since epoch; shown as dates, kept in place when items are shuffled.
         """
-        return _pad([self._user(*history) for history in zip(items, timestamps, strict=True)])
+        trunk = self._trunk(items, timestamps)
+        rows = np.arange(len(items))
+        return self._pieces.batch(len(items), [trunk, Part.of(self._user_end, rows, self._pieces)])
 
     def positions(
         self, items: Sequence[np.ndarray], timestamps: Sequence[np.ndarray], shortest: Sequence[int]
@@ -142,66 +135,88 @@ class Prompts:
             timestamps: per user the times in ms.
             shortest: per user the number of items of the shortest history, 1 or more.
         """
-        return _pad([self._trunk(*row) for row in zip(items, timestamps, shortest, strict=True)])
+        trunk = self._trunk(items, timestamps)
+        ends = np.flatnonzero((trunk.pieces > self._items) & (trunk.pieces <= self._items + self._count))
+        owner = trunk.rows[ends]
+        number = np.arange(len(owner)) - np.searchsorted(owner, owner) + 1  # of a history's items, counted from 1
+        first = np.asarray(shortest)[owner]
+        kept = number >= first
+        places = trunk.places()[ends][kept]
+        endings = Part.of(self._user_end, owner[kept], self._pieces, (number - first + 1)[kept], places)
+        return self._pieces.batch(len(items), [trunk, endings], branched=True)
 
     def items(self, item_ids: np.ndarray) -> PromptBatch:
         """Item prompts of Table 2: title, item embedding, [ItemOut]."""
-        prompts = []
-        for item in item_ids.tolist():
-            tail = [*self.item_tail, 0, *self._end]
-            prefix = self.item_prefix(item)
-            slots = [0] * len(prefix) + [item] + [0] * len(self.item_tail) + [OUT] + [0] * len(self._end)
-            prompts.append(([*prefix, 0, *tail], slots))
-        return _pad(prompts)
+        rows = np.arange(len(item_ids))
+        slots = Part.of(self._items + item_ids[:, None], rows, self._pieces)
+        parts = [self._item_prefixes(item_ids), slots, Part.of(self._item_end, rows, self._pieces)]
+        return self._pieces.batch(len(item_ids), parts)
 
-    def item_prefix(self, item: int) -> list[int]:
-        """The tokens of an item prompt before its embedding; they depend on nothing that is trained."""
-        return [*self._item_head, *self._titles[item][: self._item_room], *self._comma]
+    def item_prefixes(self, item_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of item prompts before the embedding, which depend on nothing that is trained.
+
+        Returns:
+            `[n, L]` int64, padded with 0 on the right, and `[n]` lengths.
+        """
+        batch = self._pieces.batch(len(item_ids), [self._item_prefixes(item_ids)])
+        return batch.token_ids, batch.lengths
 
     def user_lengths(self, items: Sequence[np.ndarray]) -> np.ndarray:
         """`[B]` a cheap estimate of each user prompt's length, for putting prompts of like length together."""
-        per_item = len(self._numbers[0] + self._title_word + self._comma) + 7
         recent = [history[-self.history :] for history in items]
-        return np.array([self._title_sizes[history].sum() + per_item * len(history) for history in recent])
+        counts = np.array([len(history) for history in recent])
+        total = np.concatenate([[0], self._title_sizes[np.concatenate(recent)].cumsum()])
+        ends = counts.cumsum()
+        return total[ends] - total[ends - counts] + (int(self._number_sizes[0]) + self._event_fixed + 6) * counts
 
-    def _user(self, items: np.ndarray, timestamps: np.ndarray) -> "_Rows":
-        """Token ids and slots of one user; drops the oldest items, then title text, until the prompt fits."""
-        begin = self._user_begin + [0] * len(self._user_slots) + self._user_head
-        room = self.max_tokens - len(begin) - len(self.user_tail) - 1 - len(self._end)
-        dates = [self._date(int(time) // DAY_MS) for time in timestamps[-self.history :]]
-        history = list(zip(items[-self.history :].tolist(), dates, strict=True))
-        sizes = [self._event_size(k, item, date) for k, (item, date) in enumerate(history)]
-        while len(history) > 1 and sum(sizes) > room:
-            history = history[1:]
-            sizes = [self._event_size(k, item, date) for k, (item, date) in enumerate(history)]
-        cut = max(0, sum(sizes) - room)
-        tokens = list(begin)
-        slots = [0] * len(self._user_begin) + self._user_slots + [0] * len(self._user_head)
-        for number, (item, date) in zip(self._numbers, history, strict=False):
-            title = self._titles[item]
-            text = [*number, *date, *self._title_word, *title[: len(title) - cut], *self._comma]
-            tokens += [*text, 0]
-            slots += [0] * len(text) + [item]
-        tokens += [*self.user_tail, 0, *self._end]
-        slots += [0] * len(self.user_tail) + [OUT] + [0] * len(self._end)
-        return tokens, slots
+    def _trunk(self, items: Sequence[np.ndarray], timestamps: Sequence[np.ndarray]) -> "Part":
+        """User prompts up to the last item embedding; lose the oldest items, then title text, until they fit."""
+        recent = [history[-self.history :] for history in items]
+        lengths = np.array([len(history) for history in recent])
+        event = np.concatenate(recent).astype(np.int64)
+        dates = self._dates(np.concatenate([times[-self.history :] for times in timestamps]) // DAY_MS)
+        rows = np.repeat(np.arange(len(recent)), lengths)
+        age = np.repeat(lengths.cumsum(), lengths) - np.arange(len(event)) - 1  # 0 is the newest
 
-    def _trunk(self, items: np.ndarray, timestamps: np.ndarray, shortest: int) -> "_Rows":
-        """Token ids, slots, branches and visible trunk lengths of one user's histories."""
-        tokens, slots = self._user(items, timestamps)
-        ending = len(self.user_tail) + 1 + len(self._end)
-        tail, tail_slots = tokens[-ending:], slots[-ending:]
-        tokens, slots = tokens[:-ending], slots[:-ending]
-        ends = [place + 1 for place, slot in enumerate(slots) if slot > 0][shortest - 1 :]
-        branches, visible = [0] * len(tokens), [0] * len(tokens)
-        for branch, end in enumerate(ends, start=1):
-            tokens, slots = tokens + tail, slots + tail_slots
-            branches += [branch] * ending
-            visible += [end] * ending
-        return tokens, slots, branches, visible
+        # A prompt of its n newest events holds their texts and the first n numbers.
+        texts = np.zeros((len(recent), self.history), dtype=np.int64)
+        texts[rows, age] = self._title_sizes[event] + self._pieces.sizes[dates] + self._event_fixed
+        needed = texts.cumsum(axis=1) + self._number_sizes.cumsum()
+        fit = np.maximum(1, (needed <= self._room).sum(axis=1))
+        kept = age < fit[rows]
+        event, dates, rows, age = event[kept], dates[kept], rows[kept], age[kept]
+        number = np.minimum(lengths, fit)[rows] - age - 1
 
-    def _event_size(self, position: int, item: int, date: list[int]) -> int:
-        return len(self._numbers[position]) + len(date) + len(self._title_word) + len(self._titles[item]) + 1 + 1
+        pieces = np.stack(
+            [
+                np.asarray(self._numbers)[number],
+                dates,
+                np.full(len(event), self._title_word),
+                self._titles + event,
+                np.full(len(event), self._comma),
+                self._items + event,
+            ],
+            axis=1,
+        )
+        sizes = self._pieces.sizes[pieces]
+        sizes[:, 3] -= np.maximum(0, needed[:, 0] - self._room)[rows]  # of one event that does not fit
+        texts_part = Part(pieces.ravel(), sizes.ravel(), np.repeat(rows, pieces.shape[1]))
+        return Part.join([Part.of(self._head, np.arange(len(recent)), self._pieces), texts_part])
+
+    def _item_prefixes(self, item_ids: np.ndarray) -> "Part":
+        head, comma = (np.full(len(item_ids), piece) for piece in (self._item_head, self._comma))
+        pieces = np.stack([head, self._titles + item_ids, comma], axis=1)
+        part = Part.of(pieces, np.arange(len(item_ids)), self._pieces)
+        part.sizes[1::3] = np.minimum(part.sizes[1::3], self._item_room)
+        return part
+
+    def _dates(self, days: np.ndarray) -> np.ndarray:
+        """The pieces with the dates of `days` since the epoch; a day is tokenised when it first comes up."""
+        distinct, where = np.unique(days, return_inverse=True)
+        new = [day for day in distinct.tolist() if day not in self._days]
+        texts = self._encode([_date(day, self._date_format) for day in new])
+        self._days.update(zip(new, self._pieces.add(texts), strict=True))
+        return np.array([self._days[day] for day in distinct.tolist()])[where]
 
 
 def plain_text_encoder(tokenizer: Any) -> Callable[[Sequence[str]], list[list[int]]]:
@@ -240,17 +255,3 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
 def _date(day: int, date_format: str) -> str:
     moment = datetime.fromtimestamp(day * DAY_MS / 1000, tz=UTC)
     return " " + moment.strftime(DATE_FORMATS[date_format])
-
-
-_Rows = tuple[list[int], ...]
-
-
-def _pad(prompts: Sequence[_Rows]) -> PromptBatch:
-    """Prompts of two lists (token ids, slots) or four (with branches and visible), padded with 0 on the right."""
-    lengths = np.array([len(prompt[0]) for prompt in prompts], dtype=np.int64)
-    columns = np.zeros((len(prompts[0]), len(prompts), lengths.max()), dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        for column, values in zip(columns, prompt, strict=True):
-            column[row, : len(values)] = values
-    token_ids, slots, *structure = columns
-    return PromptBatch(token_ids, slots, lengths, *structure)

@@ -7,26 +7,41 @@ from torch import Tensor, nn
 
 from llmsrec.models.prompts import OUT, USER_REPRESENTATION, PromptBatch
 
+ItemInputs = Callable[[Tensor], Tensor]  # item ids `[n]` to f_I(E) `[n, d_llm]`
+
 
 def read_out(
     model: nn.Module,
     prompts: PromptBatch,
-    item_inputs: Callable[[Tensor], Tensor],
+    item_inputs: ItemInputs,
     out: Tensor,
     user_inputs: Tensor | None = None,
 ) -> Tensor:
-    """Run whole prompts through the language model (the plain form; nothing is reused).
+    """Run whole prompts through the language model (the plain form: nothing is reused, nothing left out).
 
     Args:
         model: base model of a backbone.
         prompts: `B` prompts, with `R` out tokens in all: one each, or one for each branch.
-        item_inputs: item ids `[n]` to f_I(E) `[n, d_llm]`.
         out: `[d_llm]`, the learned token.
         user_inputs: `[B, d_llm]`, f_U(O_u), where the prompt holds it.
 
     Returns:
         `[R, d_llm]` last hidden states at the learned tokens, row by row, float32.
     """
+    inputs, slots = embed(model, prompts, item_inputs, out, user_inputs)
+    lengths = torch.from_numpy(prompts.lengths).to(inputs.device)
+    present = torch.arange(slots.shape[1], device=inputs.device) < lengths[:, None]
+    options = {"attention_mask": present.long()}
+    if prompts.branches is not None:
+        options = branched(prompts, inputs.dtype, inputs.device)
+    hidden = model(inputs_embeds=inputs, use_cache=False, **options).last_hidden_state
+    return hidden[slots == OUT].float()
+
+
+def embed(
+    model: nn.Module, prompts: PromptBatch, item_inputs: ItemInputs, out: Tensor, user_inputs: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The model's inputs `[B, L, d_llm]`, trained vectors in the slots, and the slots `[B, L]` on its device."""
     embedding = model.get_input_embeddings()  # type: ignore[operator]
     device, dtype = embedding.weight.device, embedding.weight.dtype
     slots = torch.from_numpy(prompts.slots).to(device)
@@ -36,11 +51,7 @@ def read_out(
     inputs[slots == OUT] = out.to(dtype)
     if user_inputs is not None:
         inputs[slots == USER_REPRESENTATION] = user_inputs.to(dtype)
-    lengths = torch.from_numpy(prompts.lengths).to(device)
-    present = torch.arange(slots.shape[1], device=device) < lengths[:, None]
-    options = {"attention_mask": present.long()} if prompts.branches is None else branched(prompts, dtype, device)
-    hidden = model(inputs_embeds=inputs, use_cache=False, **options).last_hidden_state
-    return hidden[slots == OUT].float()
+    return inputs, slots
 
 
 def branched(prompts: PromptBatch, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:

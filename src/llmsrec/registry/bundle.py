@@ -29,6 +29,7 @@ CODE = (
     "models/__init__.py",
     "models/backbone.py",
     "models/prompts.py",
+    "models/pieces.py",
     "models/readout.py",
     "registry/__init__.py",
     "registry/pyfunc.py",

@@ -1,0 +1,163 @@
+"""What the benchmarks share: data, models, timing in turn, tables and JSON."""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from llmsrec import params
+from llmsrec.data import five_core, raw, split
+from llmsrec.data.sequences import Sequences
+from llmsrec.models import embedded
+from llmsrec.models.sasrec import SASRec
+
+ROOT = Path(__file__).resolve().parents[1]
+REPEATS = 5
+Figures = dict[str, list[float]]  # a name -> its value in each repetition
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An embedded-shaped Llama: width, layers, heads."""
+
+    width: int
+    layers: int
+    heads: int
+
+    def __str__(self) -> str:
+        return f"{self.layers}-layer, {self.width}-wide Llama"
+
+
+SMALL = Shape(128, 3, 4)  # backbone.embedded as committed
+WIDE = Shape(384, 6, 6)
+
+
+def arguments(doc: str) -> argparse.ArgumentParser:
+    """A parser with what every benchmark on data takes."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a folder with filtered/ and split/, as the pipeline writes it")
+    parser.add_argument("--files", type=Path, default=ROOT / "../shared/data", help="else: the folder of raw files")
+    parser.add_argument("--category", default="Beauty", help="which of them")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    return parser
+
+
+@contextmanager
+def data(chosen: argparse.Namespace) -> Iterator[Path]:
+    """The folder `--data`, or one made from `--files` by the pipeline's own stages."""
+    if chosen.data:
+        yield chosen.data
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        raw.ingest(*raw.find(chosen.files, chosen.category), folder / "raw", {})
+        five_core.filter_reviews(folder / "raw", folder / "filtered", 5, 1.0, 2023)
+        split.split_interactions(folder / "filtered", folder / "split", 99, False, 99)
+        yield folder
+
+
+def titles(folder: Path) -> list[str]:
+    return pl.read_parquet(folder / "filtered/items.parquet")["title"].to_list()
+
+
+def interactions(folder: Path) -> Sequences:
+    return Sequences.read(folder / "filtered/interactions.parquet")
+
+
+def settings() -> params.Params:
+    """params.yaml as committed."""
+    return params.load(ROOT / "params.yaml")
+
+
+def teacher(items: int, seed: int = 0) -> SASRec:
+    """A SASRec with random weights and the committed shape."""
+    of = settings().sasrec
+    model = SASRec(items, of.dim, of.blocks, of.heads, of.max_length, of.dropout)
+    return model.initialise(torch.Generator().manual_seed(seed))
+
+
+def language_model(names: list[str], shape: Shape) -> tuple[LlamaForCausalLM, Any]:
+    """A causal-LM with random weights, frozen, and the embedded backbone's tokenizer, trained on the titles."""
+    vocabulary = settings().backbone.embedded.vocab_size
+    tokenizer = embedded.train_tokenizer(names, vocabulary, np.random.default_rng(0))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.width,
+        intermediate_size=2 * shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=embedded.LONGEST_PROMPT,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config).requires_grad_(False).eval(), tokenizer
+
+
+def in_turn(sides: dict[str, Callable[[], float]], repeats: int = REPEATS) -> Figures:
+    """Each side's rates, one a repetition, after a first one to warm up; the sides take turns."""
+    figures: Figures = {name: [] for name in sides}
+    for repetition in range(repeats + 1):
+        for name, rate in sides.items():
+            value = rate()
+            if repetition:
+                figures[name].append(value)
+    return figures
+
+
+def ratios(figures: Figures, ours: str, other: str) -> list[float]:
+    """The ratio in each repetition, of two timings that follow each other."""
+    return [a / b for a, b in zip(figures[ours], figures[other], strict=True)]
+
+
+def show(figures: Figures) -> None:
+    """A line for each figure: median, least and greatest."""
+    width = max(44, *(len(name) + 2 for name in figures))
+    print(f"{'':<{width}}{'median':>12}{'min':>12}{'max':>12}")
+    for name, values in figures.items():
+        print(f"{name:<{width}}{statistics.median(values):>12,.2f}{min(values):>12,.2f}{max(values):>12,.2f}")
+
+
+def write(path: Path | None, figures: Any) -> None:
+    """The figures and the machine as JSON, if a path is given."""
+    if path:
+        path.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=2) + "\n", encoding="utf-8")
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def matrix_rate(size: int = 2048) -> float:
+    """GFlop/s of a large fp32 product."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    return 2 * size**3 / timed(lambda: left @ right) / 1e9
+
+
+def peak() -> float:
+    """This process's largest resident size so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
+
+
+def machine() -> str:
+    """Processor, cores, threads, load and torch's version."""
+    cores, threads, load = os.cpu_count(), torch.get_num_threads(), os.getloadavg()[0]
+    name = platform.processor() or platform.machine()
+    return f"{name}, {cores} cores, {threads} threads, load {load:.1f}, torch {torch.__version__}"
