@@ -39,9 +39,8 @@ def main(stage: Stage) -> None:
 
     counts = models["popularity"]["items"][:, 0]
     groups = slices.warm_cold(targets[1], counts) | slices.transition(train.offsets[1:], train.items)
-    described = {
-        m: report.describe(models[m]["test"], models[m]["test_shuffled"], seed) for m in ("llm_srec", "sasrec")
-    }
+    neural = {model: models[model] for model in ("llm_srec", "sasrec")}
+    described = {model: report.describe(of["test"], of["test_shuffled"], seed) for model, of in neural.items()}
     of_test, drawn = (targets[1], test.offsets[1:], test.items, negatives[1]), (bootstrap, seed)
     comparison = report.comparison(ranks, groups, *drawn) | {"data": stage.data("filtered", "split")}
     comparison["paired_by"] = {path.name: sha256(path) for path in (INTERACTIONS, DATA / "split/candidates.parquet")}

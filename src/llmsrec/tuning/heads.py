@@ -83,7 +83,7 @@ def _users(model: LLMSRec, validation: Validation) -> Tensor:
 
 def _items(model: LLMSRec) -> Tensor:
     """`[I + 1, d_llm]` h_i of all items; row 0 is zero."""
-    lengths = np.array([len(model.prompts.item_prefix(i)) for i in range(1, len(model.teacher.item_vectors()))])
+    _, lengths = model.prompts.item_prefixes(np.arange(1, len(model.teacher.item_vectors())))
     hidden: dict[int, Tensor] = {}
     for rows in reported(list(token_batches(lengths)), "items"):
         found = model.hidden_items(torch.from_numpy(rows + 1).to(model.device)).float().cpu()
