@@ -3,6 +3,7 @@
 mlflow models serve -m models:/llm-srec@candidate --env-manager local
 """
 
+import json
 import logging
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,25 +13,37 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc import PythonModel
-from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, SkipValidation
 
 from llmsrec.errors import DataError, RequestError
 from llmsrec.serving.recommender import Recommender
-from llmsrec.serving.schema import Answer, Request, explain
+from llmsrec.serving.schema import Answer, Event, parse
 
 log = logging.getLogger(__name__)
 
 
-class Asked(Request):
-    """A request whose errors are ours: MLflow would answer with a dump of the types and of all that was sent."""
+class Asked(BaseModel):
+    """A request as it was sent, with the types of `Request` for MLflow's signature; `predict` checks it.
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def explained(cls, value: Any, check: ModelWrapValidatorHandler["Asked"]) -> "Asked":
-        try:
-            return check(value)
-        except ValidationError as error:
-            raise MlflowException(explain(error), error_code=INVALID_PARAMETER_VALUE) from error
+    MLflow would answer a check that fails before `predict` with a dump of its types and of all that was sent.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    history: SkipValidation[list[Event]] = None  # type: ignore[assignment]
+    k: SkipValidation[int] = 10
+    tower: SkipValidation[str] = "llm"
+
+    def sent(self) -> dict[str, Any]:
+        """The fields that were sent, as they were sent."""
+        return {name: value for name, value in self if name in self.model_fields_set}
+
+
+class Refused(MlflowException):
+    """An error whose answer holds our sentence alone: MLflow's server puts all that was sent before `message`."""
+
+    def serialize_as_json(self) -> str:
+        return json.dumps({"error_code": self.error_code, "message": str(self.args[0])})
 
 
 class BundleModel(PythonModel):
@@ -45,16 +58,14 @@ class BundleModel(PythonModel):
     def predict(self, model_input: list[Asked]) -> list[Answer]:  # type: ignore[override]
         """Answer requests; every error becomes a status and one message, never a traceback."""
         try:
-            return self.recommender.recommend(model_input)
+            return self.recommender.recommend(parse([asked.sent() for asked in model_input]))
         except RequestError as error:
-            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
+            raise Refused(str(error), error_code=INVALID_PARAMETER_VALUE) from error
         except DataError as error:
-            raise MlflowException(str(error), error_code=TEMPORARILY_UNAVAILABLE) from error
+            raise Refused(str(error), error_code=TEMPORARILY_UNAVAILABLE) from error
         except Exception as error:
             log.exception("a request failed")
-            raise MlflowException(
-                "the request failed; the service's log says why", error_code=INTERNAL_ERROR
-            ) from error
+            raise Refused("the request failed; the service's log says why", error_code=INTERNAL_ERROR) from error
 
 
 set_model(BundleModel())

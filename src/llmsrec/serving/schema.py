@@ -83,10 +83,10 @@ def _parse_one(value: Any, where: str) -> Request:
     try:
         return Request.model_validate(value)
     except ValidationError as error:
-        raise RequestError(f"{where}, {explain(error)}") from error
+        raise RequestError(f"{where}, {_explain(error)}") from error
 
 
-def explain(error: ValidationError) -> str:
+def _explain(error: ValidationError) -> str:
     """What is wrong with a request: each field by name, its value, the reason; at most five of them."""
     return "; ".join(_problem(problem) for problem in error.errors()[:5])
 
