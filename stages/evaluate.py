@@ -17,6 +17,7 @@ from stages.common import PREFIXES, Stage, run
 
 DATA, MODELS, REPORTS = Path("data"), Path("models"), Path("reports")
 ITEMS, INTERACTIONS = DATA / "filtered/items.parquet", DATA / "filtered/interactions.parquet"
+CANDIDATES = DATA / "split/candidates.parquet"
 Vectors = dict[str, np.ndarray]  # split -> [U, d], "items" -> [I + 1, d]; "cf": LLM-SRec's other tower, on test
 
 
@@ -27,7 +28,7 @@ def main(stage: Stage) -> None:
     sequences = Sequences.read(INTERACTIONS)
     train, test = sequences.drop_last(2), sequences.drop_last(1)
     histories = {"valid": train, "test": test, "test_shuffled": test.shuffled(seed)}
-    targets, negatives = zip(*(candidates.read(DATA / "split", of) for of in ("valid", "test", "test")), strict=True)
+    targets, negatives = zip(*(candidates.read(CANDIDATES, of) for of in ("valid", "test", "test")), strict=True)
     models = vectors(histories, train, Budget.gib(stage.params.backbone.prefixes, stage.root / PREFIXES))
     if not distributed.is_main():
         return
@@ -36,17 +37,16 @@ def main(stage: Stage) -> None:
         for (split, seen), target, others in zip(histories.items(), targets, negatives, strict=True):
             found = rank(of_model[split], of_model["items"], target, seen.offsets[1:], seen.items, others)
             ranks.setdefault(model, {})[split] = found
-
-    counts = models["popularity"]["items"][:, 0]
-    groups = slices.warm_cold(targets[1], counts) | slices.transition(train.offsets[1:], train.items)
+    groups = slices.warm_cold(targets[1], models["popularity"]["items"][:, 0])
+    groups |= slices.transition(train.offsets[1:], train.items)
     neural = {model: models[model] for model in ("llm_srec", "sasrec")}
     described = {model: report.describe(of["test"], of["test_shuffled"], seed) for model, of in neural.items()}
     of_test, drawn = (targets[1], test.offsets[1:], test.items, negatives[1]), (bootstrap, seed)
-    comparison = report.comparison(ranks, groups, *drawn) | {"data": stage.data("filtered", "split")}
-    comparison["paired_by"] = {path.name: sha256(path) for path in (INTERACTIONS, DATA / "split/candidates.parquet")}
+    comparison = report.comparison(ranks, groups, *drawn)
+    comparison |= {"data": stage.data("filtered", "split"), "negatives": negatives[1].shape[1]}
+    comparison["paired_by"] = {path.name: sha256(path) for path in (INTERACTIONS, CANDIDATES)}
     comparison["towers"] = report.towers(models["llm_srec"], *of_test, *drawn)
     evaluation = report.evaluation(ranks, groups, described)
-
     report.write_ranks(REPORTS / "ranks.parquet", ranks)
     report.write_slices(REPORTS / "slices.parquet", groups)
     write_json(REPORTS / "comparison.json", comparison)
@@ -54,7 +54,7 @@ def main(stage: Stage) -> None:
     plots.shuffle(REPORTS / "plots/shuffle.png", comparison)
     plots.slices(REPORTS / "plots/slices.png", comparison)
     write_json(Path("metrics/evaluation.json"), evaluation)
-    print(report.table(evaluation), flush=True)
+    print(report.table(evaluation, comparison["negatives"]), flush=True)
 
 
 def vectors(histories: dict[str, Sequences], train: Sequences, prefixes: Budget) -> dict[str, Vectors]:

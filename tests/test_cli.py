@@ -128,6 +128,7 @@ def test_summary_shows_metrics_version_and_what_to_type_next(
     assert cli.main(["summary"]) == 1
     assert "metrics/evaluation.json is not there" in capsys.readouterr().err
     (tmp_path / "metrics").mkdir()
+    (tmp_path / "reports").mkdir()
     shutil.copytree(tiny.bundle, tmp_path / "models/bundle")
     evaluation = {
         model: {split: {"uni99": scores, "full": scores} for split in ("test", "test_shuffled")}
@@ -135,10 +136,18 @@ def test_summary_shows_metrics_version_and_what_to_type_next(
     }
     registered = {"name": "llm-srec", "version": 3, "run_id": "abc", "bundle_sha256": "0"}
     (tmp_path / "metrics/evaluation.json").write_text(json.dumps(evaluation))
+    (tmp_path / "reports/comparison.json").write_text(json.dumps({"negatives": 20}))
     (tmp_path / "metrics/registered.json").write_text(json.dumps(registered))
     assert cli.main(["summary"]) == 0
     shown = capsys.readouterr().out
-    for expected in ("0.7500", "llm-srec version 3", "models:/llm-srec/3", "--history B1", "mlflow models serve"):
+    for expected in (
+        "0.7500",
+        "among 20 sampled",
+        "llm-srec version 3",
+        "models:/llm-srec/3",
+        "--history B1",
+        "mlflow models serve",
+    ):
         assert expected in shown
 
 

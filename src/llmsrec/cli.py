@@ -219,7 +219,7 @@ def summary(options: argparse.Namespace) -> None:
 
     evaluation, registered = read_json(Path("metrics/evaluation.json")), read_json(Path("metrics/registered.json"))
     name, version = registered["name"], registered["version"]
-    print(table(evaluation))
+    print(table(evaluation, read_json(Path("reports/comparison.json"))["negatives"]))
     print(f"\n{name} version {version}, MLflow run {registered['run_id']}\n\nNext:")
     for command, purpose in (
         ("dvc exp run -S model.uniform=false", "an ablation; `dvc exp show` compares"),

@@ -100,7 +100,7 @@ def test_file_holds_both_splits_and_excludes_the_whole_history(tmp_path, monkeyp
     write_candidates(tmp_path / "c.parquet", sequences, parts, 150, 99, 8)
     assert not written(tmp_path / "c.parquet").equals(frame)
     (tmp_path / "a.parquet").rename(tmp_path / "candidates.parquet")
-    positives, drawn = candidates.read(tmp_path, "test")
+    positives, drawn = candidates.read(tmp_path / "candidates.parquet", "test")
     assert positives.tolist() == [user[-1] for user in users]
     assert drawn.tolist() == [list(row["negatives"]) for row in frame.filter(split="test").iter_rows(named=True)]
 

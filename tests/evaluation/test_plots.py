@@ -31,7 +31,7 @@ def compared(users=40, cold=7):
         "transition": place < 20,
         "non_transition": place >= 20,
     }
-    return report.comparison(ranks, slices, resamples=100, seed=0)
+    return report.comparison(ranks, slices, resamples=100, seed=0) | {"negatives": 20}
 
 
 def drawn(tmp_path, draw, argument):
@@ -67,6 +67,10 @@ def test_training_with_next_to_nothing(tmp_path, curve):
 def test_shuffle(tmp_path):
     picture = drawn(tmp_path, plots.shuffle, compared())
     assert all(has(picture, color) for color in plots.COLORS.values())
+
+
+def test_titles_say_how_many_items_were_sampled():
+    assert plots.titles(compared()) == {"uni99": "uni99: among 20 sampled items", "full": "full: among all items"}
 
 
 def test_slices(tmp_path):

@@ -160,9 +160,9 @@ test                    uni99                          full
 LLM-SRec        1.0000   1.0000     -25.0%    1.0000   1.0000      +0.0%
 SASRec          0.5000   1.0000      +0.0%    0.5000   1.0000      +0.0%
 popularity      0.0000   0.0000      +0.0%    0.0000   0.0000      +0.0%
-uni99: ranked among 99 sampled items; full: among all items; shuffled: change of NDCG@10"""
-    assert report.table(evaluation) == expected
-    assert report.table(dict(sorted(evaluation.items()))) == expected  # as JSON brings it back
+uni99: ranked among 7 sampled items; full: among all items; shuffled: change of NDCG@10"""
+    assert report.table(evaluation, 7) == expected
+    assert report.table(dict(sorted(evaluation.items())), 7) == expected  # as JSON brings it back
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ uni99: ranked among 99 sampled items; full: among all items; shuffled: change of
 )
 def test_a_table_of_something_else_is_an_error(broken):
     with pytest.raises(DataError, match=r"metrics/evaluation\.json.*dvc repro evaluate"):
-        report.table(broken)
+        report.table(broken, 7)
 
 
 def test_towers_are_ranked_and_overlap_as_their_parts_say():

@@ -42,9 +42,9 @@ def write_candidates(
                 writer.write_table(pa.table(columns, schema=SCHEMA))
 
 
-def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """From `folder`/candidates.parquet: the positives `[U]` and negatives `[U, m]` of users 1..U in valid or test."""
-    frame = pl.read_parquet(folder / "candidates.parquet").filter(split=split).sort("user_id")
+def read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The positives `[U]` and negatives `[U, m]` of users 1..U in valid or test."""
+    frame = pl.scan_parquet(path).filter(split=split).sort("user_id").collect()
     return frame["item_id"].to_numpy(), frame["negatives"].explode().to_numpy().reshape(len(frame), -1)
 
 

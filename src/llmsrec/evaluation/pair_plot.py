@@ -26,7 +26,7 @@ def plot(path: Path, rows: list[Row], names: tuple[str, str]) -> None:
     with style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(10, 6.4), layout="constrained")
         grid = figure.subplots(len(PROTOCOLS), 2 if paired else 1, squeeze=False)
-        for (values, *rest), (protocol, title) in zip(grid, PROTOCOLS.items(), strict=True):
+        for (values, *rest), protocol in zip(grid, PROTOCOLS, strict=True):
             found = [row for row in shown if row.protocol == protocol]
             places = np.arange(len(found))
             sides = ((-0.2, "#0072b2", "a", f"A: {names[0]}"), (0.2, "#d55e00", "b", f"B: {names[1]}"))
@@ -34,7 +34,7 @@ def plot(path: Path, rows: list[Row], names: tuple[str, str]) -> None:
                 values.bar(places + offset, [getattr(row, side) for row in found], 0.38, color=color, label=name)
             labels = [WHOLE.get(row.what, row.what).replace("_", "-\n") for row in found]
             values.set_xticks(places, labels)
-            label(values, title, "", "NDCG@10")
+            label(values, protocol, "", "NDCG@10")
             for differences in rest:
                 changes = [row.difference for row in found if row.difference]
                 means = np.array([change["difference"] for change in changes])

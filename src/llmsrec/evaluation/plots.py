@@ -14,7 +14,7 @@ from llmsrec.files import atomic
 COLORS = {"llm_srec": "#0072b2", "sasrec": "#e69f00", "popularity": "#8c8c8c"}  # distinct to the colour-blind too
 LINES = {"loss": "#222222", "retrieval": "#0072b2", "distill": "#d55e00", "uniform": "#009e73"}
 SLICES = ("all", "warm", "cold", "transition", "non_transition")
-PROTOCOLS = {"uni99": "uni99: among 99 sampled items", "full": "full: among all items"}
+PROTOCOLS = ("uni99", "full")
 METRIC = "ndcg_10"
 STYLE = {
     "font.size": 10,
@@ -61,7 +61,7 @@ def shuffle(path: Path, comparison: dict[str, Any]) -> None:
     with style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(10, 3.8), layout="constrained")
         models = [model for model in NAMES if model in comparison["means"]]
-        for axes, (protocol, title) in zip(figure.subplots(1, 2), PROTOCOLS.items(), strict=True):
+        for axes, (protocol, title) in zip(figure.subplots(1, 2), titles(comparison).items(), strict=True):
             for offset, split, alpha in ((-0.2, "test", 1.0), (0.2, "test_shuffled", 0.45)):
                 found = [comparison["means"][model][split][protocol][METRIC] for model in models]
                 _bars(axes, np.arange(len(models)) + offset, 0.38, found, [COLORS[m] for m in models], alpha)
@@ -84,7 +84,7 @@ def slices(path: Path, comparison: dict[str, Any]) -> None:
         figure = Figure(figsize=(10, 6.4), layout="constrained")
         models = [model for model in NAMES if model in comparison["means"]]
         shown = [name for name in SLICES if comparison["users"].get(name)]
-        for axes, (protocol, title) in zip(figure.subplots(2, 1), PROTOCOLS.items(), strict=True):
+        for axes, (protocol, title) in zip(figure.subplots(2, 1), titles(comparison).items(), strict=True):
             for number, model in enumerate(models):
                 measured = comparison["means"][model]["test"][protocol]
                 found = [(measured if name == "all" else measured[name])[METRIC] for name in shown]
@@ -98,6 +98,11 @@ def slices(path: Path, comparison: dict[str, Any]) -> None:
             f"(by t-score),\n{_interval(comparison)}"
         )
         save(figure, path)
+
+
+def titles(comparison: dict[str, Any]) -> dict[str, str]:
+    """What each protocol ranks among: uni99 keeps its name whatever `split.negatives` is."""
+    return {"uni99": f"uni99: among {comparison['negatives']} sampled items", "full": "full: among all items"}
 
 
 def _line(axes: Axes, curve: list[dict[str, Any]], key: str, label: str, color: str, marker: str = "") -> None:

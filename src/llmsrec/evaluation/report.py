@@ -154,8 +154,11 @@ def _measure(statistic: Callable[..., dict[str, float]], slices: Slices, *found:
     }
 
 
-def table(evaluation: dict[str, Any]) -> str:
+def table(evaluation: dict[str, Any], negatives: int) -> str:
     """The terminal's table of what `evaluation` returned: each model's test metrics, and what a shuffle changes.
+
+    Args:
+        negatives: of uni99, to be named below the table.
 
     Raises:
         DataError: the metrics are not all there.
@@ -177,5 +180,5 @@ def table(evaluation: dict[str, Any]) -> str:
         raise DataError(
             f"metrics/evaluation.json lacks {error}; run `dvc repro evaluate`, or `dvc checkout` to bring it back."
         ) from error
-    lines.append("uni99: ranked among 99 sampled items; full: among all items; shuffled: change of NDCG@10")
+    lines.append(f"uni99: ranked among {negatives} sampled items; full: among all items; shuffled: change of NDCG@10")
     return "\n".join(lines)

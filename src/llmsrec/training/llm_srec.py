@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor, nn
 
 from llmsrec import distributed
+from llmsrec.data import candidates
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import metrics, ranks
 from llmsrec.models import losses
@@ -65,19 +65,13 @@ class Validation:
     negatives: np.ndarray
 
     @classmethod
-    def read(cls, interactions: Path, candidates: Path, at_most: int, seed: int) -> "Validation":
+    def read(cls, interactions: Path, drawn: Path, at_most: int, seed: int) -> "Validation":
         """The valid split of candidates.parquet: all users, or a fixed sample of `at_most` drawn by `seed`."""
-        table = pl.read_parquet(candidates).filter(split="valid").sort("user_id")
-        rows = np.arange(len(table))
+        targets, negatives = candidates.read(drawn, "valid")
+        rows = np.arange(len(targets))
         if len(rows) > at_most:
             rows = np.sort(np.random.default_rng(seed).choice(rows, at_most, replace=False))
-        table = table[rows]
-        return cls(
-            Sequences.read(interactions).drop_last(2),
-            table["user_id"].to_numpy(),
-            table["item_id"].to_numpy(),
-            table["negatives"].explode().to_numpy().reshape(len(table), -1),
-        )
+        return cls(Sequences.read(interactions).drop_last(2), rows + 1, targets[rows], negatives[rows])
 
     def scores(self, model: Trainee) -> dict[str, float]:
         """Metrics under their names, such as `valid/uni99/ndcg_10`."""
