@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmsrec import params as parameters
 from llmsrec.files import read_json, sha256, write_json
-from llmsrec.registry import record, revisions, tracking
+from llmsrec.registry import card, record, revisions, tracking
 from stages.common import Stage, load, run
 
 DATA, BUNDLE, MODEL, REPORTS = Path("data"), Path("models/bundle"), Path("models/llm_srec"), Path("reports")
@@ -49,8 +49,10 @@ def main(stage: Stage) -> None:
     with tracking.connected(stage.root) as client:
         place = tracking.experiment(client, settings.experiment, stage.root)
         run_id = tracking.ensure_run(client, place, told)
-        tags, text = {**tags, tracking.DIGEST: digest}, f"{told.name}\n\n{record.headline(evaluation)}"
-        version = tracking.ensure_version(client, place, run_id, settings.model, BUNDLE, tags, text)
+        about = {**tags, tracking.DIGEST: digest}
+        version = tracking.ensure_version(client, place, run_id, settings.model, BUNDLE, about)
+        facts = card.read(settings.model, version, run_id, told, DATA, REPORTS, BUNDLE)
+        tracking.attach_card(client, settings.model, version, card.text(facts))
         client.set_registered_model_alias(settings.model, settings.alias, str(version))
     sealed = read_json(BUNDLE / "manifest.json")["bundle_sha256"]
     registered = {"name": settings.model, "version": version, "run_id": run_id, "bundle_sha256": sealed}

@@ -106,12 +106,3 @@ def test_a_title_with_many_changes_or_no_commit() -> None:
 def test_a_title_takes_the_last_part_of_a_backbones_name() -> None:
     llama = change(PARAMS, "backbone", model="meta-llama/Llama-3.2-3B-Instruct")
     assert record.title(llama, None, {}) == "Sample, Llama-3.2-3B-Instruct"
-
-
-def test_headline() -> None:
-    scores = {"uni99": {"ndcg_10": 0.5}, "full": {"ndcg_10": 0.25}}
-    evaluation = {
-        "llm_srec": {"test": scores},
-        "sasrec": {"test": {"uni99": {"ndcg_10": 0.4}, "full": {"ndcg_10": 0.2}}},
-    }
-    assert record.headline(evaluation) == "Test NDCG@10: uni99 0.5000 (sasrec 0.4000); full 0.2500 (sasrec 0.2000)"

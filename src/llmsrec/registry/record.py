@@ -134,16 +134,6 @@ def title(params: Params, experiment: str | None, committed: dict[str, Any]) -> 
     return f"{', '.join(apart)} on {where}" if apart else where
 
 
-def headline(evaluation: dict[str, Any]) -> str:
-    """One line for a version's description: test NDCG@10 of the model and of what it is compared with."""
-    lines = []
-    for protocol in ("uni99", "full"):
-        scores = {model: splits["test"][protocol]["ndcg_10"] for model, splits in evaluation.items()}
-        others = ", ".join(f"{model} {score:.4f}" for model, score in scores.items() if model != "llm_srec")
-        lines.append(f"{protocol} {scores['llm_srec']:.4f} ({others})")
-    return "Test NDCG@10: " + "; ".join(lines)
-
-
 def seal(folder: Path) -> str:
     """One digest of the reports in a folder."""
     files = {name: sha256(folder / name) for name in REPORTS}

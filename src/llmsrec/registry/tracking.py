@@ -24,6 +24,7 @@ from requests import RequestException
 
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
+from llmsrec.registry.card import description
 from llmsrec.registry.record import Record, check, metrics
 
 DIGEST, BUNDLE = "llmsrec.digest", "bundle_sha256"
@@ -151,13 +152,13 @@ def _log(client: MlflowClient, run_id: str, time: int, record: Record) -> None:
 
 
 def ensure_version(
-    client: MlflowClient, experiment_id: str, run_id: str, model: str, bundle: Path, tags: dict[str, str], text: str
+    client: MlflowClient, experiment_id: str, run_id: str, model: str, bundle: Path, tags: dict[str, str]
 ) -> int:
     """The version of `model` that holds `bundle`, found by the bundle's digest or made from it.
 
     Args:
         run_id: the run that a new version is linked with.
-        tags, text: of a new version; `text` is its description.
+        tags: of a new version.
     """
     digest = read_json(bundle / "manifest.json")["bundle_sha256"]
     found = client.search_model_versions(f"name = '{model}' and tags.`{BUNDLE}` = '{digest}'")
@@ -165,8 +166,15 @@ def ensure_version(
         return min(int(version.version) for version in found)
     logged = _logged_model(client, experiment_id, run_id, digest) or _log_model(run_id, bundle, digest)
     made = mlflow.register_model(f"models:/{logged}", model, tags={**tags, BUNDLE: digest})
-    client.update_model_version(model, made.version, text)
     return int(made.version)
+
+
+def attach_card(client: MlflowClient, model: str, version: int, card: str) -> None:
+    """Give a version its card, as its description and among its run's files; one that has a card keeps it."""
+    found = client.get_model_version(model, str(version))
+    if not found.description:
+        client.log_text(str(found.run_id), card, f"cards/{model}-{version}.md")
+        client.update_model_version(model, str(version), description(card))
 
 
 def _logged_model(client: MlflowClient, experiment_id: str, run_id: str, digest: str) -> str | None:

@@ -1,0 +1,197 @@
+"""The model card of a version: what it is for, what it was made from, how good it is for whom, what it cannot do."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmsrec.evaluation.report import HEADLINE, NAMES
+from llmsrec.files import read_json
+from llmsrec.registry.record import Record
+
+LONGEST = 5000  # of a version's description, in a database that is strict about it
+ROWS = ("all", "warm", "cold", "transition", "non_transition")
+PROTOCOLS = {"uni99": "among 99 sampled items", "full": "among all items"}
+METRICS = {"ndcg_10": "NDCG@10", "hr_10": "HR@10"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card tells of.
+
+    Attributes:
+        model, version, run_id: where it is registered.
+        told: what its run was told: name, parameters, metrics, curve.
+        comparison, checks: reports/comparison.json and reports/checks.json.
+        manifests: part of the data (raw, filtered, split) -> its manifest.json.
+        config: the bundle's config.json.
+        bundle_sha256: the bundle's digest.
+    """
+
+    model: str
+    version: int
+    run_id: str
+    told: Record
+    comparison: dict[str, Any]
+    checks: dict[str, Any]
+    manifests: dict[str, dict[str, Any]]
+    config: dict[str, Any]
+    bundle_sha256: str
+
+
+def read(model: str, version: int, run_id: str, told: Record, data: Path, reports: Path, bundle: Path) -> Facts:
+    """The facts, from the folders that the stages leave."""
+    return Facts(
+        model=model,
+        version=version,
+        run_id=run_id,
+        told=told,
+        comparison=read_json(reports / "comparison.json"),
+        checks=read_json(reports / "checks.json"),
+        manifests={part: read_json(data / part / "manifest.json") for part in ("raw", "filtered", "split")},
+        config=read_json(bundle / "config.json"),
+        bundle_sha256=read_json(bundle / "manifest.json")["bundle_sha256"],
+    )
+
+
+def text(facts: Facts) -> str:
+    """The card in Markdown. A slice without users has no row, and a section with nothing to say is not there."""
+    sections = {
+        "Intended use": _use(facts),
+        "Data": _data(facts),
+        "Training": _training(facts),
+        "Metrics": _metrics(facts),
+        "Limits": _limits(facts),
+        "How to load": _load(facts),
+    }
+    parts = [f"# {facts.model} version {facts.version}", facts.told.name]
+    parts += ["\n".join([f"## {title}", *lines]) for title, lines in sections.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def description(card: str) -> str:
+    """The card as a version's description: whole, or cut between two lines where a database would refuse it."""
+    if len(card) <= LONGEST:
+        return card
+    end = "\n\nCut here; the whole card is among the run's artifacts, in cards/.\n"
+    return card[: LONGEST - len(end)].rpartition("\n")[0] + end
+
+
+def _use(facts: Facts) -> Iterator[str]:
+    items, prompts = facts.config["shapes"]["items"], facts.config["prompts"]
+    yield f"Recommends the next of {items:,} items from what a user has bought or reviewed. A user need not have been"
+    yield "in the training data; items outside the catalogue are skipped and named, and a history with none left gets"
+    yield "the popular items and says so."
+    yield ""
+    yield f"- `tower: llm` reads the last {prompts['history']} items through the backbone, as a prompt of titles."
+    if facts.config["distilled"]:
+        length = facts.config["shapes"]["max_length"]
+        yield f"- `tower: cf` reads the last {length} through SASRec, without a language model."
+    yield ""
+    yield "Not for other catalogues, for items added since, or for decisions about people."
+
+
+def _data(facts: Facts) -> Iterator[str]:
+    raw, filtered, split = (facts.manifests[part] for part in ("raw", "filtered", "split"))
+    told, left = facts.told.tags, filtered["steps"][-1]
+    rules = sum(len(suite["expectations"]) for suite in facts.checks["suites"])
+    yield f"- {told['data.category']} ({told['data.source']}): {raw['reviews']:,} reviews of {raw['items']:,} items"
+    yield (
+        f"- after the {filtered['core']}-core: {left['users']:,} users, {left['items']:,} items, {left['events']:,} "
+        "events; titles, times and ids only"
+    )
+    events = split["events"]
+    yield f"- leave-last-out by time: {events['train']:,} train, {events['valid']:,} valid, {events['test']:,} test"
+    yield f"- {rules} data checks {'passed' if facts.checks['passed'] else 'did not all pass'}"
+    for part, digest in facts.config["data"].items():
+        yield f"- {part}: sha256 `{digest[:16]}`, manifest in the run's artifacts (`data/{part}/manifest.json`)"
+
+
+def _training(facts: Facts) -> Iterator[str]:
+    params, curve = facts.told.params, facts.told.curve
+    backbone = params["backbone.model"]
+    yield f"- backbone {backbone}" + (f"@{params['backbone.revision']}" if params.get("backbone.revision") else "")
+    yield f"- teacher SASRec, d {params['sasrec.dim']}, loss {params['sasrec.loss']}"
+    losses = [f"retrieval {params['model.weights.retrieval']:g}"]
+    if params["model.distill"]:
+        losses.append(f"distillation {params['model.weights.distill']:g} ({params['model.distill_loss']})")
+    if params["model.uniform"]:
+        losses.append(f"uniformity {params['model.weights.uniform']:g}")
+    yield f"- d' {params['model.d_prime']}, losses: {', '.join(losses)}"
+    order = "shuffled" if params["split.shuffle_train"] else "in order"
+    epochs, seed = params["train.epochs"], params["train.seed"]
+    yield f"- {len(curve)} checks in at most {epochs} epochs, seed {seed}, histories {order}"
+    yield f"- run {facts.run_id}, inputs `{facts.told.digest[:16]}`, bundle `{facts.bundle_sha256[:16]}`"
+
+
+def _metrics(facts: Facts) -> Iterator[str]:
+    means, interval = facts.comparison["means"], facts.comparison["interval"]
+    models = [model for model in NAMES if model in means]
+    yield (
+        f"Test, every user's last item, ties against the model; {interval['level']} % bootstrap intervals over users "
+        f"({interval['resamples']} resamples)."
+    )
+    head = [f"{NAMES[model]} {METRICS[metric]}" for model in models for metric in HEADLINE]
+    for protocol, meaning in PROTOCOLS.items():
+        yield ""
+        yield f"| {protocol}: {meaning} | {' | '.join(head)} |"
+        yield f"|---|{'---|' * len(head)}"
+        counts = facts.comparison["users"]
+        for row in sorted(counts, key=ROWS.index):
+            if users := counts[row]:
+                found = [means[model]["test"][protocol] for model in models]
+                yield _row(
+                    f"{row.replace('_', '-')}, {users:,} users", [one if row == "all" else one[row] for one in found]
+                )
+        yield _row("all, histories shuffled", [means[model]["test_shuffled"][protocol] for model in models])
+    at_20 = [
+        f"{NAMES[model]} {protocol} {facts.told.evaluation[model]['test'][protocol]['ndcg_20']:.4f} / "
+        f"{facts.told.evaluation[model]['test'][protocol]['hr_20']:.4f}"
+        for model in models
+        for protocol in PROTOCOLS
+    ]
+    yield ""
+    yield f"NDCG@20 / HR@20: {', '.join(at_20)}."
+    towers = facts.comparison["towers"]
+    if "overlap_10" in towers:
+        cf, llm = (towers["ndcg_10"][tower]["full"]["mean"] for tower in ("cf", "llm"))
+        common = towers["overlap_10"]["mean"]
+        yield f"Towers: full NDCG@10 llm {llm:.4f}, cf {cf:.4f}; their top 10 have {common:.0%} in common."
+
+
+def _row(name: str, found: list[dict[str, Any]]) -> str:
+    cells = [
+        f"{_short(one[m]['mean'], 4)} [{_short(one[m]['low'])}, {_short(one[m]['high'])}]"
+        for one in found
+        for m in HEADLINE
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _short(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}".removeprefix("0")
+
+
+def _limits(facts: Facts) -> Iterator[str]:
+    ours = facts.comparison["differences"]["llm_srec_minus_sasrec"]["full"]
+    yield f"- Against SASRec, among all items: {_verdict(ours['ndcg_10'], 'better', 'worse')}."
+    if "cold" in ours:
+        yield f"- On cold items, the rarest third: {_verdict(ours['cold']['ndcg_10'], 'better', 'worse')}."
+    order = facts.comparison["shuffle"]["llm_srec"]["full"]["ndcg_10"]
+    yield f"- Shuffling a user's history makes it {_verdict(order, 'better', 'worse')}."
+    yield "- Measured offline, on one split and one seed; what users do when they see the items is not known."
+    if not facts.config["distilled"]:
+        yield "- Trained without distillation, so `tower: cf` is refused."
+
+
+def _verdict(found: dict[str, float], up: str, down: str) -> str:
+    word = up if found["low"] > 0 else down if found["high"] < 0 else "neither better nor worse beyond noise"
+    return f"{word}, NDCG@10 {found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+
+
+def _load(facts: Facts) -> Iterator[str]:
+    uri = f"models:/{facts.model}/{facts.version}"
+    yield "    export MLFLOW_TRACKING_URI=...   # of this server"
+    yield f"    mlflow models serve -m {uri} --env-manager local --port 5001"
+    yield f"    llmsrec recommend --model {uri} --tower llm --history <parent_asin>@<ms> --k 10"
+    yield f'    mlflow.pyfunc.load_model("{uri}").predict([{{"history": [...], "k": 10, "tower": "llm"}}])'
