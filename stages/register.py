@@ -52,7 +52,7 @@ def main(stage: Stage) -> None:
         about = {**tags, tracking.DIGEST: digest}
         version = tracking.ensure_version(client, place, run_id, settings.model, BUNDLE, about)
         facts = card.read(settings.model, version, run_id, told, DATA, REPORTS, BUNDLE)
-        tracking.attach_card(client, settings.model, version, card.text(facts))
+        card.attach(client, settings.model, version, card.text(facts))
         client.set_registered_model_alias(settings.model, settings.alias, str(version))
     sealed = read_json(BUNDLE / "manifest.json")["bundle_sha256"]
     registered = {"name": settings.model, "version": version, "run_id": run_id, "bundle_sha256": sealed}

@@ -46,7 +46,7 @@ class Registry:
 
 @pytest.fixture(scope="session")
 def registry(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    from llmsrec.registry import tracking
+    from llmsrec.registry import card, tracking
     from llmsrec.registry.record import Record
 
     root, plots = tmp_path_factory.mktemp("repository"), tmp_path_factory.mktemp("plots")
@@ -55,9 +55,9 @@ def registry(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Registry:
     with tracking.connected(root) as client:
         place = tracking.experiment(client, "llm-srec", root)
         run_id = tracking.ensure_run(client, place, record)
-        version = tracking.ensure_version(
-            client, place, run_id, "llm-srec", tiny.bundle, {"data.category": "Sample"}, "A description."
-        )
+        tags = {"data.category": "Sample"}
+        version = tracking.ensure_version(client, place, run_id, "llm-srec", tiny.bundle, tags)
+        card.attach(client, "llm-srec", version, "A description.")
         client.set_registered_model_alias("llm-srec", "candidate", str(version))
     return Registry(root, record, run_id, version, tiny.bundle)
 
@@ -118,7 +118,7 @@ def pair(tiny: Any, registry: Registry, tmp_path_factory: pytest.TempPathFactory
                 bundle = Path(shutil.copytree(tiny.bundle, made / "bundle"))
                 (bundle / "parity.json").write_text("{}")
                 seal(bundle)
-            tracking.ensure_version(client, place, run_id, "compared", bundle, {}, told.name)
+            tracking.ensure_version(client, place, run_id, "compared", bundle, {})
             runs.append(run_id)
             ranks[run_id] = pl.read_parquet(made / "ranks.parquet")
         client.set_registered_model_alias("compared", "staging", "1")

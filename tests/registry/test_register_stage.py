@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from llmsrec.files import read_json, write_json
+from llmsrec.files import read_json
+from llmsrec.registry import record
 from llmsrec.serving.bundle import verify
+from tests.registry.made import write_outs
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -26,17 +28,7 @@ def workspace(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(REPOSITORY / name, folder / name)
     for name in ("data", "models"):
         shutil.copytree(tiny.folder / name, folder / name)
-    for part in ("raw", "filtered", "split"):
-        write_json(folder / "data" / part / "manifest.json", {"part": part})
-    scores = {"test": {protocol: {"ndcg_10": 0.5, "hr_10": 0.75} for protocol in ("uni99", "full")}}
-    write_json(folder / "metrics/evaluation.json", {"llm_srec": scores, "sasrec": scores})
-    write_json(folder / "models/llm_srec/curve.json", [{"step": 3, "loss": 1.0, "valid/uni99/ndcg_10": 0.25}])
-    write_json(folder / "reports/checks.json", {"passed": True})
-    write_json(folder / "reports/comparison.json", {})
-    for name in ("ranks.parquet", "slices.parquet"):
-        (folder / "reports" / name).write_bytes(b"parquet")
-    (folder / "reports/plots").mkdir()
-    (folder / "reports/plots/training.png").write_bytes(b"png")
+    write_outs(folder, tiny)
     return folder
 
 
@@ -80,7 +72,11 @@ def test_the_stage_registers_once_and_moves_the_alias(
     assert manifests == {"data/raw", "data/filtered", "data/split"}
     reports = {file.path.removeprefix("reports/") for file in client.list_artifacts(first["run_id"], "reports")}
     assert {"ranks.parquet", "slices.parquet", "comparison.json", "checks.json", "evaluation.json"} <= reports
-    assert client.get_model_version("staged", "1").run_id == first["run_id"]
+    version = client.get_model_version("staged", "1")
+    assert version.run_id == first["run_id"]
+    assert version.description.startswith("# staged version 1\n")
+    assert [file.path for file in client.list_artifacts(first["run_id"], "cards")] == ["cards/staged-1.md"]
+    assert run.data.tags["evidence_sha256"] == record.seal(workspace / "reports")
 
     monkeypatch.chdir(workspace)
     monkeypatch.syspath_prepend(workspace)

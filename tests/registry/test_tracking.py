@@ -40,7 +40,7 @@ def test_a_run_has_params_metrics_curve_data_tags_and_files(registry: Any, clien
         ("split", "b" * 36),
     }
     assert run.data.tags["data.category"] == "Sample"
-    assert {file.path for file in client.list_artifacts(registry.run_id)} == {"reports", "training.png"}
+    assert {file.path for file in client.list_artifacts(registry.run_id)} == {"cards", "reports", "training.png"}
     assert [file.path for file in client.list_artifacts(registry.run_id, "reports")] == ["reports/parity.json"]
 
 
@@ -60,7 +60,7 @@ def test_again_finds_the_same_run_and_version(registry: Any, client: MlflowClien
     before = [client.get_metric_history(registry.run_id, "train/loss"), len(client.search_runs([place(client)]))]
     with tracking.connected(registry.root) as connected:
         assert tracking.ensure_run(connected, place(client), registry.record) == registry.run_id
-        again = tracking.ensure_version(connected, place(client), registry.run_id, "llm-srec", registry.bundle, {}, "")
+        again = tracking.ensure_version(connected, place(client), registry.run_id, "llm-srec", registry.bundle, {})
     assert again == registry.version
     assert [
         client.get_metric_history(registry.run_id, "train/loss"),
@@ -99,7 +99,7 @@ def test_a_model_that_was_logged_but_not_registered_is_used(
     with tracking.connected(registry.root) as connected:
         run_id = tracking.ensure_run(connected, place(client), registry.other("f"))
         model_id = tracking._log_model(run_id, changed, digest)  # killed before it was registered
-        version = tracking.ensure_version(connected, place(client), run_id, "other", changed, {}, "")
+        version = tracking.ensure_version(connected, place(client), run_id, "other", changed, {})
     assert client.get_model_version("other", str(version)).source == f"models:/{model_id}"
     logged = client.search_logged_models([place(client)], filter_string=f"source_run_id = '{run_id}'")
     assert [model.model_id for model in logged] == [model_id]
@@ -111,7 +111,7 @@ def test_two_at_once_make_one_run_and_one_version(registry: Any, client: MlflowC
     def register(_: int) -> tuple[str, int]:
         with tracking.connected(registry.root) as connected:
             run_id = tracking.ensure_run(connected, place(client), registry.other("9"))
-            return run_id, tracking.ensure_version(connected, place(client), run_id, "twins", registry.bundle, {}, "")
+            return run_id, tracking.ensure_version(connected, place(client), run_id, "twins", registry.bundle, {})
 
     with ThreadPoolExecutor(2) as pool:  # each opens the lock file for itself, as two processes do
         first, second = pool.map(register, range(2))

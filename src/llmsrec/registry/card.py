@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlflow import MlflowClient
+
 from llmsrec.evaluation.report import HEADLINE, NAMES
 from llmsrec.files import read_json
 from llmsrec.registry.record import Record
@@ -75,6 +77,14 @@ def description(card: str) -> str:
         return card
     end = "\n\nCut here; the whole card is among the run's artifacts, in cards/.\n"
     return card[: LONGEST - len(end)].rpartition("\n")[0] + end
+
+
+def attach(client: MlflowClient, model: str, version: int, card: str) -> None:
+    """Give a version its card, as its description and among its run's files; one that has a card keeps it."""
+    found = client.get_model_version(model, str(version))
+    if not found.description:
+        client.log_text(str(found.run_id), card, f"cards/{model}-{version}.md")
+        client.update_model_version(model, str(version), description(card))
 
 
 def _use(facts: Facts) -> Iterator[str]:

@@ -24,7 +24,6 @@ from requests import RequestException
 
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
-from llmsrec.registry.card import description
 from llmsrec.registry.record import Record, check, metrics
 
 DIGEST, BUNDLE = "llmsrec.digest", "bundle_sha256"
@@ -167,14 +166,6 @@ def ensure_version(
     logged = _logged_model(client, experiment_id, run_id, digest) or _log_model(run_id, bundle, digest)
     made = mlflow.register_model(f"models:/{logged}", model, tags={**tags, BUNDLE: digest})
     return int(made.version)
-
-
-def attach_card(client: MlflowClient, model: str, version: int, card: str) -> None:
-    """Give a version its card, as its description and among its run's files; one that has a card keeps it."""
-    found = client.get_model_version(model, str(version))
-    if not found.description:
-        client.log_text(str(found.run_id), card, f"cards/{model}-{version}.md")
-        client.update_model_version(model, str(version), description(card))
 
 
 def _logged_model(client: MlflowClient, experiment_id: str, run_id: str, digest: str) -> str | None:

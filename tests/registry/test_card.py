@@ -1,0 +1,99 @@
+"""The card against the numbers that it was made from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmsrec import params as parameters
+from llmsrec.files import read_json
+from llmsrec.registry import card, record
+from tests.registry.made import write_outs
+
+PARAMS = parameters.load(Path(__file__).parents[2] / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def facts(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> card.Facts:
+    folder = tmp_path_factory.mktemp("outs")
+    write_outs(folder, tiny)
+    told = record.Record(
+        digest="d" * 64,
+        name="no uniformity on Sample, embedded",
+        params=record.used(PARAMS),
+        evaluation=read_json(folder / "metrics/evaluation.json"),
+        curve=[{"step": 1}, {"step": 2}],
+        tags={"data.category": "Sample", "data.source": "sample"},
+    )
+    return card.read("llm-srec", 3, "run", told, folder / "data", folder / "reports", tiny.bundle)
+
+
+def test_every_section_says_something(facts: card.Facts) -> None:
+    text = card.text(facts)
+    assert text.startswith("# llm-srec version 3\n\nno uniformity on Sample, embedded\n")
+    sections = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in text.split("\n## ")[1:]}
+    assert list(sections) == ["Intended use", "Data", "Training", "Metrics", "Limits", "How to load"]
+    assert all(sections.values())
+    assert "300 reviews of 31 items" in sections["Data"]
+    assert "40 users, 30 items, 252 events" in sections["Data"]
+    assert facts.config["data"]["split"][:16] in sections["Data"]
+    assert "1 data checks passed" in sections["Data"]
+    assert "losses: retrieval 1, distillation 1 (mse), uniformity 1" in sections["Training"]
+    assert "models:/llm-srec/3" in sections["How to load"]
+
+
+def test_rows_hold_the_comparisons_numbers_and_no_table_is_empty(facts: card.Facts) -> None:
+    lines = card.text(facts).splitlines()
+    tables = [lines[number + 1 :] for number, line in enumerate(lines) if line.startswith("|---")]
+    for protocol, table in zip(("uni99", "full"), tables, strict=True):
+        rows = [line for line in table[: table.index("")] if line.startswith("|")]
+        names = [row.split(" | ")[0].removeprefix("| ") for row in rows]
+        # cold has no users, so no row
+        assert names == ["all, 40 users", "warm, 14 users", "transition, 20 users", "non-transition, 20 users",
+                         "all, histories shuffled"]  # fmt: skip
+        means = facts.comparison["means"]
+        warm = means["llm_srec"]["test"][protocol]["warm"]["ndcg_10"]
+        numbers = [f"{warm['mean']:.4f}", f"{warm['low']:.3f}", f"{warm['high']:.3f}"]
+        mean, low, high = (number.removeprefix("0") for number in numbers)
+        assert rows[1].split(" | ")[1] == f"{mean} [{low}, {high}]"
+        assert all(len(row.split(" | ")) == 7 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.01, 0.03, "better"), (-0.03, -0.01, "worse"), (-0.01, 0.03, "neither better nor worse beyond noise")],
+)
+def test_limits_say_what_the_interval_says(facts: card.Facts, low: float, high: float, said: str) -> None:
+    found = {"difference": (low + high) / 2, "low": low, "high": high}
+    comparison = facts.comparison | {
+        "differences": {"llm_srec_minus_sasrec": {"full": {"ndcg_10": found}}},
+    }
+    text = card.text(dataclasses.replace(facts, comparison=comparison))
+    assert f"Against SASRec, among all items: {said}, NDCG@10 {found['difference']:+.4f} [" in text
+    assert "cold items" not in text
+
+
+def test_without_distillation_there_is_no_cf_tower(facts: card.Facts) -> None:
+    params = facts.told.params | {"model.distill": False, "model.uniform": False}
+    towers = {"ndcg_10": {"llm": facts.comparison["towers"]["ndcg_10"]["llm"]}}
+    changed = dataclasses.replace(
+        facts,
+        config=facts.config | {"distilled": False},
+        told=dataclasses.replace(facts.told, params=params),
+        comparison=facts.comparison | {"towers": towers},
+    )
+    text = card.text(changed)
+    assert "through SASRec, without" not in text and "`tower: cf` is refused" in text
+    assert "losses: retrieval 1\n" in text
+    assert "in common" not in text
+
+
+def test_a_description_fits_a_strict_database(facts: card.Facts) -> None:
+    text = card.text(facts)
+    assert card.description(text) == text
+    long = text + "a line\n" * 1000
+    cut = card.description(long)
+    assert len(cut) <= card.LONGEST
+    kept = cut[: cut.index("\n\nCut here")]
+    assert long.startswith(kept + "\n")
