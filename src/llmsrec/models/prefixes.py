@@ -15,7 +15,7 @@ from llmsrec.models.prefix_store import Budget, File, Memory, Store, digest, gro
 from llmsrec.models.prompts import Prompts
 from llmsrec.models.readout import ItemInputs
 
-GROUP = 32  # items whose prefixes are computed together
+GROUP = 16  # items whose prefixes are computed together
 
 
 class ItemPrefixes:

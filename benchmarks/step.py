@@ -1,0 +1,255 @@
+"""A training step of LLM-SRec and the embedding of all items, beside the plain form (benchmarks/plain.py).
+
+    python -m benchmarks.step --files ../shared/data             # Beauty's real titles; all parts, about four minutes
+    python -m benchmarks.step --files ../shared/data --part last --shape wide
+
+Parts: `last` (users a second, a target each), `all` (targets a second, every position, beside separate prompts of the
+last 10 items), `items` (all items after the first time), `memory` (peak of ten steps, each side in its own process),
+`profile` (where a step's time goes) and `flops` (floating-point operations of a step: needed, ours, plain). Each user
+has four candidates of their own, batches are of 20, weights are random; both sides take turns.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks import common, flops
+from benchmarks.common import Figures, Shape
+from benchmarks.plain import Plain
+from llmsrec.models.backbone import Backbone
+from llmsrec.models.llm_srec import LLMSRec
+from llmsrec.models.prefix_store import Budget
+from llmsrec.training.batches import Samples, epoch
+from llmsrec.training.llm_srec import step_losses
+
+SHAPES = {"small": common.SMALL, "wide": common.WIDE}
+PARTS = ("last", "all", "items", "memory", "profile", "flops")
+BATCH = 20
+ROWS = {"small": 160, "wide": 40}  # training rows that are timed
+ITEMS = 512  # items that the plain form embeds
+EMBED = 128  # of them at a time
+GROUPS = {  # of operators, for the profile
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "aten::matmul"),
+    "attention": ("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_attention_math",
+                  "aten::_scaled_dot_product_flash_attention_for_cpu_backward", "aten::softmax", "aten::_softmax"),
+    "copies and indexing": ("aten::copy_", "aten::cat", "aten::index", "aten::index_put_", "aten::_index_put_impl_",
+                            "aten::gather", "aten::scatter_add_", "aten::fill_", "aten::zero_", "aten::index_select"),
+}  # fmt: skip
+
+
+class Sides:
+    """Both forms over the same users, items, heads and language model."""
+
+    def __init__(self, folder: Path, shape: Shape, targets: str, rows: int, cache: Path) -> None:
+        names = common.titles(folder)
+        self.settings = common.settings().model.model_copy(update={"negatives": "own"})
+        language_model, tokenizer = common.language_model(names, shape)
+        backbone = Backbone(language_model.model, tokenizer, True, language_model.config.max_position_embeddings)
+        limits = common.settings().backbone.prefixes
+        teacher = common.teacher(len(names))
+        self.model = LLMSRec(backbone, teacher, names, self.settings, 0, Budget.gib(limits, cache))
+        self.plain = Plain(language_model, tokenizer, names, self.settings.title_tokens, self.model)
+        train = common.interactions(folder).drop_last(2)
+        history = self.settings.history if targets == "last" else self.model.prompts.always_fit
+        self.samples = Samples.of(train, len(names), targets, history)  # type: ignore[arg-type]
+        self.separate = Samples.of(train, len(names), "all", 1)  # a row a target
+        self.rows = np.random.default_rng(0).choice(len(self.samples.users), rows, replace=False)
+        self.lengths = self.model.prompts.user_lengths(self.samples.histories(self.rows)[0])
+        self.model.train()
+
+    def ours(self, batches: int | None = None) -> int:
+        """Steps on all rows, of like length together as in training; the number of targets."""
+        count = 0
+        for number, chosen in enumerate(epoch(self.lengths, BATCH, np.random.default_rng(1))):
+            if number == batches:
+                break
+            self.model.zero_grad(set_to_none=True)
+            rows, rng = self.rows[chosen], np.random.default_rng(number)
+            parts = step_losses(self.model, self.samples, rows, self.settings, rng)
+            torch.stack(list(parts.values())).sum().backward()
+            count += len(self.samples.targets(rows)[0])
+        return count
+
+    def theirs(self, batches: int | None = None) -> int:
+        """Plain steps on the same users in random order; with several targets a row, a prompt for one of them each."""
+        count = 0
+        for number, begin in enumerate(range(0, len(self.rows), BATCH)):
+            if number == batches:
+                break
+            self.model.zero_grad(set_to_none=True)
+            self.plain.loss(*self.plain_batch(self.rows[begin : begin + BATCH], number)).backward()
+            count += min(BATCH, len(self.rows) - begin)
+        return count
+
+    def plain_batch(self, rows: np.ndarray, seed: int) -> tuple[Any, ...]:
+        """What `Plain.loss` takes: each row with one of its targets, drawn, and its last items before it."""
+        samples, rng = self.samples, np.random.default_rng(seed)
+        users, places = samples.targets(rows)
+        counts = samples.stop[rows] - samples.first[rows] + 1
+        chosen = counts.cumsum() - counts + rng.integers(counts)
+        users, places = users[chosen], places[chosen]
+        sequences, history = samples.sequences, self.settings.history
+        begins = np.maximum(sequences.offsets[users], places - history)
+        spans = [slice(a, b) for a, b in zip(begins, places, strict=True)]
+        negatives = samples.negatives(users, self.settings.candidates - 1, np.random.default_rng(seed))
+        return (
+            users,
+            [sequences.items[span] for span in spans],
+            [sequences.timestamps[span] for span in spans],
+            samples.before(users, places, self.model.teacher.max_length),
+            np.concatenate([sequences.items[places][:, None], negatives], axis=1).astype(np.int64),
+        )
+
+    @torch.no_grad()
+    def embed_plainly(self) -> int:
+        """Some of the items, drawn once."""
+        chosen = 1 + np.random.default_rng(0).choice(self.samples.items, ITEMS, replace=False)
+        for begin in range(0, ITEMS, EMBED):
+            self.plain.item_vectors(chosen[begin : begin + EMBED])
+        return ITEMS
+
+
+def rate(call: Callable[[], int]) -> Callable[[], float]:
+    """A side of `common.in_turn`: what `call` counts, a second."""
+
+    def measured() -> float:
+        counted: list[int] = []
+        seconds = common.timed(lambda: counted.append(call()))
+        return counted[0] / seconds
+
+    return measured
+
+
+def compare(unit: str, ours: Callable[[], int], plain: Callable[[], int]) -> Figures:
+    figures = common.in_turn({f"plain, {unit}/s": rate(plain), f"ours, {unit}/s": rate(ours)})
+    figures["ours / plain"] = common.ratios(figures, f"ours, {unit}/s", f"plain, {unit}/s")
+    return figures
+
+
+def embed(sides: Sides) -> int:
+    return len(sides.model.item_vectors()) - 1
+
+
+def same_loss(sides: Sides) -> float:
+    """How far the two forms' losses of one batch are apart, as a share; see benchmarks/plain.py for why not 0."""
+    rows = sides.rows[:BATCH]
+    with torch.no_grad():
+        plain = float(sides.plain.loss(*sides.plain_batch(rows, 0)))
+        parts = step_losses(sides.model, sides.samples, rows, sides.settings, np.random.default_rng(0))
+    return abs(float(sum(parts.values())) - plain) / plain
+
+
+def where_time_goes(steps: Callable[[], int]) -> dict[str, float]:
+    """Percent of operators' own time in each of `GROUPS`, and how much of the whole time no operator was running."""
+    steps()
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        seconds = common.timed(steps)
+    shares = dict.fromkeys([*GROUPS, "everything elementwise"], 0.0)
+    for event in found.key_averages():
+        group = next((name for name, keys in GROUPS.items() if event.key in keys), "everything elementwise")
+        if event.key.startswith("aten::"):
+            shares[group] += event.self_cpu_time_total / 1e6
+    shares["outside torch (Python, numpy, tokenizer)"] = seconds - sum(shares.values())
+    return {name: 100 * value / seconds for name, value in shares.items()}
+
+
+def count_operations(sides: Sides, shape: Shape) -> dict[str, float]:
+    """Gigaflop of one step: of our batches' mean, and of as many plain steps'."""
+    batches = 4 if shape == common.SMALL else 2
+    needed = flops.needed(sides.model, sides.samples, sides.rows, shape) / len(sides.rows) * BATCH
+    return {
+        "needed": needed / 1e9,
+        "done by us": flops.counted(lambda: sides.ours()) / len(sides.rows) * BATCH / 1e9,
+        "done by the plain form": flops.counted(lambda: sides.theirs(batches)) / batches / 1e9,
+    }
+
+
+def peak_of(side: str, shape: str, folder: Path, cache: Path, targets: str) -> float:
+    """MB, of a process that only trains ten steps in one form."""
+    arguments = ["--child", side, shape, targets, str(cache), "--data", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.step", *arguments]
+    done = subprocess.run(command, cwd=common.ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def child(side: str, shape: str, targets: str, cache: str, folder: Path) -> None:
+    sides = Sides(folder, SHAPES[shape], targets, 200, Path(cache))
+    (sides.ours if side == "ours" else sides.theirs)(10)
+    print(common.peak())
+
+
+def report(folder: Path, parts: list[str], shapes: list[str]) -> Iterator[tuple[str, Any]]:
+    """Runs the parts; yields each one's title and figures once they are printed."""
+    with tempfile.TemporaryDirectory() as temporary:
+        cache = Path(temporary)
+        for name in shapes:
+            shape = SHAPES[name]
+            sides = Sides(folder, shape, "last", ROWS[name], cache)
+            if "last" in parts:
+                title = f"targets: last, {shape}; one batch's losses differ by {same_loss(sides):.1e}"
+                yield title, compare("users", sides.ours, sides.theirs)
+            if "all" in parts and name == "small":
+                every = Sides(folder, shape, "all", ROWS[name] // 2, cache)
+                yield f"targets: all, {shape}", compare("targets", every.ours, every.theirs)
+            if "items" in parts and name == "small":
+                figures = compare("items", lambda of=sides: embed(of), sides.embed_plainly)  # type: ignore[misc]
+                yield f"embedding {sides.samples.items:,} items after the first time, {shape}", figures
+            if "profile" in parts:
+                of = {"ours": where_time_goes(sides.ours), "plain": where_time_goes(lambda s=sides: s.theirs(2))}  # type: ignore[misc]
+                yield f"where a step's time goes (%), targets: last, {shape}", of
+            if "flops" in parts:
+                counts = count_operations(sides, shape)
+                seconds = common.timed(sides.ours) / len(sides.rows) * BATCH
+                product = common.matrix_rate()
+                counts["our GFlop/s"] = counts["done by us"] / seconds
+                counts["a large product's GFlop/s"] = product
+                yield f"gigaflop a step, targets: last, {shape}", counts
+            if "memory" in parts:
+                megabytes = {side: peak_of(side, name, folder, cache, "last") for side in ("plain", "ours")}
+                yield f"peak MB of ten steps, targets: last, {shape}", megabytes
+
+
+def main() -> None:
+    parser = common.arguments(__doc__)
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this part; may be repeated")
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="only this language model")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.child:
+        child(*chosen.child, chosen.data)
+        return
+    print(common.machine(), flush=True)
+    found = {}
+    with common.data(chosen) as folder:
+        for title, figures in report(folder, chosen.part or list(PARTS), chosen.shape or list(SHAPES)):
+            print(f"\n{title}")
+            found[title] = figures
+            show(figures)
+    common.write(chosen.json, found)
+
+
+def show(figures: Any) -> None:
+    """Lists as median and spread, single numbers as they are, two sides beside each other."""
+    first = next(iter(figures.values()))
+    if isinstance(first, list):
+        common.show(figures)
+    elif isinstance(first, dict):
+        print(f"{'':<44}" + "".join(f"{side:>12}" for side in figures))
+        for name in first:
+            print(f"{name:<44}" + "".join(f"{of[name]:>12.1f}" for of in figures.values()))
+    else:
+        for name, value in figures.items():
+            print(f"{name:<44}{value:>12,.2f}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
