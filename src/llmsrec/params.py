@@ -125,7 +125,7 @@ class Model(Section):
     weights: Weights
     history: int = Field(ge=1)
     candidates: int = Field(ge=2)
-    negatives: Literal["own", "shared"]
+    negatives: Literal["own", "shared", "in_batch"]
     user_representation: bool
     date_format: Literal["YYYY/MM/DD", "YYYY-MM-DD"]
     head_hidden: int = Field(ge=1)

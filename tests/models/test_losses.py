@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -64,3 +65,22 @@ def test_uniform_has_finite_gradients_for_equal_vectors() -> None:
     losses.uniform(vectors, torch.arange(3)).backward()
     assert vectors.grad is not None
     assert torch.isfinite(vectors.grad).all()
+
+
+def test_popular_candidates_weigh_in_the_softmax_as_uniform_ones_do() -> None:
+    """Over many pools, the corrected sum of exp(score) is, up to one factor, that over the whole catalogue."""
+    rng, share, scores = (
+        np.random.default_rng(0),
+        np.array([0.6, 0.3, 0.1, 0.0, 0.0]),
+        np.array([0.3, -1.0, 0.5, 1.0, 0.0]),
+    )
+    excess = losses.log_excess(torch.from_numpy(share), 3, 2, 5).numpy()
+    assert excess[3] == 0
+    weights, plain, pools = np.zeros(5), np.zeros(5), 20_000
+    for _ in range(pools):
+        pool = np.unique(np.concatenate([rng.integers(0, 5, 2), rng.choice(5, 3, p=share)]))
+        weights[pool] += np.exp(scores - excess)[pool] / pools
+        plain[pool] += np.exp(scores)[pool] / pools
+    expected = np.exp(scores) * (1 - 0.8**2)
+    np.testing.assert_allclose(weights, expected, rtol=0.05)
+    assert plain[0] > 2 * expected[0], "else there is nothing to correct"

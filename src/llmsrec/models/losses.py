@@ -15,6 +15,26 @@ def retrieval(scores: Tensor) -> Tensor:
     return -F.log_softmax(scores, dim=1)[:, 0].mean()
 
 
+def log_excess(share: Tensor, others: int, uniform: int, items: int) -> Tensor:
+    """How much likelier items are in a pool of candidates than by its uniform draws alone, as a logarithm.
+
+    A pool is the set of `uniform` items drawn uniformly and of the positives of `others` targets. Subtracted from the
+    scores, it gives each item, over many batches, the weight in the softmax's sum that it has among uniform draws (the
+    logQ correction of sampled softmax: Bengio & Senecal, 2008; Yi et al., 2019).
+
+    Args:
+        share: `[n]` each item's share of all targets.
+        others: positives in the pool besides a target's own.
+        uniform: uniform draws in the pool, one or more.
+        items: I, which they are drawn from.
+
+    Returns:
+        `[n]`, 0 for an item that is never a target.
+    """
+    drawn = 1 - (1 - 1 / items) ** uniform
+    return torch.log1p((1 - drawn) * (1 - (1 - share) ** others) / drawn)
+
+
 def distill_mse(cf_user: Tensor, user: Tensor, normalize: bool) -> Tensor:
     """Distillation (Eq. 2): mean squared error of `[B, d']` against `[B, d']`, over batch and dimensions.
 

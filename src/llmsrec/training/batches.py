@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -80,6 +81,12 @@ class Samples:
         columns = places[:, None] - np.arange(length, 0, -1)
         real = columns >= self.sequences.offsets[users][:, None]
         return np.where(real, self.sequences.items[np.maximum(columns, 0)], 0).astype(np.int64)
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """`[I + 1]` each item's share of all targets."""
+        _, places = self.targets(np.arange(len(self.users)))
+        return np.bincount(self.sequences.items[places], minlength=self.items + 1) / max(1, len(places))
 
     def own(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Whether each item is among its user's training events; any shapes that broadcast."""

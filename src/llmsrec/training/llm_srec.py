@@ -258,7 +258,10 @@ def candidate_scores(
     settings: Model,
     rng: np.random.Generator,
 ) -> Tensor:
-    """Scores `[T, C]` of each target's candidates, the positive first; -inf where a shared negative is the user's own.
+    """Scores `[T, C]` of each target's candidates, the positive first; -inf where a shared one is the user's own.
+
+    `own`: each target has its negatives. `shared`: the batch's negatives are there for every target. `in_batch`: the
+    other targets' positives are too, and are corrected for being popular (`losses.log_excess`).
 
     Each item goes through the language model once a batch, however many targets it is a candidate of.
     """
@@ -271,9 +274,14 @@ def candidate_scores(
     if settings.negatives == "own":
         rest = torch.einsum("td,tcd->tc", user, items[negative.view(len(positives), -1)])
     else:
-        pool = torch.unique(negative)
-        own = samples.own(users[:, None], unique[pool.cpu().numpy()])
-        rest = (user @ items[pool].T).masked_fill(torch.from_numpy(own).to(model.device), -torch.inf)
+        pool = torch.unique(negative if settings.negatives == "shared" else torch.cat([positive, negative]))
+        ids = unique[pool.cpu().numpy()]
+        rest = user @ items[pool].T
+        if settings.negatives == "in_batch":
+            share = torch.from_numpy(samples.popularity[ids]).to(rest)
+            rest = rest - losses.log_excess(share, len(positives) - 1, negatives.size, samples.items)
+        own = samples.own(users[:, None], ids)
+        rest = rest.masked_fill(torch.from_numpy(own).to(model.device), -torch.inf)
     return torch.cat([first, rest], dim=1)
 
 
