@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import Shape
+from benchmarks.common import Shape, settings
 from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.training.batches import Samples
 
@@ -58,19 +58,13 @@ def needed(model: LLMSRec, samples: Samples, rows: np.ndarray, shape: Shape) -> 
     )
     prefix = model.prompts.item_prefixes(np.arange(1, samples.items + 1))[1].mean()
     size = len(model.prompts.item_tail) + 2
-    candidates = len(rows) * model_candidates(model)
+    candidates = len(rows) * settings().model.candidates
     ends = prefix + size
     item = _prompt(shape, prefix, ends, 2) + _prompt(shape, prefix, ends, 2, backward=True)
     heads = sum(p.numel() for head in (model.f_I, model.f_item) for p in head.parameters()) * candidates
     heads += sum(p.numel() for p in model.f_I.parameters()) * int(slots.sum() - len(rows))
     heads += sum(p.numel() for head in (model.f_user, model.f_cf_user) for p in head.parameters()) * len(rows)
     return users + candidates * item + 3 * 2 * heads
-
-
-def model_candidates(model: LLMSRec) -> int:
-    from benchmarks.common import settings
-
-    return settings().model.candidates
 
 
 def _prompt(shape: Shape, begin: float, end: float, trained: int, backward: bool = False) -> float:

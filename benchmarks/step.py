@@ -27,13 +27,13 @@ from benchmarks.plain import Plain
 from llmsrec.models.backbone import Backbone
 from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.models.prefix_store import Budget
-from llmsrec.training.batches import Samples, epoch
+from llmsrec.training.batches import WINDOW, Samples
 from llmsrec.training.llm_srec import step_losses
 
 SHAPES = {"small": common.SMALL, "wide": common.WIDE}
 PARTS = ("last", "all", "items", "memory", "profile", "flops")
 BATCH = 20
-ROWS = {"small": 160, "wide": 40}  # training rows that are timed
+BATCHES = {"small": 8, "wide": 5}  # that are timed
 ITEMS = 512  # items that the plain form embeds
 EMBED = 128  # of them at a time
 GROUPS = {  # of operators, for the profile
@@ -48,7 +48,7 @@ GROUPS = {  # of operators, for the profile
 class Sides:
     """Both forms over the same users, items, heads and language model."""
 
-    def __init__(self, folder: Path, shape: Shape, targets: str, rows: int, cache: Path) -> None:
+    def __init__(self, folder: Path, shape: Shape, targets: str, batches: int, cache: Path) -> None:
         names = common.titles(folder)
         self.settings = common.settings().model.model_copy(update={"negatives": "own"})
         language_model, tokenizer = common.language_model(names, shape)
@@ -61,18 +61,22 @@ class Sides:
         history = self.settings.history if targets == "last" else self.model.prompts.always_fit
         self.samples = Samples.of(train, len(names), targets, history)  # type: ignore[arg-type]
         self.separate = Samples.of(train, len(names), "all", 1)  # a row a target
-        self.rows = np.random.default_rng(0).choice(len(self.samples.users), rows, replace=False)
-        self.lengths = self.model.prompts.user_lengths(self.samples.histories(self.rows)[0])
+        # Training sorts windows of batches by length: of one such window every n-th batch, short and long alike.
+        rng = np.random.default_rng(0)
+        window = rng.choice(len(self.samples.users), WINDOW * BATCH, replace=False)
+        lengths = self.model.prompts.user_lengths(self.samples.histories(window)[0])
+        window = window[np.argsort(lengths, kind="stable")].reshape(-1, BATCH)
+        chosen = ((np.arange(batches) + 0.5) * len(window) / batches).astype(int)
+        self.batches = rng.permutation(window[chosen])
+        self.rows = rng.permutation(self.batches.ravel())
         self.model.train()
 
     def ours(self, batches: int | None = None) -> int:
         """Steps on all rows, of like length together as in training; the number of targets."""
         count = 0
-        for number, chosen in enumerate(epoch(self.lengths, BATCH, np.random.default_rng(1))):
-            if number == batches:
-                break
+        for number, rows in enumerate(self.batches[:batches]):
             self.model.zero_grad(set_to_none=True)
-            rows, rng = self.rows[chosen], np.random.default_rng(number)
+            rng = np.random.default_rng(number)
             parts = step_losses(self.model, self.samples, rows, self.settings, rng)
             torch.stack(list(parts.values())).sum().backward()
             count += len(self.samples.targets(rows)[0])
@@ -181,7 +185,7 @@ def peak_of(side: str, shape: str, folder: Path, cache: Path, targets: str) -> f
 
 
 def child(side: str, shape: str, targets: str, cache: str, folder: Path) -> None:
-    sides = Sides(folder, SHAPES[shape], targets, 200, Path(cache))
+    sides = Sides(folder, SHAPES[shape], targets, 10, Path(cache))
     (sides.ours if side == "ours" else sides.theirs)(10)
     print(common.peak())
 
@@ -192,18 +196,18 @@ def report(folder: Path, parts: list[str], shapes: list[str]) -> Iterator[tuple[
         cache = Path(temporary)
         for name in shapes:
             shape = SHAPES[name]
-            sides = Sides(folder, shape, "last", ROWS[name], cache)
+            sides = Sides(folder, shape, "last", BATCHES[name], cache)
             if "last" in parts:
                 title = f"targets: last, {shape}; one batch's losses differ by {same_loss(sides):.1e}"
                 yield title, compare("users", sides.ours, sides.theirs)
             if "all" in parts and name == "small":
-                every = Sides(folder, shape, "all", ROWS[name] // 2, cache)
+                every = Sides(folder, shape, "all", BATCHES[name] // 2, cache)
                 yield f"targets: all, {shape}", compare("targets", every.ours, every.theirs)
             if "items" in parts and name == "small":
-                figures = compare("items", lambda of=sides: embed(of), sides.embed_plainly)  # type: ignore[misc]
+                figures = compare("items", lambda of=sides: embed(of), sides.embed_plainly)
                 yield f"embedding {sides.samples.items:,} items after the first time, {shape}", figures
             if "profile" in parts:
-                of = {"ours": where_time_goes(sides.ours), "plain": where_time_goes(lambda s=sides: s.theirs(2))}  # type: ignore[misc]
+                of = {"plain": where_time_goes(lambda of=sides: of.theirs(2)), "ours": where_time_goes(sides.ours)}
                 yield f"where a step's time goes (%), targets: last, {shape}", of
             if "flops" in parts:
                 counts = count_operations(sides, shape)
