@@ -1,27 +1,51 @@
-# Two targets: `train` runs the pipeline, `serve` answers requests from a registered version.
-#   docker build --target train -t llmsrec-train .
-#   docker build --target serve -t llmsrec-serve .
-#   docker run -p 8080:8080 -e MLFLOW_TRACKING_URI=http://mlflow:5000 llmsrec-serve
-FROM python:3.11-slim-bookworm AS base
-ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 PATH=/opt/venv/bin:$PATH
-RUN python -m venv /opt/venv && useradd --create-home --uid 1000 llmsrec
+# Four targets, each with no more than it needs (docs/shipping.md):
+#   train     the pipeline: dvc repro
+#   serve     answers requests for both towers from a registered version
+#   serve-cf  the same for the `cf` tower alone: no torch
+#   mlflow    the MLflow server of compose.yaml, on PostgreSQL and S3
+# requirements.txt pins every package for all of them; the requirements in docker/ only choose among its names.
+FROM python:3.11.14-slim-bookworm AS base
+ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 \
+    MLFLOW_DISABLE_TELEMETRY=true
+RUN python3 -m venv /opt/venv && useradd --create-home --user-group --uid 1000 llmsrec
 WORKDIR /app
-COPY requirements-torch.txt requirements.txt ./
-# Another build of torch (CUDA, CPU only) is chosen by another requirements-torch.txt.
-RUN pip install -r requirements-torch.txt && pip install -r requirements.txt
+COPY requirements.txt ./
 
 FROM base AS train
-RUN apt-get update && apt-get install -y --no-install-recommends git && rm -rf /var/lib/apt/lists/*
-COPY --chown=llmsrec . .
-RUN pip install --no-deps --editable . && chown llmsrec /app
-USER llmsrec
+# Another build of torch (CUDA, CPU only) is chosen by another requirements-torch.txt.
+COPY requirements-torch.txt ./
+RUN pip install -r requirements-torch.txt && pip install -r requirements.txt
+COPY --chown=1000:1000 . .
+# DVC works here without git: the image is one state of the repository.
+RUN pip install --no-deps --editable . \
+    && dvc config --local core.no_scm true && dvc config --local core.autostage false \
+    && chown -R 1000:1000 /app
+USER 1000:1000
 CMD ["dvc", "repro"]
 
-FROM base AS serve
-ENV MODEL_URI=models:/llm-srec@candidate MLFLOW_TRACKING_URI=http://mlflow:5000 MLFLOW_DISABLE_TELEMETRY=true
-USER llmsrec
-EXPOSE 8080
-# /ping answers only once the model is loaded
+FROM base AS mlflow
+COPY docker/requirements-mlflow.txt docker/
+RUN pip install -c requirements.txt -r docker/requirements-mlflow.txt
+USER 1000:1000
+EXPOSE 5000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
-    CMD python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/ping', timeout=2)"
-CMD ["sh", "-c", "exec mlflow models serve -m \"$MODEL_URI\" --env-manager local --host 0.0.0.0 --port 8080"]
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:5000/health', timeout=2)"]
+CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "2"]
+
+FROM base AS serve-cf
+COPY docker/requirements-serve-cf.txt docker/
+RUN pip install -c requirements.txt -r docker/requirements-serve-cf.txt
+COPY docker/serve.py docker/
+ENV MODEL_URI=models:/llm-srec@staging MLFLOW_TRACKING_URI=http://mlflow:5000
+USER 1000:1000
+EXPOSE 8080
+# Green once the model is loaded: the port is closed until then.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/ping', timeout=2)"]
+CMD ["python", "docker/serve.py"]
+
+FROM serve-cf AS serve
+USER 0:0
+COPY requirements-torch.txt docker/requirements-serve.txt docker/
+RUN pip install -c requirements.txt -r docker/requirements-torch.txt -r docker/requirements-serve.txt
+USER 1000:1000

@@ -51,7 +51,8 @@ class Recommender:
         """Answer requests in their order; each answer is what the request alone would get.
 
         Raises:
-            RequestError: `k` beyond the catalogue, or the `cf` tower of a model that was not distilled.
+            RequestError: `k` beyond the catalogue, the `cf` tower of a model that was not distilled, or the `llm` tower
+                where torch is not installed.
         """
         for number, request in enumerate(requests):
             if request.tower == "cf" and not self._bundle.config["distilled"]:
@@ -107,8 +108,13 @@ class Recommender:
         with self._loading:
             if name not in self._towers:
                 # torch and transformers take seconds, and the `cf` tower needs neither.
-                from llmsrec.serving.llm_tower import LLMTower
-
+                try:
+                    from llmsrec.serving.llm_tower import LLMTower
+                except ModuleNotFoundError as error:
+                    raise RequestError(
+                        f"`tower` is '{name}', but {error.name} is not installed where this model is served; ask for "
+                        "'cf', or serve it with what the `llm` tower needs (target `serve` of the Dockerfile)."
+                    ) from error
                 self._towers[name] = LLMTower(self._bundle)
             return self._towers[name]
 
