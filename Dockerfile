@@ -9,13 +9,12 @@ ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 
     MLFLOW_DISABLE_TELEMETRY=true
 RUN python3 -m venv /opt/venv && useradd --create-home --user-group --uid 1000 llmsrec
 WORKDIR /app
-COPY requirements.txt ./
 
 FROM base AS train
 # Another build of torch (CUDA, CPU only) is chosen by another requirements-torch.txt.
-COPY requirements-torch.txt ./
+COPY requirements-torch.txt requirements.txt ./
 RUN pip install -r requirements-torch.txt && pip install -r requirements.txt
-COPY --chown=1000:1000 . .
+COPY . .
 # DVC works here without git: the image is one state of the repository.
 RUN pip install --no-deps --editable . \
     && dvc config --local core.no_scm true && dvc config --local core.autostage false \
@@ -24,8 +23,8 @@ USER 1000:1000
 CMD ["dvc", "repro"]
 
 FROM base AS mlflow
-COPY docker/requirements-mlflow.txt docker/
-RUN pip install -c requirements.txt -r docker/requirements-mlflow.txt
+COPY requirements.txt docker/requirements-mlflow.txt ./
+RUN pip install -c requirements.txt -r requirements-mlflow.txt
 USER 1000:1000
 EXPOSE 5000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
@@ -33,19 +32,18 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
 CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "2"]
 
 FROM base AS serve-cf
-COPY docker/requirements-serve-cf.txt docker/
-RUN pip install -c requirements.txt -r docker/requirements-serve-cf.txt
-COPY docker/serve.py docker/
+COPY requirements.txt docker/requirements-serve-cf.txt docker/serve.py ./
+RUN pip install -c requirements.txt -r requirements-serve-cf.txt
 ENV MODEL_URI=models:/llm-srec@staging MLFLOW_TRACKING_URI=http://mlflow:5000
 USER 1000:1000
 EXPOSE 8080
 # Green once the model is loaded: the port is closed until then.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/ping', timeout=2)"]
-CMD ["python", "docker/serve.py"]
+CMD ["python", "serve.py"]
 
 FROM serve-cf AS serve
 USER 0:0
-COPY requirements-torch.txt docker/requirements-serve.txt docker/
-RUN pip install -c requirements.txt -r docker/requirements-torch.txt -r docker/requirements-serve.txt
+COPY requirements-torch.txt docker/requirements-serve.txt ./
+RUN pip install -c requirements.txt -r requirements-torch.txt -r requirements-serve.txt
 USER 1000:1000

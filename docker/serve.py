@@ -1,4 +1,4 @@
-"""Serve one registered version; what the serve images run.
+"""Serve one registered version; what the images `serve` and `serve-cf` run.
 
 MODEL_URI is resolved once, here: moving an alias changes what the next start serves, not what this process does. The
 port opens when the model is loaded, so whoever can connect gets answers. `mlflow models serve` would do the same but
