@@ -1,0 +1,143 @@
+"""Each rule at its threshold, with numbers worked out by hand."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from llmsrec import params as parameters
+from llmsrec.errors import DataError
+from llmsrec.registry import gate
+from llmsrec.registry.gate import Evidence, Smoke
+
+LIMITS = parameters.load(Path(__file__).parents[2] / "params.yaml").registry.gate
+DATA = {"filtered": "f" * 64, "split": "a" * 64}
+SMOKE = Smoke(None, 100, 2.0, {"cf": {"p50": 1.0, "p99": 100.0}, "llm": {"p50": 9.0, "p99": 1000.0}}, 4096.0)
+
+
+def evidence(ours: list[int], teacher: list[int], shuffled: list[int] | None = None, **changes: Any) -> Evidence:
+    """Ranks of a few users among all items; one slice of the first half of them, and one of nobody."""
+    ranks = {("llm_srec", "test"): ours, ("sasrec", "test"): teacher, ("llm_srec", "test_shuffled"): shuffled or ours}
+    users = np.arange(1, len(ours) + 1)
+    frame = pl.concat(
+        pl.DataFrame({"user_id": users, "rank": rank}).with_columns(
+            model=pl.lit(model), split=pl.lit(split), protocol=pl.lit("full")
+        )
+        for (model, split), rank in ranks.items()
+    )
+    made = Evidence(
+        version=5,
+        checks={"passed": True, "data": {"raw": "0" * 64} | DATA},
+        comparison={
+            "interval": {"resamples": 200, "seed": 5},
+            "data": DATA,
+            "paired_by": {"candidates.parquet": "c" * 64},
+            "towers": {"ndcg_10": {"llm": {"full": {"mean": 0.5, "low": 0.4, "high": 0.6}}}},
+        },
+        ranks=frame,
+        slices=pl.DataFrame({"user_id": users, "warm": users <= len(ours) // 2, "cold": users < 0}),
+        bundle_sha256="b" * 64,
+        config={"data": DATA},
+        parity={
+            "largest_difference": {"f_user": 1e-4, "f_item": 1e-6},
+            "tolerance": 1e-4,
+            "top_10": {"llm": {"users": 40, "identical": 39, "same": 40}},
+        },
+    )
+    return dataclasses.replace(made, **changes)
+
+
+GOOD = evidence([0] * 20, [2] * 20, [99] * 20)
+
+
+def rule(name: str, rules: list[gate.Rule]) -> gate.Rule:
+    return rules[gate.RULES.index(name)]
+
+
+def test_a_version_at_every_limit_passes() -> None:
+    rules = gate.judge(GOOD, None, "staging", SMOKE, LIMITS)
+    assert [found.name for found in rules] == list(gate.RULES)
+    assert [line for found in rules for line in found.failures()] == []
+
+
+@pytest.mark.parametrize("key", ["config", "comparison", "checks"])
+def test_checks_must_be_of_exactly_the_data(key: str) -> None:
+    other = {"data": DATA | {"split": "a" * 63 + "b"}}  # the beginning that is shown is the same
+    changed = dataclasses.replace(GOOD, **{key: getattr(GOOD, key) | other})
+    found = rule("data", gate.judge(changed, None, "staging", SMOKE, LIMITS))
+    assert not found.holds
+    assert all("split data" in line for line in found.failures())
+
+
+def test_failed_checks_and_unrecorded_data() -> None:
+    failed = dataclasses.replace(GOOD, checks=GOOD.checks | {"passed": False})
+    assert rule("data", gate.judge(failed, None, "staging", SMOKE, LIMITS)).failures() == [
+        "rule 1 (data): data checks: failed (must be passed)"
+    ]
+    unknown = dataclasses.replace(GOOD, config={})
+    assert "not recorded" in rule("data", gate.judge(unknown, None, "staging", SMOKE, LIMITS)).failures()[0]
+
+
+def test_a_bundle_with_a_problem() -> None:
+    rules = gate.judge(GOOD, None, "staging", Smoke("items.parquet is not the file"), LIMITS)
+    assert "items.parquet is not the file" in rule("bundle", rules).failures()[0]
+    assert not rule("load", rules).holds  # nothing was measured
+
+
+def test_parity() -> None:
+    parity = GOOD.parity | {"largest_difference": {"f_user": 3e-4}}
+    parity |= {"top_10": {"llm": {"users": 40, "identical": 39, "same": 39}}}
+    found = rule("parity", gate.judge(dataclasses.replace(GOOD, parity=parity), None, "staging", SMOKE, LIMITS))
+    assert [figure.short for figure in found.figures if figure.holds is False] == [pytest.approx(2e-4), 1]
+    assert any(figure.name == "NDCG@10 full, tower llm" and figure.interval == (0.4, 0.6) for figure in found.figures)
+
+
+def test_quality_says_by_how_much() -> None:
+    """Each user at place 2 where SASRec has place 0: 1 / log2(4) - 1 = -0.5, without any spread."""
+    worse = evidence([2] * 20, [0] * 20, [99] * 20)
+    figures = {figure.name: figure for figure in gate.quality(worse, None, "staging", LIMITS)}
+    name = "NDCG@10 full minus that of SASRec"
+    assert figures[name].value == pytest.approx(-0.5)
+    assert figures[f"{name}, lower bound"].short == pytest.approx(0.5 - LIMITS.margin)
+    assert figures[f"{name}, warm (10 users)"].short == pytest.approx(0.5 - LIMITS.slice_margin)
+    assert not any("cold" in key for key in figures)  # nobody is in it
+    assert figures["version in staging"].value == "none yet"
+
+
+def test_equal_is_not_inferior_but_not_better() -> None:
+    same = evidence([0] * 20, [0] * 20, [99] * 20)
+    assert all(figure.holds is not False for figure in gate.quality(same, None, "staging", LIMITS))
+    strict = LIMITS.model_copy(update={"require_better": True})
+    (failed,) = [figure for figure in gate.quality(same, None, "staging", strict) if figure.holds is False]
+    assert (failed.value, failed.limit, failed.short) == (0.0, "above 0", 0.0)
+
+
+def test_what_is_in_staging_is_compared_on_the_same_candidates() -> None:
+    there = evidence([0] * 20, [0] * 20, version=4)
+    found = list(gate.quality(evidence([2] * 20, [2] * 20), there, "staging", LIMITS))
+    difference = next(figure for figure in found if figure.name == "NDCG@10 full minus that of version 4 in staging")
+    assert difference.value == pytest.approx(-0.5)
+    other = dataclasses.replace(there, comparison=there.comparison | {"paired_by": {"candidates.parquet": "d" * 64}})
+    (failed,) = [figure for figure in gate.quality(GOOD, other, "staging", LIMITS) if figure.holds is False]
+    assert (failed.name, failed.limit) == ("candidates.parquet of version 4 in staging", "c" * 12)
+    gone = list(gate.quality(GOOD, DataError("its run is deleted"), "staging", LIMITS))
+    assert (gone[-1].value, gone[-1].holds) == ("its run is deleted", False)
+
+
+def test_order_must_cost_more_than_noise() -> None:
+    assert rule("order", gate.judge(GOOD, None, "staging", SMOKE, LIMITS)).holds
+    noisy = evidence([0, 2] * 10, [2] * 20, [2, 0] * 10)
+    deaf = evidence([0] * 20, [2] * 20)
+    for version in (noisy, deaf):
+        assert not rule("order", gate.judge(version, None, "staging", SMOKE, LIMITS)).holds
+
+
+@pytest.mark.parametrize(("field", "name"), [("latency_ms", "p99 in ms, cf"), ("peak_mb", "peak memory in MB")])
+def test_load_above_a_limit(field: str, name: str) -> None:
+    value = 4100.0 if field == "peak_mb" else {"cf": {"p50": 1.0, "p99": 104.0}}
+    found = gate.load(dataclasses.replace(SMOKE, **{field: value}), LIMITS)
+    (failed,) = [figure for figure in found if figure.holds is False]
+    assert (failed.name, failed.short) == (name, 4.0)
