@@ -1,0 +1,261 @@
+"""Aliases of a real registry: moved together and on the record, or left as they were."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from llmsrec import cli
+from llmsrec.files import read_json, write_json
+from llmsrec.registry import aliases, card, gate, history, promotion, record, tracking
+from llmsrec.registry.smoke import smoke
+from llmsrec.serving.bundle import seal, verify
+from tests.registry.made import write_outs
+
+REPOSITORY = Path(__file__).parents[2]
+MEASURED = gate.Smoke(None, 10, 1.0, {"cf": {"p50": 1.0, "p99": 2.0}, "llm": {"p50": 1.0, "p99": 2.0}}, 500.0)
+
+
+@pytest.fixture(scope="module")
+def root(tiny: Any, registry: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`gated` versions 1 and 2, better than SASRec, 2 better than 1; and 3, worse and deaf to order."""
+    root = tmp_path_factory.mktemp("gated")
+    (root / "mlruns").mkdir()
+    shutil.copy(registry.root / "mlruns/mlflow.db", root / "mlruns")
+    text = (REPOSITORY / "params.yaml").read_text().replace("model: llm-srec", "model: gated")
+    (root / "params.yaml").write_text(text.replace("requests: 100", "requests: 10"))
+    with tracking.connected(root) as client:
+        place = tracking.experiment(client, "llm-srec", root)
+        for number, (better, order) in enumerate([(2, True), (4, True), (-4, False)], start=1):
+            made = tmp_path_factory.mktemp("made")
+            write_outs(made, tiny, better, order)
+            bundle = Path(shutil.copytree(tiny.bundle, made / "bundle"))
+            write_json(bundle / "parity.json", read_json(bundle / "parity.json") | {"number": number})
+            seal(bundle)
+            told = record.Record(
+                digest=f"gated{number}" * 10,
+                name=f"gated {number}",
+                params={"train.epochs": 4},
+                evaluation=read_json(made / "metrics/evaluation.json"),
+                curve=[],
+                tags={record.SEALED: record.seal(made / "reports")},
+                files={"reports": [made / "reports" / name for name in record.REPORTS]},
+            )
+            run_id = tracking.ensure_run(client, place, told)
+            assert tracking.ensure_version(client, place, run_id, "gated", bundle, {}) == number
+            card.attach(client, "gated", number, "A card.")
+    return root
+
+
+@pytest.fixture
+def client(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowClient]:
+    """Each test finds no alias and no decision. The files are verified each time; what they took is not measured."""
+
+    def quick(model: Path, digest: str, requests: int) -> gate.Smoke:
+        try:
+            same = verify(model / "artifacts/bundle") == digest
+        except Exception as error:
+            return gate.Smoke(str(error))
+        return MEASURED if same else gate.Smoke("another bundle")
+
+    monkeypatch.setattr(promotion, "smoke", quick)
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    found = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
+    for alias in found.get_registered_model("gated").aliases:
+        found.delete_registered_model_alias("gated", alias)
+    ledger = history.ledger(found, "gated")
+    if ledger:
+        found.delete_run(ledger.run_id)
+    yield found
+
+
+def run(capsys: Any, *arguments: str, fails: bool = False) -> str:
+    assert cli.main(arguments) == int(fails)
+    captured = capsys.readouterr()
+    if fails:
+        assert captured.err.count("\n") == 1 and "Traceback" not in captured.err
+    return captured.err if fails else captured.out
+
+
+def promote(capsys: Any, version: str, *more: str, to: str = "staging", fails: bool = False) -> str:
+    return run(capsys, "promote", version, "--to", to, *more, fails=fails)
+
+
+def there(client: MlflowClient) -> dict[str, int]:
+    return aliases.read(client, "gated")
+
+
+def test_a_versions_life(client: MlflowClient, capsys: Any) -> None:
+    assert run(capsys, "history") == "no decisions on gated yet\n"
+    shown = promote(capsys, "1")
+    assert "rule 6, load: holds" in shown and "nothing was changed" in shown
+    assert there(client) == {} and history.ledger(client, "gated") is None
+    promote(capsys, "1", "--yes")
+    promote(capsys, "2", "--yes")
+    assert there(client) == {"staging": 2, "previous": 1}
+    tags = client.get_model_version("gated", "2").tags
+    assert (tags["validation"], tags["validation.decision"]) == ("passed", "2")
+    assert tags["validation.bundle_sha256"] == tags["bundle_sha256"]
+    promote(capsys, "staging", "--yes", to="champion")
+    assert there(client) == {"staging": 2, "previous": 1, "champion": 2}
+    assert "staging is version 1 again" in run(capsys, "rollback", "staging", "--reason", "clicks fell")
+    assert there(client) == {"staging": 1, "champion": 2}
+    lines = run(capsys, "history").splitlines()
+    assert [line.split()[2] for line in lines] == ["promote", "promote", "promote", "rollback"]
+    assert all(" done " in line for line in lines) and "'clicks fell'" in lines[3]
+    text = run(capsys, "history", "2")
+    assert "promote gated version 2 to staging" in text and "minus that of version 1 in staging" in text
+    assert "no previous version" in run(capsys, "rollback", "staging", fails=True)
+
+
+def test_a_refusal_changes_nothing_and_says_by_how_much(client: MlflowClient, capsys: Any) -> None:
+    before = client.get_model_version("gated", "3").tags
+    said = promote(capsys, "3", "--yes", fails=True)
+    assert "rule 4 (quality)" in said and "short by" in said and "rule 5 (order)" in said
+    assert there(client) == {} and client.get_model_version("gated", "3").tags == before
+    assert "without --reason" in promote(capsys, "3", "--yes", "--force", fails=True)
+    promote(capsys, "3", "--yes", "--force", "--reason", "to see it live")
+    assert there(client) == {"staging": 3}
+    assert client.get_model_version("gated", "3").tags["validation"] == "forced"
+    assert "forced against: quality, order  'to see it live'" in run(capsys, "history")
+
+
+@pytest.mark.parametrize(
+    ("version", "to", "said"),
+    [
+        ("9", "staging", "gated has no version '9'; there are 1, 2, 3"),
+        ("nothing", "staging", "gated has no version 'nothing'"),
+        ("1", "latest", "'latest' is reserved by MLflow"),
+        ("1", "v3", "'v3' is reserved by MLflow"),
+        ("1", "previous", "`previous` follows `staging`"),
+        ("1", "champion", "only what is in staging becomes champion"),
+    ],
+)
+def test_bad_input_is_one_line(client: MlflowClient, version: str, to: str, said: str, capsys: Any) -> None:
+    assert said in promote(capsys, version, "--yes", to=to, fails=True)
+    assert there(client) == {}
+
+
+def test_altered_and_missing_files_are_refused(client: MlflowClient, root: Path, capsys: Any) -> None:
+    version = client.get_model_version("gated", "1")
+    model = Path(client.get_logged_model(version.source.removeprefix("models:/")).artifact_location)
+    reports = Path(client.get_run(version.run_id).info.artifact_uri) / "reports"
+    force = ("--yes", "--force", "--reason", "no matter")
+    cases = [
+        (model / "artifacts/bundle/items.parquet", b"altered", "items.parquet is not the file"),
+        (reports / "ranks.parquet", b"altered", "are not those that were logged"),
+        (reports / "ranks.parquet", None, "reports/ranks.parquet is missing"),
+    ]
+    for path, content, said in cases:
+        kept = path.read_bytes()
+        path.unlink() if content is None else path.write_bytes(content)
+        try:
+            assert said in promote(capsys, "1", *force, fails=True)
+        finally:
+            path.write_bytes(kept)
+        assert there(client) == {}
+    client.delete_run(version.run_id)
+    try:
+        assert "mlflow runs restore" in promote(capsys, "1", *force, fails=True)
+    finally:
+        client.restore_run(version.run_id)
+
+
+@pytest.mark.parametrize("alias", ["staging", "previous"])
+def test_a_registry_that_fails_in_the_middle(client: MlflowClient, root: Path, alias: str, capsys: Any) -> None:
+    promote(capsys, "1", "--yes")
+    before, tags = there(client), client.get_model_version("gated", "2").tags
+    trigger = (
+        "CREATE TRIGGER broken BEFORE {} ON registered_model_aliases WHEN NEW.alias = '{}' "
+        "BEGIN SELECT RAISE(ABORT, 'read-only'); END"
+    )
+    database = sqlite3.connect(root / "mlruns/mlflow.db")
+    database.execute(trigger.format("INSERT" if alias == "previous" else "UPDATE", alias))
+    database.commit()
+    try:
+        assert "The aliases are as they were" in promote(capsys, "2", "--yes", fails=True)
+    finally:
+        database.execute("DROP TRIGGER broken")
+        database.commit()
+        database.close()
+    assert there(client) == before
+    assert client.get_model_version("gated", "2").tags == tags
+    assert " undone " in run(capsys, "history").splitlines()[-1]
+    promote(capsys, "2", "--yes")
+
+
+def test_rules_that_changed_meanwhile(client: MlflowClient, root: Path, capsys: Any) -> None:
+    verdict = promotion.review(root, "1", "staging", settle=True)
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(text.replace("slice_margin: 0.02", "slice_margin: 0.01"))
+    try:
+        with pytest.raises(Exception, match="changed while the rules were checked"):
+            promotion.promote(root, verdict, None)
+    finally:
+        (root / "params.yaml").write_text(text)
+    assert there(client) == {}
+
+
+def test_a_decision_that_was_cut_short_is_settled(client: MlflowClient, root: Path, capsys: Any) -> None:
+    promote(capsys, "1", "--yes")
+    ledger = history.ledger(client, "gated")
+    assert ledger
+    made = aliases.decide("promote", 2, "staging", {"previous": None, "staging": 1}, {"previous": 1, "staging": 2}, 2)
+    ledger.claim(made)
+    client.set_registered_model_alias("gated", "previous", "1")  # killed here
+    assert "has been making decision 2" in promote(capsys, "2", "--yes", fails=True)
+    client.delete_run(ledger.run_id)
+    ledger = history.open_ledger(client, "gated", root)
+    old = "2026-01-01T00:00:00+00:00"
+    ledger.claim(aliases.replace(made, number=1, at=old))
+    promotion.review(root, "2", "staging", settle=True)
+    assert there(client) == {"staging": 1}
+    assert [decision.outcome for decision in ledger.decisions()] == ["undone"]
+
+
+def test_two_at_once_from_two_processes(client: MlflowClient, root: Path, capsys: Any) -> None:
+    promote(capsys, "1", "--yes")
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom llmsrec.registry import aliases\n"
+        "root, number = Path(sys.argv[1]), int(sys.argv[2])\n"
+        "before, after = {'previous': None, 'staging': 1}, {'previous': 1, 'staging': number}\n"
+        "made = aliases.decide('promote', number, 'staging', before, after, 2)\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\n"
+        "aliases.carry_out(root, 'gated', {'staging': 1}, made, {}, {}, 'text')\n"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", script, str(root), number], stdin=-1, stdout=-1, stderr=-1, text=True)
+        for number in ("2", "3")
+    ]
+    for one in both:
+        assert one.stdout and one.stdout.readline() == "ready\n"
+    for one in both:
+        assert one.stdin
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    errors = [one.communicate(timeout=60)[1] for one in both]
+    assert sorted(one.returncode for one in both) == [0, 1]
+    winner, loser = (("2", "3"), errors[1]) if both[0].returncode == 0 else (("3", "2"), errors[0])
+    assert "made decision 2 at the same time" in loser
+    assert there(client) == {"staging": int(winner[0]), "previous": 1}
+
+
+def test_a_bundle_answers_in_a_fresh_process(tiny: Any, tmp_path: Path) -> None:
+    shutil.copytree(tiny.bundle, tmp_path / "artifacts/bundle")
+    shutil.copytree(tiny.bundle / "code/llmsrec", tmp_path / "code/llmsrec")
+    shutil.copy(tiny.bundle / "code/llmsrec/registry/pyfunc.py", tmp_path)
+    digest = verify(tiny.bundle)
+    found = smoke(tmp_path, digest, 10)
+    assert found.problem is None
+    assert found.latency_ms and set(found.latency_ms) == {"cf", "llm"}
+    assert found.peak_mb > 50
+    assert "not" in str(smoke(tmp_path, "0" * 64, 10).problem)
+    (tmp_path / "code/llmsrec/serving/towers.py").write_text("")
+    assert "which MLflow runs, is not the code in the bundle" in str(smoke(tmp_path, digest, 10).problem)
