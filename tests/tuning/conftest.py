@@ -10,6 +10,8 @@ import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
+from llmsrec.registry import tracking
+
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = {"batch_size": 8, "lr": 0.003, "epochs": 2, "evaluations_per_epoch": 2}
 SPACE = [
@@ -58,6 +60,8 @@ def prepared(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {f"model__{key}": value for key, value in tiny.config["model"].items()}
     training = {f"train__{key}": value for key, value in TRAIN.items()}
     Place(folder).edit(**settings, **training, tune__space=SPACE, tune__trials=3, tune__heartbeat=1)
+    with tracking.connected(folder) as client:
+        client.search_experiments()  # makes the database, which takes seconds
     return folder
 
 
