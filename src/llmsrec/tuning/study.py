@@ -4,6 +4,7 @@ The storage is a relational database, as heartbeats need one: a worker that is k
 until its heartbeat is two intervals old; then the next worker that asks for work fails it and queues it anew.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -71,23 +72,24 @@ def begin(params: Params, inputs: dict[str, str], root: Path) -> optuna.Study:
     Raises:
         ParamsError: the study was begun with something else, or its storage cannot be used.
     """
-    storage = _storage(params, root)
-    with _quietly():
+    now = setting(params, inputs)
+    (root / "mlruns").mkdir(parents=True, exist_ok=True)
+    with (root / "mlruns/.tune.lock").open("w") as lock, _quietly():
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two that begin at once would make the same tables and queue two first trials
         study = optuna.create_study(
-            storage=storage,
+            storage=_storage(params, root),
             study_name=params.tune.study,
             direction="maximize",
             load_if_exists=True,
             pruner=_pruner(params),
         )
-    now = setting(params, inputs)
-    if SETTING not in study.user_attrs:
-        first = space.paper(params.tune.space)
-        if first is None:
-            print("tune.space leaves out one of the paper's values, so they are not the first trial", flush=True)
-        else:
-            study.enqueue_trial(first, skip_if_exists=True)
-        study.set_user_attr(SETTING, now)
+        if SETTING not in study.user_attrs:
+            first = space.paper(params.tune.space)
+            if first is None:
+                print("tune.space leaves out one of the paper's values, so they are not the first trial", flush=True)
+            else:
+                study.enqueue_trial(first, skip_if_exists=True)
+            study.set_user_attr(SETTING, now)
     refuse_change(study, now, root, params)
     return study
 
@@ -234,8 +236,6 @@ def _storage(params: Params, root: Path) -> RDBStorage:
     url = storage_url(params, root)
     try:
         backend = make_url(url).get_backend_name()
-        if backend == "sqlite":
-            (root / "mlruns").mkdir(parents=True, exist_ok=True)
         with _quietly():
             return RDBStorage(
                 url,
