@@ -118,3 +118,13 @@ def tool(name: str) -> str:
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     done = subprocess.run([tool("hadolint"), ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_compose_accepts_compose_yaml_and_asks_for_secrets() -> None:
+    command = [tool("docker-compose"), "-f", str(ROOT / "compose.yaml")]
+    accepted = [*command, "--env-file", str(ROOT / ".env.example"), "config", "--quiet"]
+    assert subprocess.run(accepted, check=False).returncode == 0
+    refused = [*command, "--env-file", os.devnull, "config", "--quiet"]
+    done = subprocess.run(refused, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "POSTGRES_PASSWORD is missing a value: set it in .env" in done.stderr
