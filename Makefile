@@ -1,5 +1,6 @@
 # make repro  set up, then raw reviews -> a registered model version, on the built-in sample
 # make tune   set up, then a study of better parameters around the model that `make repro` made
+# make bench  set up, then the engine's benchmarks on the raw files in FILES (docs/performance.md)
 # make test   set up, then lint, type checks and tests
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ SETUP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup repro tune test lint clean
+.PHONY: setup repro tune bench test lint clean
 
 repro: setup
 	dvc repro
@@ -15,6 +16,12 @@ repro: setup
 
 tune: setup
 	dvc repro tuning/dvc.yaml
+
+FILES ?= ../shared/data
+bench: setup
+	python -m benchmarks.step --files $(FILES)
+	python -m benchmarks.epoch --files $(FILES)
+	python -m benchmarks.evaluation --users 22363 --items 12101
 
 test: setup lint
 	pytest -n 2 --dist loadfile
