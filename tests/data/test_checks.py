@@ -1,6 +1,7 @@
 """Good data pass; each rule is tripped by data that break it; a broken check is not taken for bad data."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -411,6 +412,8 @@ def test_report_and_pages_of_data_that_fail(tmp_path):
     assert "no rating is above 5" in pages["raw.reviews"]
     for page in pages.values():
         assert "http" not in page and "<script" not in page and "<img" not in page
+        linked = set(re.findall(r'href="([^"#][^"]*)"', page))
+        assert linked and linked <= {f"{name}.html" for name in pages}, "links lead to pages that are there"
 
 
 @pytest.mark.parametrize("content", [None, b"PAR1 and no more"])

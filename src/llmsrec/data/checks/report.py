@@ -17,17 +17,24 @@ from llmsrec.files import atomic, write_json
 
 EXAMPLES = 5
 
-# The pages of Great Expectations take styles and scripts from the network; this is enough to read them without.
+# The pages of Great Expectations take styles, icons and scripts from the network; this is enough to read them without.
+# What only a script would fill or open (the column of filters, the details of the run) is left out.
 STYLE = """<style>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem }
 td, th { border: 1px solid #ccc; padding: .3rem .6rem; text-align: left; vertical-align: top }
-nav, form, footer, .modal, .navbar, #ge-cta-footer { display: none }
+nav, form, footer, .modal, .col-lg-2, .collapse, [data-toggle=collapse] { display: none }
+h5 { font-size: 1.1rem; margin: 1rem 0 .3rem } h6 { font-size: 1rem; margin: .5rem 0 }
+.fa-check-circle::before { content: "\\2713"; color: #070 } .fa-times::before { content: "\\2717"; color: #b00 }
+.fa-exclamation-triangle::before { content: "!"; color: #b00; font-weight: bold }
 a { color: #06c } ul { list-style: none; padding-left: 0 } .fail { color: #b00 } .pass { color: #070 }
 </style>"""
 NETWORK = re.compile(
     r"<script\b.*?</script>|<link\b[^>]*>|<(?:img|a)\b[^>]*https?://[^>]*>|url\(['\"]?https?://[^)]*\)", re.DOTALL
 )
+# Its links are those of a site that it lays out itself: to a home page, and to a page of the suite without results.
+ELSEWHERE = re.compile(r'<a href="(?:\.\./)+[^"]*"\s*>(.*?)</a>', re.DOTALL)
+HOME = '<p><a href="index.html">All checks</a></p>'
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,8 @@ def _page(result: ExpectationSuiteValidationResult) -> str:
     for outcome in shown.results:
         outcome.result, outcome.exception_info = _escaped(outcome.result), _escaped(outcome.exception_info)
     page = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(shown))
-    return NETWORK.sub("", page).replace("</head>", f"{STYLE}</head>", 1)
+    page = ELSEWHERE.sub(r"\1", NETWORK.sub("", page))
+    return page.replace("</head>", f"{STYLE}</head>", 1).replace("<body>", f"<body>{HOME}", 1)
 
 
 def _escaped(value: Any) -> Any:
