@@ -38,10 +38,11 @@ def plain_sampled_softmax(scores: list[list[float]], targets: list[int], negativ
 def plain_gbce(scores: list[list[float]], targets: list[int], negatives: list[int], t: float) -> float:
     share = min(1, len(negatives) / (len(scores[0]) - 2))
     beta = share * (t * (1 - 1 / share) + 1 / share)
+    start = math.log(beta / len(negatives))
     terms = []
     for row, target in zip(scores, targets, strict=True):
-        others = [math.log(1 - sigmoid(row[n])) for n in negatives if n != target]
-        terms.append(-(math.log(sigmoid(row[target]) ** beta) + sum(others)) / (len(negatives) + 1))
+        others = [math.log(1 - sigmoid(row[n] + start)) for n in negatives if n != target]
+        terms.append(-(math.log(sigmoid(row[target] + start) ** beta) + sum(others)) / (len(negatives) + 1))
     return sum(terms) / len(terms)
 
 
@@ -78,7 +79,7 @@ def test_gbce_without_calibration_is_binary_cross_entropy_and_with_all_items_too
     generator = torch.Generator().manual_seed(0)
     users, items = torch.randn(5, 3, generator=generator), torch.randn(7, 3, generator=generator)
     targets, shared = torch.tensor([1, 2, 3, 1, 2]), torch.tensor([4, 5, 6])
-    scores = users @ items.T
+    scores = users @ items.T - math.log(3)
     positive, negative = scores.gather(1, targets[:, None]), scores[:, shared]
     plain = -(positive.sigmoid().log() + (1 - negative.sigmoid()).log().sum(1, keepdim=True)).mean() / 4
     assert losses.gbce(users, targets, shared, items, 0.0).item() == pytest.approx(plain.item(), rel=1e-5)
@@ -86,6 +87,17 @@ def test_gbce_without_calibration_is_binary_cross_entropy_and_with_all_items_too
     assert losses.gbce(users, targets, many, items, 1.0).item() == pytest.approx(
         losses.gbce(users, targets, many, items, 0.0).item()
     )
+
+
+@pytest.mark.parametrize("t", [0.0, 0.75, 1.0])
+def test_gbce_at_first_pulls_targets_as_hard_as_it_pushes_negatives(t):
+    """Else all items go one way first, and SASRec, whose inputs they are, learns nothing but popularity."""
+    items, users = torch.zeros(1002, 2, requires_grad=True), torch.ones(5, 2)
+    loss = losses.gbce(users, torch.arange(1, 6), torch.arange(6, 262), items, t)
+    gradient = torch.autograd.grad(loss, items)[0]
+    pulls, pushes = gradient[:6].sum(), gradient[6:].sum()
+    assert pulls < -1e-4
+    assert pushes.item() == pytest.approx(-pulls.item(), rel=2e-3)  # beta / K is small against 1
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 200])

@@ -5,6 +5,7 @@ All losses are means over N positions. `users` `[N, d]` are the vectors at these
 negative. The score of an item is its dot product with the user vector.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -45,11 +46,17 @@ def gbce(users: Tensor, targets: Tensor, negatives: Tensor, items: Tensor, t: fl
     The target's probability is raised to the power beta, which undoes what sampling does to it: not at all at t = 0
     (beta = 1: plain binary cross-entropy), in full at t = 1 (beta = the share of items that is sampled).
     Where a negative is the position's own target, it does not count there.
+
+    A logit is the score plus log(beta / K), where a target and its negatives pull equally hard. From logits of 0 the
+    negatives, K / beta times as strong, first push all items one way; as the items' vectors are the model's input too,
+    all histories then look alike, and what it learns is popularity (docs/experiments.md). A constant for all items
+    changes no ranking. It is the prior of a detector's last bias (Lin et al., "Focal Loss", 2017, Sec. 3.3).
     """
     share = min(1.0, len(negatives) / (len(items) - 2))
     beta = share * (t * (1 - 1 / share) + 1 / share)
-    positive = (users * F.embedding(targets, items)).sum(-1)
-    negative = _shared_scores(users, targets, negatives, items)
+    start = math.log(beta / len(negatives))
+    positive = (users * F.embedding(targets, items)).sum(-1) + start
+    negative = _shared_scores(users, targets, negatives, items) + start
     total = beta * F.logsigmoid(positive) + F.logsigmoid(-negative).sum(1)
     return -(total / (len(negatives) + 1)).mean()
 
