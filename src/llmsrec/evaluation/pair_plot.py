@@ -26,12 +26,13 @@ def plot(path: Path, rows: list[Row], names: tuple[str, str]) -> None:
     with style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(10, 6.4), layout="constrained")
         grid = figure.subplots(len(PROTOCOLS), 2 if paired else 1, squeeze=False)
+        bars = {}
         for (values, *rest), protocol in zip(grid, PROTOCOLS, strict=True):
             found = [row for row in shown if row.protocol == protocol]
             places = np.arange(len(found))
             sides = ((-0.2, "#0072b2", "a", f"A: {names[0]}"), (0.2, "#d55e00", "b", f"B: {names[1]}"))
             for offset, color, side, name in sides:
-                values.bar(places + offset, [getattr(row, side) for row in found], 0.38, color=color, label=name)
+                bars[name] = values.bar(places + offset, [getattr(row, side) for row in found], 0.38, color=color)
             labels = [WHOLE.get(row.what, row.what).replace("_", "-\n") for row in found]
             values.set_xticks(places, labels)
             label(values, protocol, "", "NDCG@10")
@@ -43,4 +44,5 @@ def plot(path: Path, rows: list[Row], names: tuple[str, str]) -> None:
                 differences.axhline(0, color="#8c8c8c", linewidth=1)
                 differences.set_xticks(places, labels)
                 label(differences, f"B - A, paired, {LEVEL} % intervals", "", "difference")
+        figure.legend(list(bars.values()), list(bars), loc="outside upper center", ncols=2)
         save(figure, path)
