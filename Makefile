@@ -1,6 +1,7 @@
 # make repro  set up, then raw reviews -> a registered model version, on the built-in sample
 # make tune   set up, then a study of better parameters around the model that `make repro` made
 # make bench  set up, then the engine's benchmarks on the raw files in FILES (docs/performance.md)
+# make ablation   set up, then the paper's Table 7 through DVC's queue -> reports/ablation.md; SEEDS="0 1 2" for three
 # make test   set up, then lint, type checks and tests
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ SETUP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup repro tune bench test lint clean
+.PHONY: setup repro tune bench ablation test lint clean
 
 repro: setup
 	dvc repro
@@ -22,6 +23,9 @@ bench: setup
 	python -m benchmarks.step --files $(FILES)
 	python -m benchmarks.epoch --files $(FILES)
 	python -m benchmarks.evaluation --users 22363 --items 12101
+
+ablation: setup
+	python -m stages.ablation --seeds $(or $(SEEDS),0)
 
 test: setup lint
 	pytest -n 2 --dist loadfile

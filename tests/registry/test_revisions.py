@@ -19,12 +19,14 @@ def test_files_and_experiments_of_other_revisions(tmp_path: Path) -> None:
     git(tmp_path, "commit", "-qm", "one")
     (tmp_path / "params.yaml").write_text("a: 2\n")
     git(tmp_path, "commit", "-qam", "two")
-    for name in ("exec/EXEC_HEAD", "ab/cd12/tubby-gobs", "ab/cd12/tubby", "celery/stash"):
+    head = git(tmp_path, "rev-parse", "HEAD")
+    for name in (f"{head[:2]}/{head[2:]}/new", "exec/EXEC_HEAD", "ab/cd12/tubby-gobs", "ab/cd12/tubby", "celery/stash"):
         git(tmp_path, "update-ref", f"refs/exps/{name}", "HEAD")
     assert revisions.show(tmp_path, "HEAD", "params.yaml") == "a: 2\n"
     assert revisions.show(tmp_path, "HEAD~1", "params.yaml") == "a: 1\n"
     assert revisions.show(tmp_path, "HEAD", "dvc.lock") is None
     assert revisions.params(tmp_path, "HEAD") == {"a": 2}
     assert revisions.params(tmp_path, "no-such") == {}
-    assert revisions.experiments(tmp_path, "tubby-gobs") == [git(tmp_path, "rev-parse", "HEAD")]
+    assert revisions.experiments(tmp_path, "tubby-gobs") == [head]
+    assert revisions.experiments_here(tmp_path) == {"new": head}
     assert revisions.experiments(tmp_path, "EXEC_HEAD") == []

@@ -1,7 +1,7 @@
 """Two runs side by side, from what the registry keeps of them: parameters, metrics in pairs, sizes, latency."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlflow
@@ -35,7 +35,6 @@ class Side:
         metrics: as MLflow has them.
         ranks, slices: the tables of every user; None where the run does not keep them.
         common: the digests of `COMMON`.
-        bundle: the folder, or None where it cannot be had.
     """
 
     found: Found
@@ -45,7 +44,6 @@ class Side:
     ranks: pl.DataFrame | None
     slices: pl.DataFrame | None
     common: dict[str, str]
-    bundle: Path | None
 
     def __str__(self) -> str:
         version = f"{self.found.version}, " if self.found.version else ""
@@ -96,11 +94,13 @@ def compare(root: Path, a: str, b: str) -> Comparison:
     with tracking.connected(root) as client, tempfile.TemporaryDirectory() as place:
         found = [names.find(client, root, params.registry.model, name) for name in (a, b)]
         sides = [load(client, one, Path(place) / str(number)) for number, one in enumerate(found)]
-        return between(sides[0], sides[1], params.evaluate.bootstrap, params.evaluate.seed)
+        of_ranks = between(sides[0], sides[1], params.evaluate.bootstrap, params.evaluate.seed)
+        bundles = [_bundle(client, one, Path(place) / f"bundle{number}") for number, one in enumerate(found)]
+        return replace(of_ranks, tables=[*of_ranks.tables, _sizes(bundles)])
 
 
 def between(a: Side, b: Side, resamples: int, seed: int) -> Comparison:
-    """Everything of two sides."""
+    """What their parameters and ranks, or metrics, tell."""
     why, users = unpaired(a, b), 0
     if why is None:
         assert a.ranks is not None and b.ranks is not None
@@ -109,8 +109,7 @@ def between(a: Side, b: Side, resamples: int, seed: int) -> Comparison:
         rows = pairs.compare(a.ranks, b.ranks, a.slices if same else None, resamples, seed)
     else:
         rows = pairs.unpaired(a.metrics, b.metrics)
-    found = [_differing(a, b), *pairs.tables(rows, resamples), _sizes(a, b)]
-    return Comparison(str(a), str(b), why, users, rows, [table for table in found if table.rows])
+    return Comparison(str(a), str(b), why, users, rows, [_differing(a, b), *pairs.tables(rows, resamples)])
 
 
 def unpaired(a: Side, b: Side) -> str | None:
@@ -140,7 +139,6 @@ def load(client: MlflowClient, found: Found, place: Path) -> Side:
         _table(_artifact(client, found, RANKS, place)),
         _table(_artifact(client, found, SLICES, place)),
         {file: outputs[part][file] for file, part in COMMON.items() if part in outputs},
-        _bundle(client, found, run.info.experiment_id, place),
     )
 
 
@@ -162,16 +160,20 @@ def _table(path: Path | None) -> pl.DataFrame | None:
     return pl.read_parquet(path) if path else None
 
 
-def _bundle(client: MlflowClient, found: Found, experiment_id: str, place: Path) -> Path | None:
-    logged = client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{found.run_id}'")
-    if not logged:
-        return None
-    uri = f"models:/{found.version}" if found.version else f"models:/{logged[0].model_id}"
+def _bundle(client: MlflowClient, found: Found, place: Path) -> Path | None:
+    """The run's bundle, brought to `place`; None if it has none, or it is gone."""
+    uri = found.version and f"models:/{found.version}"
+    if not uri:
+        experiment_id = client.get_run(found.run_id).info.experiment_id
+        logged = client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{found.run_id}'")
+        if not logged:
+            return None
+        uri = f"models:/{logged[0].model_id}"
+    place.mkdir()
     try:
-        folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(place / "bundle"))
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(place))) / "artifacts/bundle"
     except (MlflowException, OSError):
         return None
-    return Path(folder) / "artifacts/bundle"
 
 
 def _differing(a: Side, b: Side) -> Table:
@@ -180,15 +182,15 @@ def _differing(a: Side, b: Side) -> Table:
     return Table("Parameters that differ", ("", "A", "B"), rows or [("none", "", "")])
 
 
-def _sizes(a: Side, b: Side) -> Table:
-    sizes = [sizes_of(side.bundle) for side in (a, b)]
+def _sizes(bundles: list[Path | None]) -> Table:
+    found = [_sizes_of(bundle) for bundle in bundles]
     rows: list[tuple[str, ...]] = [
-        (key, *(f"{found[key]:,}" if key in found else "-" for found in sizes)) for key in {**sizes[0], **sizes[1]}
+        (key, *(f"{sizes[key]:,}" if key in sizes else "-" for sizes in found)) for key in {**found[0], **found[1]}
     ]
-    return Table("Sizes", ("", "A", "B"), rows)
+    return Table("Sizes", ("", "A", "B"), rows, "" if rows else "neither run has a bundle that can be had")
 
 
-def sizes_of(bundle: Path | None) -> dict[str, int]:
+def _sizes_of(bundle: Path | None) -> dict[str, int]:
     """Bytes of a bundle and of its parts, and how many items it knows."""
     if bundle is None:
         return {}

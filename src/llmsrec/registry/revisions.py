@@ -23,9 +23,21 @@ def params(root: Path, revision: str) -> dict[str, Any]:
 
 def experiments(root: Path, name: str) -> list[str]:
     """The commits of the DVC experiments of that name: one for each baseline that it was run on."""
+    return [commit for (_, called), commit in _experiments(root).items() if called == name]
+
+
+def experiments_here(root: Path) -> dict[str, str]:
+    """Name -> commit of the DVC experiments that were run on the commit that is checked out."""
+    head = _git(root, "rev-parse", "HEAD").stdout.strip()
+    return {name: commit for (baseline, name), commit in _experiments(root).items() if baseline == head}
+
+
+def _experiments(root: Path) -> dict[tuple[str, str], str]:
+    """(baseline, name) -> commit; refs are `refs/exps/<2 digits>/<38 digits>/<name>`, and DVC's own beside them."""
     listed = _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
-    found = (line.split(" ", 1) for line in listed.stdout.splitlines())
-    return [commit for commit, ref in found if ref.count("/") == 4 and ref.rpartition("/")[2] == name]
+    found = [line.split(" ", 1) for line in listed.stdout.splitlines()]
+    parts = [(commit, ref.split("/")) for commit, ref in found]
+    return {(ref[2] + ref[3], ref[4]): commit for commit, ref in parts if len(ref) == 5}
 
 
 def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
