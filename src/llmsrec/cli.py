@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
         )  # fmt: skip
     command.add_argument("--markdown", type=Path, metavar="FILE", help="write it as Markdown, too")
     command.add_argument("--png", type=Path, metavar="FILE", help="write a picture of it, too")
+    command.add_argument("--no-latency", action="store_true", help="do not start and time the two bundles")
 
     command = _add(
         commands, "promote", promote, "judge a version by the rules in params.yaml; with --yes move the alias to it",
@@ -139,7 +140,7 @@ def compare(options: argparse.Namespace) -> None:
     from llmsrec.evaluation import pair_plot
     from llmsrec.registry import compare as comparing
 
-    found = comparing.compare(_root(), options.a, options.b)
+    found = comparing.compare(_root(), options.a, options.b, not options.no_latency)
     print(found.text())
     if options.markdown:
         with atomic(options.markdown) as temporary:

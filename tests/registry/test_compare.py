@@ -1,6 +1,7 @@
 """Two runs by every name that they have, with figures that follow from their ranks, and what cannot be paired."""
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -110,11 +111,15 @@ def test_the_command_line_prints_and_writes(
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(pair.root))
     markdown, png = tmp_path / "found.md", tmp_path / "found.png"
-    assert cli.main(["compare", "staging", "tubby-gobs", "--markdown", str(markdown), "--png", str(png)]) == 0
+    assert (
+        cli.main(["compare", "staging", "tubby-gobs", "--markdown", str(markdown), "--png", str(png)]) == 0
+    )  # with the latency
     shown, written = capsys.readouterr().out, markdown.read_text()
     for text in (shown, written):
         assert "staging: compared/1, run " in text and "no uniformity on Sample, embedded (tubby-gobs)" in text
         assert "over the same 60 users and candidates" in text
+        assert re.search(r"cf p99, ms[ |]+\d+\.\d[ |]+\d+\.\d", text), text
+        assert re.search(r"items[ |]+30[ |]+30", text)
     assert [line.split() for line in shown.splitlines() if "model.uniform" in line] == [
         ["model.uniform", "True", "False"]
     ]
@@ -132,7 +137,8 @@ def test_artifacts_that_are_gone_are_one_error(
     reports = pair.root / f"mlruns/artifacts/{pair.ablated}/artifacts/reports"
     shutil.move(reports, tmp_path / "reports")
     try:
-        assert cli.main(["compare", "1", "2"]) == 0
-        assert "B keeps no ranks of its users" in capsys.readouterr().out
+        assert cli.main(["compare", "1", "2", "--no-latency"]) == 0
+        shown = capsys.readouterr().out
+        assert "B keeps no ranks of its users" in shown and "Latency" not in shown
     finally:
         shutil.move(tmp_path / "reports", reports)

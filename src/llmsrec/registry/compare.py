@@ -15,7 +15,7 @@ from llmsrec.errors import DataError
 from llmsrec.evaluation import pairs, tables
 from llmsrec.evaluation.tables import Table
 from llmsrec.files import read_json
-from llmsrec.registry import names, tracking
+from llmsrec.registry import gate, names, smoke, tracking
 from llmsrec.registry.names import Found
 from llmsrec.registry.record import flatten
 
@@ -84,19 +84,23 @@ class Comparison:
         return f"no: {self.why_unpaired}; paired comparison is not possible, values are side by side"
 
 
-def compare(root: Path, a: str, b: str) -> Comparison:
+def compare(root: Path, a: str, b: str, latency: bool = True) -> Comparison:
     """Look two names up (`names.find`) in the registry of a repository and compare them.
+
+    Args:
+        latency: try both bundles, too (`smoke`), one after the other.
 
     Raises:
         DataError: a name means nothing, or what the registry should keep is not there.
     """
     params = parameters.load(root / "params.yaml")
-    with tracking.connected(root) as client, tempfile.TemporaryDirectory() as place:
+    with tracking.session(root, "Compare again") as client, tempfile.TemporaryDirectory() as place:
         found = [names.find(client, root, params.registry.model, name) for name in (a, b)]
         sides = [load(client, one, Path(place) / str(number)) for number, one in enumerate(found)]
         of_ranks = between(sides[0], sides[1], params.evaluate.bootstrap, params.evaluate.seed)
-        bundles = [_bundle(client, one, Path(place) / f"bundle{number}") for number, one in enumerate(found)]
-        return replace(of_ranks, tables=[*of_ranks.tables, _sizes(bundles)])
+        models = [_model(client, one, Path(place) / f"model{number}") for number, one in enumerate(found)]
+        more = [_sizes(models)] + ([_latency(models, params.registry.gate.requests)] if latency else [])
+        return replace(of_ranks, tables=[*of_ranks.tables, *more])
 
 
 def between(a: Side, b: Side, resamples: int, seed: int) -> Comparison:
@@ -160,8 +164,8 @@ def _table(path: Path | None) -> pl.DataFrame | None:
     return pl.read_parquet(path) if path else None
 
 
-def _bundle(client: MlflowClient, found: Found, place: Path) -> Path | None:
-    """The run's bundle, brought to `place`; None if it has none, or it is gone."""
+def _model(client: MlflowClient, found: Found, place: Path) -> Path | None:
+    """The run's model with the bundle in it, brought to `place`; None if it has none, or it is gone."""
     uri = found.version and f"models:/{found.version}"
     if not uri:
         experiment_id = client.get_run(found.run_id).info.experiment_id
@@ -171,7 +175,7 @@ def _bundle(client: MlflowClient, found: Found, place: Path) -> Path | None:
         uri = f"models:/{logged[0].model_id}"
     place.mkdir()
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(place))) / "artifacts/bundle"
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(place)))
     except (MlflowException, OSError):
         return None
 
@@ -182,22 +186,42 @@ def _differing(a: Side, b: Side) -> Table:
     return Table("Parameters that differ", ("", "A", "B"), rows or [("none", "", "")])
 
 
-def _sizes(bundles: list[Path | None]) -> Table:
-    found = [_sizes_of(bundle) for bundle in bundles]
-    rows: list[tuple[str, ...]] = [
-        (key, *(f"{sizes[key]:,}" if key in sizes else "-" for sizes in found)) for key in {**found[0], **found[1]}
-    ]
-    return Table("Sizes", ("", "A", "B"), rows, "" if rows else "neither run has a bundle that can be had")
+def _sizes(models: list[Path | None]) -> Table:
+    parts = {"bundle, kB": "", "ONNX, kB": "onnx/", "backbone, kB": "backbone/"}
+    found: list[dict[str, str]] = []
+    for model in models:
+        bundle = model and model / "artifacts/bundle"
+        if bundle is None or not bundle.is_dir():
+            found.append({})
+            continue
+        files = {
+            path.relative_to(bundle).as_posix(): path.stat().st_size for path in bundle.rglob("*") if path.is_file()
+        }
+        sizes = {part: sum(files[f] for f in files if f.startswith(prefix)) for part, prefix in parts.items()}
+        items = len(pl.read_parquet(bundle / "items.parquet", columns=["item_id"]))
+        found.append({part: f"{size / 1000:,.0f}" for part, size in sizes.items()} | {"items": f"{items:,}"})
+    return Table("Sizes", ("", "A", "B"), _side_by_side(found), "" if any(found) else "no bundle of either can be had")
 
 
-def _sizes_of(bundle: Path | None) -> dict[str, int]:
-    """Bytes of a bundle and of its parts, and how many items it knows."""
-    if bundle is None:
-        return {}
-    files = [path for path in bundle.rglob("*") if path.is_file()]
-    parts = {"bundle, bytes": "", "ONNX, bytes": "onnx/", "backbone, bytes": "backbone/"}
-    sizes = {
-        part: sum(path.stat().st_size for path in files if path.relative_to(bundle).as_posix().startswith(prefix))
-        for part, prefix in parts.items()
-    }
-    return {**sizes, "items": len(pl.read_parquet(bundle / "items.parquet", columns=["item_id"]))}
+def _latency(models: list[Path | None], requests: int) -> Table:
+    """Both bundles in fresh processes, A and then B."""
+    found: list[dict[str, str]] = []
+    problems = []
+    for name, model in zip("AB", models, strict=True):
+        digest = read_json(model / "artifacts/bundle/manifest.json")["bundle_sha256"] if model else ""
+        tried = smoke.smoke(model, digest, requests) if model else gate.Smoke("its bundle cannot be had")
+        if tried.problem:
+            problems.append(f"{name} was not tried: {tried.problem}")
+        milliseconds = {
+            f"{tower} {point}, ms": f"{of_tower[point]:.1f}"
+            for tower, of_tower in (tried.latency_ms or {}).items()
+            for point in ("p50", "p99")
+        }
+        start = {} if tried.problem else {"start, s": f"{tried.load_s:.1f}", "peak memory, MB": f"{tried.peak_mb:,.0f}"}
+        found.append(milliseconds | start)
+    note = f"{requests} requests of each tower in a fresh process on this machine, A and then B"
+    return Table("Latency", ("", "A", "B"), _side_by_side(found), "; ".join([note, *problems]))
+
+
+def _side_by_side(found: list[dict[str, str]]) -> list[tuple[str, ...]]:
+    return [(key, *(side.get(key, "-") for side in found)) for key in {**found[0], **found[1]}]
