@@ -11,7 +11,7 @@ from llmsrec.evaluation.tables import Table
 
 ROWS = {"a": "without distillation and uniformity", "b": "without uniformity", "c": "LLM-SRec"}
 METRICS = {"ndcg_10": "NDCG@10", "ndcg_20": "NDCG@20", "hr_10": "HR@10"}
-PROTOCOLS = {"uni99": "among 99 sampled items (uni99)", "full": "among all items (full)"}
+PROTOCOLS = {"uni99": "among sampled items (uni99)", "full": "among all items (full)"}
 Ranks = dict[tuple[str, str], list[pl.DataFrame]]  # (row, order of training) -> LLM-SRec's ranks, one table a seed
 
 
