@@ -85,6 +85,18 @@ def test_a_missing_key_is_named(values: dict[str, Any]) -> None:
         params.parse(values)
 
 
+def test_a_mistyped_key_is_one_line_beside_a_missing_one(values: dict[str, Any]) -> None:
+    values["model"]["uniforn"] = values["model"].pop("uniform")
+    with pytest.raises(ParamsError) as alone:
+        params.parse(values)
+    assert str(alone.value) == ("params.yaml: unknown key `model.uniforn`; the nearest valid key is `model.uniform`.")
+    del values["train"]["patience"]
+    with pytest.raises(ParamsError) as both:
+        params.parse(values)
+    assert len(str(both.value).splitlines()) == 2
+    assert "`train.patience` is missing" in str(both.value)
+
+
 def test_a_file_that_is_not_there_or_not_yaml(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="is not there"):
         params.load(tmp_path / "params.yaml")

@@ -258,22 +258,32 @@ def parse(values: Any, where: str = "params.yaml") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        problems = error.errors()
+        # A mistyped key is missing, too; that is said once.
+        meant = {_nearest(problem) for problem in problems if problem["type"] == "extra_forbidden"}
+        lines = [_explain(p) for p in problems if p["type"] != "missing" or _name(p) not in meant]
         raise ParamsError(f"{where}: " + "\n".join(lines)) from error
 
 
 def _explain(problem: Any) -> str:
     """One line for one of pydantic's problems: the key, the value, the reason, the remedy."""
-    *parents, key = [str(part) for part in problem["loc"]]
-    name = ".".join([*parents, key])
+    name = _name(problem)
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, keys(parents), n=1, cutoff=0.0)
-        return f"unknown key `{name}`; the nearest valid key is `{'.'.join([*parents, *near])}`."
+        return f"unknown key `{name}`; the nearest valid key is `{_nearest(problem)}`."
     if problem["type"] == "missing":
         return f"`{name}` is missing; restore it with `git diff params.yaml`."
     if problem["type"] == "value_error":
         return f"`{name}`: {problem['msg'].removeprefix('Value error, ')}."
     return f"`{name}` is {problem['input']!r}: {problem['msg']}."
+
+
+def _name(problem: Any) -> str:
+    return ".".join(str(part) for part in problem["loc"])
+
+
+def _nearest(problem: Any) -> str:
+    *parents, key = [str(part) for part in problem["loc"]]
+    return ".".join([*parents, *difflib.get_close_matches(key, keys(parents), n=1, cutoff=0.0)])
 
 
 def keys(parents: list[str]) -> list[str]:

@@ -59,7 +59,8 @@ def prepared(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
     settings = {f"model__{key}": value for key, value in tiny.config["model"].items()}
     training = {f"train__{key}": value for key, value in TRAIN.items()}
-    Place(folder).edit(**settings, **training, tune__space=SPACE, tune__trials=3, tune__heartbeat=1)
+    study = {"tune__fidelity": "heads", "tune__space": SPACE, "tune__trials": 3, "tune__heartbeat": 1}
+    Place(folder).edit(**settings, **training, **study)
     with tracking.connected(folder) as client:
         client.search_experiments()  # makes the database, which takes seconds
     return folder
