@@ -84,6 +84,7 @@ class Backbone(Section):
     dtype: Literal["float32", "bfloat16", "float16"]
     quantization: Literal["none", "8bit", "4bit"]
     lora_rank: int = Field(ge=0)
+    gradient_checkpointing: bool
     prefixes: Prefixes
     embedded: Embedded
 

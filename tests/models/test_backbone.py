@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import read_json
 from llmsrec.models import backbone
+from llmsrec.models.decoder import Decoder
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -92,3 +96,72 @@ def test_lora_adds_trainable_adapters_and_starts_as_the_same_model(backbone_fold
     trainable = [name for name, parameter in tuned.model.named_parameters() if parameter.requires_grad]
     assert trainable
     assert all("lora_" in name for name in trainable)
+
+
+SHAPE = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2}
+
+
+def whole(model: Any, inputs: Tensor) -> Tensor:
+    return model(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, -1]
+
+
+def layer_by_layer(model: Any, inputs: Tensor) -> Tensor:
+    decoder = Decoder.of(model)
+    assert decoder is not None
+    return decoder(inputs, torch.full((len(inputs), 1), inputs.shape[1] - 1))[:, 0]
+
+
+def backward(model: Any, run: Any) -> tuple[Tensor, Tensor, int]:
+    """The vectors, the inputs' gradient, and the bytes kept in between."""
+    inputs = torch.randn(3, 20, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        vectors = run(model, inputs)
+    weights = sum(kept.get(parameter.untyped_storage().data_ptr(), 0) for parameter in model.parameters())
+    return vectors, torch.autograd.grad(vectors.square().sum(), inputs)[0], sum(kept.values()) - weights
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "run"),
+    [(LlamaModel, LlamaConfig, whole), (LlamaModel, LlamaConfig, layer_by_layer), (BertModel, BertConfig, whole)],
+    ids=["Llama, whole", "Llama, layer by layer", "Bert"],
+)
+def test_layers_that_are_computed_again_give_the_same_from_less_memory(kind: Any, config: Any, run: Any) -> None:
+    torch.manual_seed(0)
+    model = kind(config(**SHAPE)).requires_grad_(False).eval()
+    vectors, gradient, kept = backward(model, run)
+    backbone.checkpoint_layers(model)
+    again, gradient_again, kept_again = backward(model, run)
+    assert torch.equal(vectors, again) and torch.equal(gradient, gradient_again)
+    assert kept_again < kept / 3
+
+
+def test_a_pass_that_goes_on_from_kept_keys_and_values_is_left_as_it_is(tiny_backbone: Any) -> None:
+    from copy import deepcopy
+
+    from transformers import DynamicCache
+
+    found = []
+    for again in (False, True):
+        model = deepcopy(tiny_backbone.model)
+        if again:
+            backbone.checkpoint_layers(model)
+        cache = DynamicCache(config=model.config)
+        inputs = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        with torch.no_grad():
+            model(inputs_embeds=inputs[:, :6], past_key_values=cache)
+        vectors = model(inputs_embeds=inputs[:, 6:], past_key_values=cache).last_hidden_state
+        found.append((vectors, torch.autograd.grad(vectors.square().sum(), inputs)[0]))
+    (vectors, gradient), (again_vectors, again_gradient) = found
+    assert torch.equal(vectors, again_vectors) and torch.equal(gradient, again_gradient)
+
+
+def test_a_model_whose_layers_cannot_be_computed_again_says_so() -> None:
+    with pytest.raises(ParamsError, match="Linear has no layers that can be computed again"):
+        backbone.checkpoint_layers(nn.Linear(2, 2))

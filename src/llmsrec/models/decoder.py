@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from llmsrec.models.prompts import OUT, PromptBatch
 from llmsrec.models.readout import ItemInputs, branched, embed
@@ -94,7 +95,10 @@ class Decoder:
         for number, layer in enumerate(self.layers):
             earlier = None if past is None else past[2 * number : 2 * number + 2]
             projected = first if number == 0 else None
-            if number < last:
+            if number < last and past is None and getattr(layer, "gradient_checkpointing", False):
+                arguments = (layer, hidden, projected, rotary, attention_mask, None)
+                hidden = checkpoint(self._layer, *arguments, use_reentrant=False)
+            elif number < last:
                 hidden = self._layer(layer, hidden, projected, rotary, attention_mask, earlier)
             else:
                 hidden = self._last_layer(layer, hidden, projected, rotary, attention_mask, earlier, read)
