@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
+from transformers import BertConfig, BertModel, DynamicCache, GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import read_json
@@ -142,14 +142,16 @@ def test_layers_that_are_computed_again_give_the_same_from_less_memory(kind: Any
     assert kept_again < kept / 3
 
 
-def test_a_pass_that_goes_on_from_kept_keys_and_values_is_left_as_it_is(tiny_backbone: Any) -> None:
-    from copy import deepcopy
-
-    from transformers import DynamicCache
-
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [(LlamaModel, LlamaConfig(**SHAPE)), (GPT2Model, GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2))],
+    ids=["Llama names its cache", "GPT-2 passes it by position"],
+)
+def test_a_pass_that_goes_on_from_kept_keys_and_values_is_left_as_it_is(kind: Any, config: Any) -> None:
     found = []
     for again in (False, True):
-        model = deepcopy(tiny_backbone.model)
+        torch.manual_seed(0)
+        model = kind(config).requires_grad_(False).eval()
         if again:
             backbone.checkpoint_layers(model)
         cache = DynamicCache(config=model.config)

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
@@ -156,7 +156,8 @@ def checkpoint_layers(model: nn.Module) -> None:
 
 
 def _forward_again(forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    if not torch.is_grad_enabled() or options.get("past_key_values") is not None:
+    goes_on = any(isinstance(value, Cache) for value in (*arguments, *options.values()))
+    if goes_on or not torch.is_grad_enabled():
         return forward(*arguments, **options)
     return checkpoint(forward, *arguments, use_reentrant=False, **options)
 

@@ -12,6 +12,7 @@ from llmsrec.data.sequences import Sequences
 from llmsrec.errors import ParamsError
 from llmsrec.files import read_json, sha256
 from llmsrec.models import llm_srec, sasrec
+from llmsrec.models.backbone import checkpoint_layers
 from llmsrec.params import Params
 from llmsrec.training import sasrec as sasrec_training
 from llmsrec.training.llm_srec import Validation, train
@@ -88,6 +89,8 @@ def _full(
         sasrec.save(trained, teacher)
     loading = params.backbone.model_dump(include={"dtype", "quantization", "lora_rank"})
     model = llm_srec.build(BACKBONE, teacher, ITEMS, params.model.model_dump(), loading, params.train.seed)
+    if params.backbone.gradient_checkpointing:
+        checkpoint_layers(model.backbone)
     return train(model, sequences, validation, params.model, params.train, resume, on_check)
 
 
