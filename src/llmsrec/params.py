@@ -140,6 +140,8 @@ class Train(Section):
     lr: float = Field(gt=0)
     lr_decay: float = Field(gt=0, le=1)
     beta2: float = Field(gt=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    input_lr: float = Field(gt=0, le=1)
     epochs: int = Field(ge=1)
     evaluations_per_epoch: int = Field(ge=1)
     patience: int = Field(ge=1)

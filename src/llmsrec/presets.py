@@ -52,6 +52,8 @@ PAPER: Values = {
     "train.lr": 0.0001,
     "train.lr_decay": 0.95,
     "train.beta2": 0.98,
+    "train.weight_decay": 0.0,
+    "train.input_lr": 1.0,
     "train.epochs": 10,
     "train.evaluations_per_epoch": 10,
     "train.patience": 10,

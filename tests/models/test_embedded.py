@@ -1,14 +1,15 @@
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from llmsrec.files import read_json, sha256
 from llmsrec.models import embedded
-from llmsrec.models.prompts import PHRASES
+from llmsrec.models.prompts import OUT, PHRASES, Prompts
 from llmsrec.params import Embedded
 
 TITLES = [
@@ -57,24 +58,103 @@ def test_fixed_words_of_prompts_are_few_tokens_and_any_text_can_be_told() -> Non
     assert tokenizer.decode(tokenizer(odd, add_special_tokens=False)["input_ids"]) == odd
 
 
-def test_documents_are_prompts_followed_by_words_of_their_titles() -> None:
-    tokenizer = embedded.train_tokenizer(TITLES, 700, np.random.default_rng(0))
-    source = embedded.documents(TITLES, tokenizer, np.random.default_rng(1))
-    seen = set()
-    for _ in range(30):
-        document = next(source)
-        assert document[0] == tokenizer.bos_token_id
-        assert document[-1] == tokenizer.eos_token_id
-        assert tokenizer.eos_token_id not in document[:-1], "a title is only text here, too"
-        text = tokenizer.decode(document[1:-1])
-        prompt, _, words = text.rpartition(" representation token:")
-        seen.add(prompt.split()[1])
-        assert words.split()
-        assert all(word in prompt.replace(",", " ").split() for word in words.split())
-    assert seen == {"user", "item"}
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return embedded.train_tokenizer(TITLES, 700, np.random.default_rng(0))
 
 
-def test_training_lowers_the_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    embedded.train(TITLES, settings(steps=100, batch_size=4), tmp_path)
-    losses = [float(line.split("loss ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()]
-    assert losses[-1] < losses[0] < np.log(700)
+def some_lessons(tokenizer: Any, count: int, batch_size: int = 3) -> tuple[Prompts, list[embedded.Lesson]]:
+    prompts = Prompts(tokenizer, TITLES, embedded.LIMITS)
+    source = embedded.lessons(len(TITLES), prompts, batch_size, np.random.default_rng(1))
+    return prompts, list(islice(source, count))
+
+
+def test_lessons_read_the_last_titles_first(tokenizer: Any) -> None:
+    _, lessons = some_lessons(tokenizer, 12)
+    lengths = set()
+    for step, lesson in enumerate(lessons, start=1):
+        slots = lesson.prompts.slots
+        assert np.count_nonzero(slots == OUT) == len(lesson.titles)
+        if step % embedded.ITEM_PROMPTS == 0:
+            assert lesson.titles.tolist() == [[row[row > 0].item()] for row in slots]
+            continue
+        expected = []
+        for row in slots:
+            history = row[row > 0].tolist()
+            lengths.add(len(history))
+            for end in range(1, len(history) + 1):
+                last = history[:end][::-1][: embedded.READ]
+                expected.append(last + [0] * (embedded.READ - len(last)))
+        assert lesson.titles.tolist() == expected
+    assert lengths == {1, 2}, "short histories come first"
+
+
+def test_losses_are_those_of_separate_prompts(tokenizer: Any) -> None:
+    """Against each history's own prompt, one after the other, and words counted one by one."""
+    prompts, (lesson, *_) = some_lessons(tokenizer, 1)
+    torch.manual_seed(0)
+    config = embedded.configuration(settings(layers=2), tokenizer)
+    model = LlamaForCausalLM(config).eval()
+    reading = embedded.copying(model, torch.Generator().manual_seed(1))
+    torch.nn.init.normal_(reading)
+    words = embedded.title_words(TITLES, tokenizer)
+    with torch.no_grad():
+        following, read_loss = embedded.losses(model, reading, words, lesson, torch.Generator().manual_seed(2))
+
+        vocabulary = model.get_input_embeddings().weight
+        rows, _ = np.nonzero(lesson.prompts.slots > 0)
+        generator = torch.Generator().manual_seed(2)
+        noise = torch.randn(len(rows), 16, generator=generator) * vocabulary.std()
+        noise *= 1 + 2 * torch.rand((), generator=generator)
+        told: dict[int, list[float]] = {age: [] for age in range(embedded.READ)}
+        next_token = []
+        for row, slots in enumerate(lesson.prompts.slots):
+            history = slots[slots > 0]
+            trunk = lesson.prompts.branches[row] == 0  # type: ignore[index]
+            trunk &= np.arange(len(trunk)) < lesson.prompts.lengths[row]
+            ids, text = lesson.prompts.token_ids[row][trunk], slots[trunk] == 0
+            inputs = vocabulary[torch.from_numpy(ids)].clone()
+            inputs[slots[trunk] > 0] = noise[rows == row]
+            hidden = model.model(inputs_embeds=inputs[None]).last_hidden_state[0]
+            for place in range(len(ids) - 1):
+                if text[place] and text[place + 1]:
+                    next_token.append(-(hidden[place] @ vocabulary.T).log_softmax(0)[ids[place + 1]].item())
+            ends = np.flatnonzero(slots[trunk] > 0) + 1
+            tail = vocabulary[torch.tensor([*prompts.user_tail, lesson.out])]
+            for count, end in enumerate(ends, start=1):
+                state = model.model(inputs_embeds=torch.cat([inputs[:end], tail])[None]).last_hidden_state[0, -1]
+                for age, item in enumerate(history[:count][::-1][: embedded.READ]):
+                    tokens = set(words[item].tolist()) - {-1}
+                    odds = (state @ reading[age] @ vocabulary.T).log_softmax(0)
+                    told[age].append(-float(np.mean([odds[token].item() for token in tokens])))
+    assert following.item() == pytest.approx(np.mean(next_token), rel=1e-4)
+    weights = [embedded.EARLIER**age for age in told for _ in told[age]]
+    values = [value for of_age in told.values() for value in of_age]
+    assert read_loss.item() == pytest.approx(np.average(values, weights=weights), rel=1e-4)
+
+
+def test_title_words_are_a_titles_own_tokens(tokenizer: Any) -> None:
+    words = embedded.title_words(TITLES, tokenizer)
+    assert len(words) == len(TITLES) + 1
+    assert (words[0] == -1).all()
+    assert not (words == tokenizer.eos_token_id).any(), "a title is only text here, too"
+    first = words[1][words[1] >= 0].tolist()
+    assert len(set(first)) == len(first)
+    present = tokenizer.decode(first)
+    assert "Red" in present and "Blue" not in present
+
+
+def test_attention_starts_by_copying(tokenizer: Any) -> None:
+    model = LlamaForCausalLM(embedded.configuration(settings(), tokenizer))
+    embedded.copying(model, torch.Generator().manual_seed(1))
+    attention: Any = model.model.layers[0].self_attn
+    product = attention.o_proj.weight @ attention.v_proj.weight
+    torch.testing.assert_close(product, torch.eye(16) * embedded.COPIED**2, atol=1e-5, rtol=0)
+
+
+def test_training_lowers_both_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    embedded.train(TITLES, settings(steps=100, batch_size=2), tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("next token", "titles"):
+        losses = [float(line.split(f"{name} ")[1].split()[0]) for line in lines]
+        assert losses[-1] < losses[0] < np.log(700), name

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llmsrec.errors import DataError
+from llmsrec.params import Train
 from llmsrec.training import checkpoint
+from llmsrec.training.llm_srec import optimizer_of
 
 SCRIPT = Path(__file__).with_name("train_tiny.py")
 
@@ -92,3 +95,21 @@ def test_a_second_trainer_on_one_resume_folder_is_refused(tiny: Any, tmp_path: P
     assert process.returncode != 0
     assert DataError.__name__ in output
     assert str(os.getpid()) in output
+
+
+def test_inputs_learn_more_slowly_than_the_rest(tiny: Any) -> None:
+    parameters = tiny.model.trainable()
+    settings = Train.model_construct(lr=0.01, input_lr=0.1, beta2=0.9, weight_decay=0.0)
+    optimizer = optimizer_of(parameters, settings)
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    # Adam's first step is the rate itself, whatever the gradient's size
+    moved = {name: float((before[name] - parameter).detach().mean()) for name, parameter in parameters.items()}
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(before[name])
+            parameter.grad = None
+    for name, distance in moved.items():
+        assert distance == pytest.approx(0.001 if name.startswith("f_I.") else 0.01, rel=1e-3), name

@@ -1,30 +1,48 @@
 """The embedded backbone: a BPE tokenizer and a small Llama, trained in about a minute on the catalogue's own text.
 
 It stands in for a pre-trained language model where none can be had. It sees titles only, never who bought what in
-which order: its documents are the prompts of Table 2 over items drawn at random, each followed by words of their
-titles, so that it learns the words, the form of the prompts, and to carry titles to the position that is read out.
+which order: its texts are the prompts of Table 2 over items drawn at random. It learns two things from them: to tell
+the next token, and to carry the titles to the position that is read out, so that one linear map for each of the last
+titles tells that title's words from the state there. The maps are thrown away.
 """
 
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmsrec.files import write_json
-from llmsrec.models.prompts import DAY_MS, NUMBER, PHRASES, Prompts, plain_text_encoder
+from llmsrec.models.prompts import DAY_MS, NUMBER, OUT, PHRASES, PromptBatch, Prompts, plain_text_encoder
+from llmsrec.models.readout import branched
 from llmsrec.params import Embedded
 
 BEGIN, END, PAD = "<|begin_of_text|>", "<|eot_id|>", "<|pad|>"
 LONGEST_PROMPT = 2_048
-ROW_TOKENS = 128  # of each training row
-WORDS = 12  # of titles, after a prompt
+HISTORY, TITLE_TOKENS = 10, 32  # the most in a prompt
+LIMITS = SimpleNamespace(
+    history=HISTORY,
+    date_format="YYYY/MM/DD",
+    title_tokens=TITLE_TOKENS,
+    max_tokens=LONGEST_PROMPT,
+    user_representation=False,
+)
+READ = 4  # so many of the last titles are read out,
+EARLIER = 0.8  # each with this weight relative to the one after it
+LONGER = 20  # steps after which histories may be one item longer: short ones teach to tell the last from the one before
+ITEM_PROMPTS = 4  # every so many steps are about items
+# First values: an attention layer that passes on the mean of what it sees is where carrying starts from (mimetic
+# initialisation, Trockman & Kolter 2023). Numbers: docs/experiments.md.
+EMBEDDING_STD, COPIED = 0.08, 0.7
 # Dates and the fixed words of the prompts are one unit each, which BPE makes few tokens of; all else is split as usual.
 PHRASE = "|".join(re.escape(phrase) for phrase in PHRASES)
 UNITS = (
@@ -76,36 +94,77 @@ def train_tokenizer(titles: list[str], vocab_size: int, rng: np.random.Generator
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BEGIN, eos_token=END, pad_token=PAD)
 
 
-def documents(titles: list[str], tokenizer: Any, rng: np.random.Generator) -> Iterator[list[int]]:
-    """Endless token ids of prompts (without their slots), each followed by words drawn from its titles.
+@dataclass(frozen=True)
+class Lesson:
+    """What one training step looks at.
 
-    A word comes from the latest title with probability 0.4, else from the one before with 0.4, and so on, as what is
-    said of a list of purchases is mostly about the recent ones.
+    Attributes:
+        prompts: `R` out tokens in all.
+        out: the token that stands where [UserOut] or [ItemOut] will, the prompt's last word, as they start from it.
+        titles: `[R, A]` the items whose titles are read out, the last one first; 0 where there is none.
     """
-    settings = SimpleNamespace(
-        history=10, date_format="YYYY/MM/DD", title_tokens=32, max_tokens=LONGEST_PROMPT, user_representation=False
-    )
-    prompts, encode = Prompts(tokenizer, titles, settings), plain_text_encoder(tokenizer)
-    words = [encode([f" {word}" for word in title.split()]) for title in titles]
+
+    prompts: PromptBatch
+    out: int
+    titles: np.ndarray
+
+
+def lessons(count: int, prompts: Prompts, batch_size: int, rng: np.random.Generator) -> Iterator[Lesson]:
+    """Endless prompts about items 1..`count` drawn at random: `batch_size` histories, or eight times as many items.
+
+    Each history is read out after every one of its items.
+    """
+    step = 0
     while True:
-        if rng.random() < 0.3:
-            items = rng.integers(1, len(titles) + 1, 1)
-            batch = prompts.items(items)
-        else:
-            items = rng.integers(1, len(titles) + 1, min(int(rng.geometric(0.3)), settings.history))
-            days = rng.integers(8_000, 19_000) + np.cumsum(rng.integers(0, 60, len(items)))
-            batch = prompts.users([items], [days * DAY_MS])
-        ages = np.minimum(rng.geometric(0.4, WORDS), len(items))
-        drawn = [words[item - 1] for item in items[-ages].tolist()]
-        followed = [token for title in drawn for token in title[rng.integers(len(title))]]
-        yield [*batch.token_ids[batch.slots == 0].tolist(), *followed, tokenizer.eos_token_id]
+        step += 1
+        if step % ITEM_PROMPTS == 0:
+            items = rng.integers(1, count + 1, 8 * batch_size)
+            yield Lesson(prompts.items(items), prompts.item_tail[-1], items[:, None])
+            continue
+        longest = min(HISTORY, 2 + step // LONGER)
+        lengths = rng.integers(1, longest + 1, batch_size * HISTORY // longest)
+        histories = [rng.integers(1, count + 1, length) for length in lengths]
+        times = [(rng.integers(8_000, 19_000) + np.cumsum(rng.integers(0, 60, n))) * DAY_MS for n in lengths]
+        read = [history[: end + 1][::-1][:READ] for history in histories for end in range(len(history))]
+        titles = np.stack([np.pad(items, (0, READ - len(items))) for items in read])
+        yield Lesson(prompts.positions(histories, times, [1] * len(histories)), prompts.user_tail[-1], titles)
 
 
 def train_model(
     titles: list[str], tokenizer: PreTrainedTokenizerFast, settings: Embedded, rng: np.random.Generator
 ) -> LlamaForCausalLM:
-    """A small Llama, trained to predict the next token of documents packed into rows of `ROW_TOKENS`."""
-    config = LlamaConfig(
+    """A small Llama, trained to predict the next token of prompts and to have titles read out of it."""
+    prompts = Prompts(tokenizer, titles, LIMITS)
+    words = title_words(titles, tokenizer)
+    generator = torch.Generator().manual_seed(settings.seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = LlamaForCausalLM(configuration(settings, tokenizer)).train()
+    reading = copying(model, generator)
+    parameters = [*model.parameters(), reading]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps, pct_start=0.1)
+    started = time.monotonic()
+    source = lessons(len(titles), prompts, settings.batch_size, rng)
+    for step, lesson in zip(range(1, settings.steps + 1), source, strict=False):
+        following, read = losses(model, reading, words, lesson, generator)
+        optimizer.zero_grad(set_to_none=True)
+        (following + read).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0 or step == settings.steps:
+            print(
+                f"backbone step {step}/{settings.steps}  next token {following.item():.3f}  "
+                f"titles {read.item():.3f}  {time.monotonic() - started:.0f} s",
+                flush=True,
+            )
+    return model.eval()
+
+
+def configuration(settings: Embedded, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """The shape of the model."""
+    return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden_size,
         intermediate_size=2 * settings.hidden_size,
@@ -118,25 +177,57 @@ def train_model(
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        model = LlamaForCausalLM(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps, pct_start=0.1)
-    source, stream, started = documents(titles, tokenizer, rng), list[int](), time.monotonic()
-    for step in range(1, settings.steps + 1):
-        need = settings.batch_size * ROW_TOKENS
-        while len(stream) < need:
-            stream += next(source)
-        batch = torch.tensor(stream[:need]).view(settings.batch_size, ROW_TOKENS)
-        stream = stream[need:]
-        loss = model(input_ids=batch, labels=batch).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0 or step == settings.steps:
-            seconds = time.monotonic() - started
-            print(f"backbone step {step}/{settings.steps}  loss {loss.item():.3f}  {seconds:.0f} s", flush=True)
-    return model.eval()
+
+
+def copying(model: LlamaForCausalLM, generator: torch.Generator) -> nn.Parameter:
+    """Give `model` first values under which attention copies, and return the maps `[A, d, d]` that read titles."""
+    width: int = model.config.hidden_size
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    with torch.no_grad():
+        embedding.weight.normal_(0, EMBEDDING_STD, generator=generator)
+        for layer in model.model.layers:
+            turn = torch.linalg.qr(torch.randn(width, width, generator=generator))[0] * COPIED
+            layer.self_attn.v_proj.weight.copy_(turn)  # type: ignore[union-attr, operator]
+            layer.self_attn.o_proj.weight.copy_(turn.T)  # type: ignore[union-attr, operator]
+    return nn.Parameter(torch.eye(width).repeat(READ, 1, 1))
+
+
+def title_words(titles: list[str], tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """`[I + 1, W]` each title's different tokens, padded with -1; row 0 has none."""
+    encoded = plain_text_encoder(tokenizer)([f" {title}" for title in titles])
+    rows = [torch.tensor(list(dict.fromkeys(tokens[:TITLE_TOKENS])), dtype=torch.long) for tokens in [[], *encoded]]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+
+
+def losses(
+    model: LlamaForCausalLM, reading: Tensor, words: Tensor, lesson: Lesson, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropies in nats: of the next token of the prompts, and of the titles' words read at the out tokens.
+
+    Where an item's embedding will stand, there is a random vector now, of up to three times a token's size.
+    """
+    prompts = lesson.prompts
+    vocabulary: Tensor = model.get_input_embeddings().weight  # type: ignore[operator, assignment]
+    token_ids, slots = torch.from_numpy(prompts.token_ids), torch.from_numpy(prompts.slots)
+    inputs = F.embedding(token_ids, vocabulary)
+    items = slots > 0
+    noise = torch.randn(int(items.sum()), inputs.shape[2], generator=generator)
+    inputs[items] = noise * vocabulary.detach().std() * (1 + 2 * torch.rand((), generator=generator))
+    inputs[slots == OUT] = vocabulary[lesson.out]
+    text = (torch.arange(slots.shape[1]) < torch.from_numpy(prompts.lengths)[:, None]) & (slots == 0)
+    if prompts.branches is None:
+        options = {"attention_mask": (text | (slots != 0)).long()}
+    else:
+        options = branched(prompts, inputs.dtype, inputs.device)
+        text &= torch.from_numpy(prompts.branches) == 0
+    hidden = model.model(inputs_embeds=inputs, use_cache=False, **options).last_hidden_state
+    pairs = text[:, :-1] & text[:, 1:]
+    following = F.cross_entropy(hidden[:, :-1][pairs] @ vocabulary.T, token_ids[:, 1:][pairs])
+
+    titles = torch.from_numpy(lesson.titles)
+    states = torch.einsum("rd,ade->rae", hidden[slots == OUT], reading[: titles.shape[1]])
+    told = F.log_softmax(states @ vocabulary.T, dim=2)
+    present = words[titles] >= 0
+    of_title = (told.gather(2, words[titles].clamp(min=0)) * present).sum(dim=2) / present.sum(dim=2).clamp(min=1)
+    weights = EARLIER ** torch.arange(titles.shape[1]) * (titles > 0)
+    return following, -(weights * of_title).sum() / weights.sum()

@@ -1,13 +1,13 @@
 """The small MLPs that join the language model and the sequential recommender.
 
 The paper says "2-layer MLPs" (Eq. 2); norms, activations and initialisation are the reference implementation's, but for
-`FIRST_SCORES`.
+`FIRST_SCORES` and `standardise`.
 """
 
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # Scores are unscaled dot products of d' dimensions; at Xavier's size the first ones differ by several nats at random,
 # which costs an epoch to unlearn (docs/experiments.md).
@@ -26,6 +26,23 @@ def f_llm(d_llm: int, hidden: int, d_prime: int) -> nn.Sequential:
     with torch.no_grad():
         layers[-1].weight.mul_(FIRST_SCORES)  # type: ignore[operator, union-attr]
     return layers
+
+
+@torch.no_grad()
+def standardise(head: nn.Sequential, hidden: Tensor) -> None:
+    """Have a new f_user or f_item start as if each dimension of its input had mean 0 and deviation 1.
+
+    A language model's hidden states share a large common part and differ in size by dimension; a head spends its first
+    epochs on that (docs/experiments.md). The change is in the first layer's values alone.
+
+    Args:
+        head: as `f_llm` made it.
+        hidden: `[n, d_llm]` hidden states of the kind that it will read.
+    """
+    first = head[0]
+    deviation, mean = torch.std_mean(hidden, dim=0)
+    first.weight.div_(deviation + 1e-6)  # type: ignore[operator, union-attr]
+    first.bias.sub_(first.weight @ mean)  # type: ignore[operator, union-attr]
 
 
 def f_cf_user(d: int, d_prime: int) -> nn.Sequential:

@@ -16,6 +16,7 @@ from llmsrec.data import candidates
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import metrics, ranks
 from llmsrec.models import losses
+from llmsrec.models.heads import standardise
 from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.models.prompts import Prompts
 from llmsrec.models.sasrec import SASRec
@@ -23,6 +24,7 @@ from llmsrec.params import Model, Train
 from llmsrec.training import checkpoint
 from llmsrec.training.batches import Samples, check_steps, epoch
 
+MEASURED = 256  # samples, and items, whose hidden states say how the heads start
 StepLosses = Callable[[Any, Samples, np.ndarray, Model, np.random.Generator], dict[str, Tensor]]
 
 
@@ -117,7 +119,9 @@ def train(
     samples, lengths = training_samples(model, sequences, train)
     parameters = model.trainable()
     losses_at: StepLosses = losses_of or step_losses
-    optimizer = torch.optim.Adam(parameters.values(), lr=train.lr, betas=(0.9, train.beta2))
+    if isinstance(model, LLMSRec):  # remembered outputs are standardised where they are read
+        standardise_heads(model, samples, train)
+    optimizer = optimizer_of(parameters, train)
     curve: list[dict[str, Any]] = []
     best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     best_score, stale, done = -1.0, 0, 0
@@ -141,7 +145,7 @@ def train(
             if stale >= train.patience:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = train.lr * train.lr_decay ** len(curve)
+                group["lr"] = group["first_lr"] * train.lr_decay ** len(curve)
             model.train()
             parts = losses_at(model, samples, rows, settings, rng)
             total = sum(parts.values(), start=torch.zeros((), device=model.device))
@@ -182,6 +186,34 @@ def train(
             for name, parameter in parameters.items():
                 parameter.copy_(best[name])
     return curve
+
+
+def optimizer_of(parameters: dict[str, nn.Parameter], train: Train) -> torch.optim.Optimizer:
+    """AdamW, in which f_I and f_U may learn more slowly than the rest.
+
+    At the full rate f_I gives each item an embedding of its own, which is then read instead of the title: little is
+    learnt of items that are rarely bought (docs/experiments.md).
+    """
+    inputs = [parameter for name, parameter in parameters.items() if name.startswith(("f_I.", "f_U."))]
+    others = [parameter for name, parameter in parameters.items() if not name.startswith(("f_I.", "f_U."))]
+    groups = [
+        {"params": members, "lr": rate, "first_lr": rate}
+        for members, rate in ((others, train.lr), (inputs, train.lr * train.input_lr))
+        if members
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
+
+
+@torch.no_grad()
+def standardise_heads(model: LLMSRec, samples: Samples, train: Train) -> None:
+    """Let f_user and f_item start from standardised hidden states, measured on `MEASURED` samples and items."""
+    model.train()
+    rng = np.random.default_rng([train.seed, len(samples.users)])
+    rows = rng.permutation(len(samples.users))[:MEASURED]
+    batches = np.split(rows, range(train.batch_size, len(rows), train.batch_size))
+    standardise(model.f_user, torch.cat([hidden_targets(model, samples, batch)[0] for batch in batches]))
+    items = 1 + rng.permutation(samples.items)[:MEASURED]
+    standardise(model.f_item, model.hidden_items(torch.from_numpy(items).to(model.device)))
 
 
 def training_samples(model: Trainee, sequences: Sequences, train: Train) -> tuple[Samples, np.ndarray]:
@@ -242,11 +274,16 @@ def vector_losses(
 
 def user_vectors(model: LLMSRec, samples: Samples, rows: np.ndarray) -> Tensor:
     """`[T, 2 d']`: of each target of `rows`, f_user(h_u) and f_CF-user(O_u) beside each other."""
+    hidden, seen = hidden_targets(model, samples, rows)
+    return torch.cat([model.f_user(hidden), model.f_cf_user(seen)], dim=1)
+
+
+def hidden_targets(model: LLMSRec, samples: Samples, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """h_u `[T, d_llm]` and O_u `[T, d]` of the history before each target of `rows`."""
     with torch.no_grad():
         before = samples.before(*samples.targets(rows), model.teacher.max_length)
         seen = model.teacher.last(torch.from_numpy(before).to(model.device))
-    user = model.f_user(model.hidden_positions(*samples.histories(rows), seen))
-    return torch.cat([user, model.f_cf_user(seen)], dim=1)
+    return model.hidden_positions(*samples.histories(rows), seen), seen
 
 
 def candidate_scores(

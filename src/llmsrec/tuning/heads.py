@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from llmsrec.data.sequences import Sequences
-from llmsrec.models.heads import output_heads
+from llmsrec.models.heads import output_heads, standardise
 from llmsrec.models.llm_srec import LLMSRec, reported, token_batches
 from llmsrec.models.prompts import Prompts
 from llmsrec.models.sasrec import SASRec
 from llmsrec.params import Model, Train
 from llmsrec.training import checkpoint
 from llmsrec.training.batches import Samples
-from llmsrec.training.llm_srec import Validation, training_samples, vector_losses
+from llmsrec.training.llm_srec import Validation, hidden_targets, training_samples, vector_losses
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,10 @@ def compute(model: LLMSRec, sequences: Sequences, validation: Validation, train:
     samples, lengths = training_samples(model, sequences, train)
     places, hidden, seen = [], [], []
     for rows in reported(list(token_batches(lengths)), "training samples"):
-        users, at = samples.targets(rows)
-        before = samples.before(users, at, model.teacher.max_length)
-        seen.append(model.teacher.last(torch.from_numpy(before).to(model.device)))
-        hidden.append(model.hidden_positions(*samples.histories(rows), seen[-1]))
-        places.append(torch.from_numpy(at))
+        of_users, of_teacher = hidden_targets(model, samples, rows)
+        hidden.append(of_users)
+        seen.append(of_teacher)
+        places.append(torch.from_numpy(samples.targets(rows)[1]))
     order = torch.argsort(torch.cat(places))
     return Outputs(
         torch.cat(places)[order],
@@ -129,7 +128,7 @@ class RememberedHeads(nn.Module):
         prompts: the checkpoint's; their lengths decide which samples share a batch.
         teacher: the checkpoint's.
         settings: params.yaml's `model` section.
-        seed: for the first values, which are those of an `LLMSRec` of the same seed.
+        seed: for the first values, which are those of an `LLMSRec` of the same seed at the start of its training.
     """
 
     def __init__(self, outputs: Outputs, prompts: Prompts, teacher: SASRec, settings: Model, seed: int) -> None:
@@ -140,6 +139,8 @@ class RememberedHeads(nn.Module):
             self.f_user, self.f_item, self.f_cf_user = output_heads(
                 outputs.hidden.shape[1], outputs.seen.shape[1], settings
             )
+        standardise(self.f_user, outputs.hidden)
+        standardise(self.f_item, outputs.items[1:])
         self.device = torch.device("cpu")
 
     def trainable(self) -> dict[str, nn.Parameter]:
