@@ -1,12 +1,21 @@
-"""Hand-made outs of the stages that a registration reads, with figures that a test can choose."""
+"""Hand-made outs of the stages that a registration reads, with figures that a test can choose; versions of them."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mlflow import MlflowClient
 
 from llmsrec.evaluation import report
-from llmsrec.files import write_json
+from llmsrec.files import read_json, write_json
+from llmsrec.registry import card, gate, record, tracking
+from llmsrec.serving.bundle import seal, verify
+
+MEASURED = gate.Smoke(None, 10, 1.0, {"cf": {"p50": 1.0, "p99": 2.0}, "llm": {"p50": 1.0, "p99": 2.0}}, 500.0)
+PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 
 def write_outs(folder: Path, tiny: Any, better: int = 2, order: bool = True) -> None:
@@ -60,3 +69,83 @@ def write_outs(folder: Path, tiny: Any, better: int = 2, order: bool = True) -> 
         write_json(folder / "data" / part / "manifest.json", manifest)
     (folder / "reports/plots").mkdir(exist_ok=True)
     (folder / "reports/plots/training.png").write_bytes(b"png")
+
+
+def write_params(root: Path) -> None:
+    """params.yaml of this repository for the model `gated`."""
+    text = PARAMS.read_text().replace("model: llm-srec", "model: gated")
+    (root / "params.yaml").write_text(text.replace("requests: 100", "requests: 10"))
+
+
+def register_gated(
+    client: MlflowClient, root: Path, made: Path, tiny: Any, number: int, better: int, order: bool
+) -> None:
+    """Version `number` of `gated`, with all the evidence that the gate asks for.
+
+    Args:
+        made: an empty folder.
+        better, order: see `write_outs`.
+    """
+    place = tracking.experiment(client, "llm-srec", root)
+    write_outs(made, tiny, better, order)
+    bundle = Path(shutil.copytree(tiny.bundle, made / "bundle"))
+    write_json(bundle / "parity.json", read_json(bundle / "parity.json") | {"number": number})
+    seal(bundle)
+    told = record.Record(
+        digest=f"gated{number}" * 10,
+        name=f"gated {number}",
+        params={"train.epochs": 4},
+        evaluation=read_json(made / "metrics/evaluation.json"),
+        curve=[],
+        tags={record.SEALED: record.seal(made / "reports")},
+        files={"reports": [made / "reports" / name for name in record.REPORTS]},
+    )
+    run_id = tracking.ensure_run(client, place, told)
+    assert tracking.ensure_version(client, place, run_id, "gated", bundle, {}) == number
+    card.attach(client, "gated", number, "A card.")
+
+
+def quick_smoke(model: Path, digest: str, requests: int) -> gate.Smoke:
+    """For `smoke`: the files are verified, what they took is not measured."""
+    try:
+        same = verify(model / "artifacts/bundle") == digest
+    except Exception as error:
+        return gate.Smoke(str(error))
+    return MEASURED if same else gate.Smoke("another bundle")
+
+
+AT_ONCE = """
+import sys
+from pathlib import Path
+from llmsrec.registry import aliases
+root, number = Path(sys.argv[1]), int(sys.argv[2])
+before, after = {"previous": None, "staging": 1}, {"previous": 1, "staging": number}
+made = aliases.decide("promote", number, "staging", before, after, 2)
+print("ready", flush=True)
+sys.stdin.readline()
+aliases.carry_out(root, "gated", {"staging": 1}, made, {}, {}, "text")
+"""
+
+
+def promote_at_once(roots: dict[int, Path]) -> tuple[int, str]:
+    """Two processes move `staging` from version 1, decision 1, to versions of their own: who won, what the other said.
+
+    Args:
+        roots: version -> the repository of who wants it.
+    """
+    both = {
+        number: subprocess.Popen(
+            [sys.executable, "-c", AT_ONCE, str(root), str(number)], stdin=-1, stdout=-1, stderr=-1, text=True
+        )
+        for number, root in roots.items()
+    }
+    for one in both.values():
+        assert one.stdout and one.stdout.readline() == "ready\n"
+    for one in both.values():
+        assert one.stdin
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    errors = {number: one.communicate(timeout=60)[1] for number, one in both.items()}
+    won = [number for number, one in both.items() if one.returncode == 0]
+    assert len(won) == 1, errors
+    return won[0], "".join(text for number, text in errors.items() if number != won[0])

@@ -2,8 +2,6 @@
 
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,10 @@ import pytest
 from mlflow import MlflowClient
 
 from llmsrec import cli
-from llmsrec.files import read_json, write_json
-from llmsrec.registry import aliases, card, gate, history, promotion, record, tracking
+from llmsrec.registry import aliases, history, promotion, tracking
 from llmsrec.registry.smoke import smoke
-from llmsrec.serving.bundle import seal, verify
-from tests.registry.made import write_outs
-
-REPOSITORY = Path(__file__).parents[2]
-MEASURED = gate.Smoke(None, 10, 1.0, {"cf": {"p50": 1.0, "p99": 2.0}, "llm": {"p50": 1.0, "p99": 2.0}}, 500.0)
+from llmsrec.serving.bundle import verify
+from tests.registry.made import promote_at_once, quick_smoke, register_gated, write_params
 
 
 @pytest.fixture(scope="module")
@@ -28,43 +22,17 @@ def root(tiny: Any, registry: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     root = tmp_path_factory.mktemp("gated")
     (root / "mlruns").mkdir()
     shutil.copy(registry.root / "mlruns/mlflow.db", root / "mlruns")
-    text = (REPOSITORY / "params.yaml").read_text().replace("model: llm-srec", "model: gated")
-    (root / "params.yaml").write_text(text.replace("requests: 100", "requests: 10"))
+    write_params(root)
     with tracking.connected(root) as client:
-        place = tracking.experiment(client, "llm-srec", root)
         for number, (better, order) in enumerate([(2, True), (4, True), (-4, False)], start=1):
-            made = tmp_path_factory.mktemp("made")
-            write_outs(made, tiny, better, order)
-            bundle = Path(shutil.copytree(tiny.bundle, made / "bundle"))
-            write_json(bundle / "parity.json", read_json(bundle / "parity.json") | {"number": number})
-            seal(bundle)
-            told = record.Record(
-                digest=f"gated{number}" * 10,
-                name=f"gated {number}",
-                params={"train.epochs": 4},
-                evaluation=read_json(made / "metrics/evaluation.json"),
-                curve=[],
-                tags={record.SEALED: record.seal(made / "reports")},
-                files={"reports": [made / "reports" / name for name in record.REPORTS]},
-            )
-            run_id = tracking.ensure_run(client, place, told)
-            assert tracking.ensure_version(client, place, run_id, "gated", bundle, {}) == number
-            card.attach(client, "gated", number, "A card.")
+            register_gated(client, root, tmp_path_factory.mktemp("made"), tiny, number, better, order)
     return root
 
 
 @pytest.fixture
 def client(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowClient]:
     """Each test finds no alias and no decision. The files are verified each time; what they took is not measured."""
-
-    def quick(model: Path, digest: str, requests: int) -> gate.Smoke:
-        try:
-            same = verify(model / "artifacts/bundle") == digest
-        except Exception as error:
-            return gate.Smoke(str(error))
-        return MEASURED if same else gate.Smoke("another bundle")
-
-    monkeypatch.setattr(promotion, "smoke", quick)
+    monkeypatch.setattr(promotion, "smoke", quick_smoke)
     monkeypatch.setenv("DVC_ROOT", str(root))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     found = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
@@ -222,29 +190,9 @@ def test_a_decision_that_was_cut_short_is_settled(client: MlflowClient, root: Pa
 
 def test_two_at_once_from_two_processes(client: MlflowClient, root: Path, capsys: Any) -> None:
     promote(capsys, "1", "--yes")
-    script = (
-        "import sys\nfrom pathlib import Path\nfrom llmsrec.registry import aliases\n"
-        "root, number = Path(sys.argv[1]), int(sys.argv[2])\n"
-        "before, after = {'previous': None, 'staging': 1}, {'previous': 1, 'staging': number}\n"
-        "made = aliases.decide('promote', number, 'staging', before, after, 2)\n"
-        "print('ready', flush=True)\nsys.stdin.readline()\n"
-        "aliases.carry_out(root, 'gated', {'staging': 1}, made, {}, {}, 'text')\n"
-    )
-    both = [
-        subprocess.Popen([sys.executable, "-c", script, str(root), number], stdin=-1, stdout=-1, stderr=-1, text=True)
-        for number in ("2", "3")
-    ]
-    for one in both:
-        assert one.stdout and one.stdout.readline() == "ready\n"
-    for one in both:
-        assert one.stdin
-        one.stdin.write("go\n")
-        one.stdin.flush()
-    errors = [one.communicate(timeout=60)[1] for one in both]
-    assert sorted(one.returncode for one in both) == [0, 1]
-    winner, loser = (("2", "3"), errors[1]) if both[0].returncode == 0 else (("3", "2"), errors[0])
-    assert "made decision 2 at the same time" in loser
-    assert there(client) == {"staging": int(winner[0]), "previous": 1}
+    won, said = promote_at_once({2: root, 3: root})
+    assert "made decision 2 at the same time" in said
+    assert there(client) == {"staging": won, "previous": 1}
 
 
 def test_a_bundle_answers_in_a_fresh_process(tiny: Any, tmp_path: Path) -> None:

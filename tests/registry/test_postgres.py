@@ -1,0 +1,201 @@
+"""The registry of a team: PostgreSQL behind a real MLflow server that also keeps the files; all goes over HTTP."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from llmsrec import cli
+from llmsrec.registry import aliases, promotion, tracking
+from llmsrec.serving.recommender import Recommender
+from llmsrec.serving.schema import parse
+from tests.registry.made import promote_at_once, quick_smoke, register_gated, write_params
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """The URI of a new PostgreSQL's database."""
+    folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin")), *map(Path, os.get_exec_path())]
+    tools = next((folder for folder in folders if (folder / "initdb").exists()), None)
+    if tools is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    user = "postgres" if os.getuid() == 0 else None  # it refuses to run as root; Debian's package makes this user
+    home = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
+    if user:
+        shutil.chown(home, user, user)
+
+    def run(tool: str, *arguments: str) -> None:
+        command = [str(tools / tool), "-D", str(home / "data"), *arguments]
+        with (home / "log").open("a") as log:
+            done = subprocess.run(command, user=user, group=user, cwd=home, stdout=log, stderr=log, check=False)
+        assert done.returncode == 0, (home / "log").read_text()
+
+    port = free_port()
+    run("initdb", "-U", "mlflow", "-A", "trust", "-E", "UTF8", "--no-sync")
+    run("pg_ctl", "-w", "start", "-o", f"-F -h 127.0.0.1 -p {port} -k {home}")
+    yield f"postgresql+psycopg://mlflow@127.0.0.1:{port}/postgres"
+    run("pg_ctl", "-m", "immediate", "stop")
+    shutil.rmtree(home)
+
+
+class Server:
+    """`mlflow server`, which can be killed and started again."""
+
+    def __init__(self, database: str, files: Path) -> None:
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._command = [
+            *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"),
+            *("--port", str(self.port), "--backend-store-uri", database, "--artifacts-destination", str(files)),
+        ]
+        self._log = files.parent / "server.log"
+        self.start()
+
+    def start(self) -> None:
+        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env={**os.environ, **quiet}, start_new_session=True
+            )
+        for _ in range(600):
+            assert self._process.poll() is None, self._log.read_text()[-3000:]
+            try:
+                if requests.get(f"{self.uri}/health", timeout=5).ok:
+                    return
+            except requests.ConnectionError:
+                time.sleep(0.1)
+        raise AssertionError(self._log.read_text()[-3000:])
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, 9)  # and its workers; it began a session of its own
+            self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tiny: Any, postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With `gated` versions 1 and 2, each better than the one before, and the worse 3, registered over HTTP."""
+    found = Server(postgres, tmp_path_factory.mktemp("server") / "files")
+    root = tmp_path_factory.mktemp("trainer")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", found.uri)
+        with tracking.connected(root) as client:
+            for number, (better, order) in enumerate([(2, True), (4, True), (-4, False)], start=1):
+                register_gated(client, root, tmp_path_factory.mktemp("made"), tiny, number, better, order)
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+def root(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository that has trained nothing and knows the server's address alone."""
+    write_params(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    return tmp_path
+
+
+@pytest.fixture
+def client(server: Server) -> MlflowClient:
+    return MlflowClient(server.uri)
+
+
+def run(capsys: Any, *arguments: str, fails: bool = False) -> str:
+    assert cli.main(arguments) == int(fails), capsys.readouterr()
+    captured = capsys.readouterr()
+    if fails:
+        assert captured.err.count("\n") == 1 and "Traceback" not in captured.err
+    return captured.err if fails else captured.out
+
+
+def promote(capsys: Any, version: str, fails: bool = False) -> str:
+    return run(capsys, "promote", version, "--to", "staging", "--yes", fails=fails)
+
+
+def test_a_versions_life_over_http(
+    root: Path, client: MlflowClient, tiny: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "smoke", quick_smoke)  # a busy machine's latency decides nothing here
+        promote(capsys, "1")
+        promote(capsys, "2")
+        assert "rule 4 (quality)" in promote(capsys, "3", fails=True)
+    assert aliases.read(client, "gated") == {"staging": 2, "previous": 1}
+    assert client.get_model_version("gated", "2").tags["validation"] == "passed"
+    assert "staging is version 1 again" in run(capsys, "rollback", "staging", "--reason", "test")
+    assert aliases.read(client, "gated") == {"staging": 1}
+    lines = run(capsys, "history").splitlines()
+    assert [line.split()[2] for line in lines] == ["promote", "promote", "rollback"]
+    assert "minus that of version 1 in staging" in run(capsys, "history", "2")
+    assert not (root / "mlruns/mlflow.db").exists()
+
+    bundle = tracking.bundle_of("models:/gated@staging", root)
+    asked = parse([{"history": [{"parent_asin": "B3", "timestamp": 0}], "k": 3, "tower": "cf"}])
+    assert Recommender.load(bundle).recommend(asked) == Recommender.load(tiny.bundle).recommend(asked)
+
+
+def test_two_machines_at_once(
+    root: Path, client: MlflowClient, tmp_path_factory: pytest.TempPathFactory, forgotten: None, capsys: Any
+) -> None:
+    """No file is shared between the two, so no lock: the database decides."""
+    promote(capsys, "1")
+    won, said = promote_at_once({2: root, 3: tmp_path_factory.mktemp("second")})
+    assert "made decision 2 at the same time" in said
+    assert aliases.read(client, "gated") == {"staging": won, "previous": 1}
+    assert run(capsys, "history").count(" done ") == 2
+
+
+def test_a_server_that_dies_in_the_middle(
+    root: Path, server: Server, client: MlflowClient, forgotten: None, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    promote(capsys, "1")
+    move = aliases._move
+
+    def die_first(*arguments: Any) -> None:
+        server.kill()
+        move(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(aliases, "_move", die_first)
+        said = promote(capsys, "2", fails=True)
+    assert "MLflow failed in the middle" in said and "decision 2 is unfinished" in said
+    assert f"MLflow at {server.uri} refused" in promote(capsys, "2", fails=True), "it is down"
+
+    server.start()
+    assert aliases.read(client, "gated") == {"staging": 1}
+    assert " unfinished " in run(capsys, "history").splitlines()[-1]
+    monkeypatch.setattr(aliases, "ABANDONED", timedelta(0))
+    promote(capsys, "2")
+    assert aliases.read(client, "gated") == {"staging": 2, "previous": 1}
+    assert [line.split()[7] for line in run(capsys, "history").splitlines()] == ["done", "undone", "done"]
+
+
+@pytest.fixture
+def forgotten(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No alias and no decision, and a quick smoke load."""
+    from llmsrec.registry import history
+
+    monkeypatch.setattr(promotion, "smoke", quick_smoke)
+    for alias in aliases.read(client, "gated"):
+        client.delete_registered_model_alias("gated", alias)
+    ledger = history.ledger(client, "gated")
+    if ledger:
+        client.delete_run(ledger.run_id)
