@@ -13,6 +13,7 @@ export PYTHONUNBUFFERED := 1
 
 repro: setup
 	dvc repro
+	llmsrec registered || dvc repro -f -s register
 	llmsrec summary
 
 tune: setup

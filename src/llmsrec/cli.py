@@ -106,6 +106,11 @@ def parser() -> argparse.ArgumentParser:
     part.add_argument("--yes", action="store_true", help="do not ask")
 
     _add(
+        commands, "registered", registered, "check that the registry has what metrics/registered.json names",
+        "dvc pull && llmsrec registered || dvc repro -f -s register",
+    )  # fmt: skip
+
+    _add(
         commands, "summary", summary, "show the metrics and the registered version of this repository's last run",
         "dvc repro && llmsrec summary",
     )  # fmt: skip
@@ -212,6 +217,14 @@ def tune_apply(options: argparse.Namespace) -> None:
     if options.yes or input("Write this to params.yaml? [y/N] ").strip().lower() in ("y", "yes"):
         command.apply(text)
         print("written; `dvc repro` trains with it")
+
+
+def registered(options: argparse.Namespace) -> None:
+    """Succeed if nothing is missing."""
+    from llmsrec.registry import tracking
+
+    told = tracking.require_registered(_root(), Path("metrics/registered.json"))
+    print(f"{told['name']} version {told['version']} is registered; run {told['run_id']}")
 
 
 def summary(options: argparse.Namespace) -> None:

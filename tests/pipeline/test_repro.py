@@ -65,6 +65,30 @@ def test_a_second_repro_changes_nothing(clone: Any, first: str) -> None:
     assert (len(runs(clone)), len(client(clone).search_model_versions("name='llm-srec'"))) == before
 
 
+def test_a_clone_elsewhere_runs_nothing_and_registers_from_the_files(clone: Any, first: str, tmp_path: Path) -> None:
+    clone.run("dvc", "remote", "add", "-d", "store", str(tmp_path / "store"))
+    clone.run("git", "commit", "-qam", "a remote")
+    clone.run("dvc", "push", "-q")
+    clone.run("git", "clone", "-q", str(clone.folder), str(tmp_path / "elsewhere"))
+    other = type(clone)(tmp_path / "elsewhere")
+    other.run("dvc", "pull", "-q")
+    said = other.run("llmsrec", "recommend", "--tower", "cf", fails=True)
+    assert "no registry at" in said and "`dvc repro -f -s register`" in said and said.count("\n") == 1
+
+    output = other.run("make", "-o", "setup", "repro")  # what is installed here will do
+    assert other.stages_run(output) == ["register"], "and `dvc repro` before it ran nothing"
+    (here,), (there,) = runs(clone), runs(other)
+    assert there.data.params == here.data.params and there.data.metrics == here.data.metrics
+    assert there.data.tags["llmsrec.digest"] == here.data.tags["llmsrec.digest"]
+    assert client(other).get_model_version_by_alias("llm-srec", "candidate").run_id == there.info.run_id
+    assert other.run("git", "diff", "HEAD", "--name-only").split() == ["dvc.lock", "metrics/registered.json"]
+    assert other.stages_run(other.run("make", "-o", "setup", "repro")) == []
+
+    client(other).delete_model_version("llm-srec", "1")
+    said = other.run("llmsrec", "registered", fails=True)
+    assert "llm-srec version 1" in said and "`dvc repro -f -s register`" in said and said.count("\n") == 1
+
+
 def test_an_ablation_re_runs_llm_srec_and_later_only(clone: Any, first: str) -> None:
     output = clone.run("dvc", "exp", "run", "-S", "model.uniform=false")
     assert clone.stages_run(output) == ["llm_srec", "evaluate", "export", "register"]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -27,6 +28,8 @@ from llmsrec.files import read_json
 from llmsrec.registry.record import Record, check, metrics
 
 DIGEST, BUNDLE = "llmsrec.digest", "bundle_sha256"
+# `dvc repro` looks at files alone: in a clone it runs nothing, however empty the registry is.
+REMEDY = "`dvc repro` makes what is missing, and where it runs nothing `dvc repro -f -s register` does, from the files"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens with its pages for prompts and traces
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # what a tracking server takes at once
 FINISHED = RunStatus.to_string(RunStatus.FINISHED)
@@ -201,7 +204,38 @@ def require(root: Path) -> None:
     """Raise DataError where there is no registry: MLflow would take seconds to make an empty one."""
     own = root / "mlruns/mlflow.db"
     if tracking_uri(root) == _own(root) and not own.exists():
-        raise DataError(f"no registry at {own}; run `dvc repro` first, or set MLFLOW_TRACKING_URI.")
+        raise DataError(f"no registry at {own}; {REMEDY}, or set MLFLOW_TRACKING_URI.")
+
+
+def require_registered(root: Path, path: Path) -> dict[str, Any]:
+    """What metrics/registered.json, at `path`, says: {name, version, run_id, bundle_sha256}.
+
+    It is in git and the registry is not, so after a clone the registry may not have what it names.
+
+    Raises:
+        DataError: the registry has no such version and run, or another bundle under that number.
+    """
+    told: dict[str, Any] = read_json(path)
+    require(root)
+    with session(root, "Run the command again") as client:
+        if not _holds(client, told):
+            raise DataError(
+                f"{told['name']} version {told['version']} (run {told['run_id']}), which {path} names, is not in the "
+                f"registry at {client.tracking_uri}; {REMEDY}."
+            )
+    return told
+
+
+def _holds(client: MlflowClient, told: dict[str, Any]) -> bool:
+    try:
+        version = client.get_model_version(told["name"], str(told["version"]))
+        run = client.get_run(told["run_id"])
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    same = version.tags.get(BUNDLE) == told["bundle_sha256"]
+    return same and run.info.lifecycle_stage == "active"
 
 
 def bundle_of(uri: str, root: Path) -> Path:
@@ -217,6 +251,6 @@ def bundle_of(uri: str, root: Path) -> Path:
         except MlflowException as error:
             raise DataError(
                 f"{uri} cannot be had from {client.tracking_uri}: {str(error).splitlines()[0].rstrip('.')}. "
-                "`llmsrec summary` names the version that was registered last."
+                f"`llmsrec summary` names the version that was registered last; if that is it, {REMEDY}."
             ) from error
     return Path(folder) / "artifacts/bundle"
