@@ -136,7 +136,7 @@ def add_lora(backbone: Backbone, rank: int, seed: int) -> Backbone:
 
 def checkpoint_layers(model: nn.Module) -> None:
     """Have each layer keep its input for the backward pass and compute the rest again there: the same values and
-    gradients from far less memory, for about a third more time (docs/scaling.md).
+    gradients from far less memory, for more time (docs/scaling.md).
 
     transformers' own switch needs training mode, and drops the keys and values that a pass goes on from; here such a
     pass, a few positions long, is left as it is.
