@@ -43,6 +43,7 @@ def run(wanted: list[ablation.Experiment], jobs: int) -> None:
     tried: set[str] = set()
     missing: list[ablation.Experiment] = []
     while True:
+        status = dvc("queue", "status")  # first: what a worker made that is gone now is there
         there = revisions.experiments_here(Path())
         left = [one for one in wanted if one.name not in there]
         if left != missing:
@@ -50,7 +51,6 @@ def run(wanted: list[ablation.Experiment], jobs: int) -> None:
         missing = left
         if not missing:
             return
-        status = dvc("queue", "status")
         if re.search(r"Worker status: 0 active, 0 idle", status):  # so what it calls running was killed
             queued = {one.name for one in missing if re.search(rf"\s{one.name}\s.*Queued", status)}
             failed = [one.name for one in missing if one.name in tried - queued]
