@@ -1,5 +1,6 @@
 # make repro  set up, then raw reviews -> a registered model version, on the built-in sample
 # make tune   set up, then a study of better parameters around the model that `make repro` made
+# make screenshots  set up, then pictures of the MLflow pages for docs/, of the runs A and B (docs/registry.md)
 # make bench  set up, then the engine's benchmarks on the raw files in FILES (docs/performance.md)
 # make ablation   set up, then the paper's Table 7 through DVC's queue -> reports/ablation.md; SEEDS="0 1 2" for three
 # make test   set up, then lint, type checks and tests
@@ -9,7 +10,7 @@ SETUP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup repro tune bench ablation test lint clean
+.PHONY: setup repro tune bench ablation screenshots test lint clean
 
 repro: setup
 	dvc repro
@@ -27,6 +28,9 @@ bench: setup
 
 ablation: setup
 	python -m stages.ablation --seeds $(or $(SEEDS),0)
+
+screenshots: setup
+	python -m docs.screenshots $(or $(A),1) $(or $(B),2)
 
 test: setup lint
 	pytest -n 2 --dist loadfile
