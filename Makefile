@@ -10,7 +10,7 @@ SETUP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup repro tune bench ablation screenshots test lint clean
+.PHONY: setup repro tune bench ablation screenshots test lint
 
 repro: setup
 	dvc repro
