@@ -79,6 +79,6 @@ def tables(root: Path, wanted: list[Experiment]) -> list[Table]:
 
 def _name(client: MlflowClient, side: compare.Side) -> None:
     """Where all stages were cached, the run is of an earlier `dvc repro`, and knows of no experiment."""
-    if EXPERIMENT not in client.get_run(side.found.run_id).data.tags:
+    if not client.get_run(side.found.run_id).data.tags.get(EXPERIMENT):
         client.set_tag(side.found.run_id, EXPERIMENT, side.found.name)
         client.update_run(side.found.run_id, name=f"{side.title} ({side.found.name})")

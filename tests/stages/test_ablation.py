@@ -1,0 +1,73 @@
+"""stages/ablation.py with DVC's real queue, on a stage that takes no time."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from llmsrec.errors import DataError
+from llmsrec.registry import ablation as experiments
+from llmsrec.registry import revisions
+from stages import ablation
+
+DVC_YAML = """\
+stages:
+  register:
+    cmd: python register.py
+    params: [model, split, train]
+    outs:
+      - metrics/registered.json:
+          cache: false
+"""
+REGISTER = """\
+import json, pathlib, yaml
+params = yaml.safe_load(open("params.yaml"))
+assert params["train"]["seed"] != 13, "unlucky"
+pathlib.Path("metrics").mkdir(exist_ok=True)
+pathlib.Path("metrics/registered.json").write_text(json.dumps(params))
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "dvc.yaml").write_text(DVC_YAML)
+    (tmp_path / "register.py").write_text(REGISTER)
+    (tmp_path / "params.yaml").write_text(
+        "model:\n  distill: true\n  uniform: true\nsplit:\n  shuffle_train: false\ntrain:\n  seed: 0\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        ("git", "init", "-q"),
+        ("git", "config", "user.name", "test"),
+        ("git", "config", "user.email", "test@example.org"),
+        ("dvc", "init", "-q"),
+        ("git", "add", "-A"),
+        ("git", "commit", "-qm", "one"),
+    ):
+        subprocess.run(command, check=True, capture_output=True)
+    monkeypatch.setattr(ablation, "LOOK_S", 2)
+    return tmp_path
+
+
+def test_what_is_missing_is_run_once_and_a_failure_is_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = experiments.experiments(["a", "c"], ["original"], [0])
+    ablation.dvc("exp", "run", "--queue", "--name", first[0].name, *first[0].overrides())  # of a run that was killed
+    ablation.run(first, jobs=1)
+    there = revisions.experiments_here(project)
+    assert set(there) == {one.name for one in first}
+    told = {
+        name: json.loads(revisions.show(project, commit, "metrics/registered.json") or "")
+        for name, commit in there.items()
+    }
+    assert told[first[0].name]["model"] == {"distill": False, "uniform": False}
+    assert told[first[1].name]["model"] == {"distill": True, "uniform": True}
+
+    capsys.readouterr()
+    ablation.run(first, jobs=1)
+    assert revisions.experiments_here(project) == there
+    assert capsys.readouterr().out == ""
+    assert ablation.dvc("queue", "status").count("table7-") == 2
+
+    with pytest.raises(DataError, match=r"table7-c-original-s13 failed; `dvc queue logs table7-c-original-s13`"):
+        ablation.run(experiments.experiments(["c"], ["original"], [13]), jobs=1)
