@@ -187,6 +187,7 @@ def _log_model(run_id: str, bundle: Path, digest: str) -> str:
     package = bundle / "code/llmsrec"
     asins = pl.read_parquet(bundle / "items.parquet")["parent_asin"].head(2)
     history = [{"parent_asin": asin, "timestamp": 1_391_040_000_000} for asin in asins]
+    tower = "cf" if read_json(bundle / "config.json")["distilled"] else "llm"
     with mlflow.start_run(run_id=run_id):
         info = mlflow.pyfunc.log_model(
             name="bundle",
@@ -194,7 +195,7 @@ def _log_model(run_id: str, bundle: Path, digest: str) -> str:
             artifacts={"bundle": str(bundle)},
             code_paths=[str(package)],
             pip_requirements=[f"{name}=={installed(name).partition('+')[0]}" for name in SERVING],
-            input_example=[{"history": history, "k": 1, "tower": "cf"}],
+            input_example=[{"history": history, "k": 1, "tower": tower}],
             tags={BUNDLE: digest},
         )
     return info.model_id
