@@ -6,10 +6,12 @@ Everything here can be called again: what is already there is found by its diges
 import fcntl
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
@@ -184,11 +186,12 @@ def _logged_model(client: MlflowClient, experiment_id: str, run_id: str, digest:
 
 
 def _log_model(run_id: str, bundle: Path, digest: str) -> str:
-    package = bundle / "code/llmsrec"
     asins = pl.read_parquet(bundle / "items.parquet")["parent_asin"].head(2)
     history = [{"parent_asin": asin, "timestamp": 1_391_040_000_000} for asin in asins]
     tower = "cf" if read_json(bundle / "config.json")["distilled"] else "llm"
-    with mlflow.start_run(run_id=run_id):
+    with TemporaryDirectory() as elsewhere, mlflow.start_run(run_id=run_id):
+        # MLflow runs the code that it is given, and Python leaves bytecode beside it: not so in the bundle, DVC's out.
+        package = Path(shutil.copytree(bundle / "code/llmsrec", Path(elsewhere) / "llmsrec"))
         info = mlflow.pyfunc.log_model(
             name="bundle",
             python_model=str(package / "registry/pyfunc.py"),
