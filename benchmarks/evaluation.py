@@ -1,4 +1,4 @@
-"""Full and sampled ranks of 20,000 users x 12,000 items, beside a loop over users. Run by hand:
+"""Full and sampled ranks of 20,000 users x 12,000 items, beside a loop over users.
 
     python -m benchmarks.evaluation            # the size above, d 128
     python -m benchmarks.evaluation --users 5000 --items 3000
@@ -7,18 +7,12 @@ The loop scores one user at a time and is timed on its first users, then extrapo
 """
 
 import argparse
-import os
-import platform
-import resource
-import statistics
-import time
-from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
+from benchmarks import common
 from llmsrec.evaluation.ranks import rank
-
-REPEATS = 5
 
 
 def main() -> None:
@@ -27,24 +21,25 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=12_000)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--loop-users", type=int, default=1_000, help="users that the loop is timed on")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
     chosen = parser.parse_args()
     given = problem(chosen.users, chosen.items, chosen.dim)
     few = min(chosen.loop_users, chosen.users)
 
-    before = peak()
-    ours, found = timed(lambda: rank(**given))
-    after = peak()
-    loop, expected = timed(lambda: plain(few, **given))
-    loop = [seconds * chosen.users / few for seconds in loop]
+    before = common.peak()
+    figures = common.in_turn({"rank, s": lambda: common.timed(lambda: rank(**given))})
+    after = common.peak()
+    share = chosen.users / few
+    loop = common.in_turn({"loop": lambda: common.timed(lambda: plain(few, **given)) * share})["loop"]
+    figures[f"loop, from {few:,} users, s"] = loop
+    figures["loop / rank"] = common.ratios({**figures, "loop": loop}, "loop", "rank, s")
+    found, expected = rank(**given), plain(few, **given)
     same = np.mean([(found[protocol][:few] == expected[protocol]).mean() for protocol in expected])
 
-    print(f"{chosen.users:,} users x {chosen.items:,} items, d {chosen.dim}, full and uni99; {machine()}")
-    print(f"{'':<28}{'seconds':>9}{'min':>8}{'max':>8}{'users/s':>10}")
-    for name, seconds in (("rank", ours), (f"loop, from {few:,} users", loop)):
-        middle = statistics.median(seconds)
-        print(f"{name:<28}{middle:>9.2f}{min(seconds):>8.2f}{max(seconds):>8.2f}{chosen.users / middle:>10,.0f}")
-    print(f"median of {REPEATS}; the loop takes {statistics.median(loop) / statistics.median(ours):.1f} times as long")
+    print(f"{chosen.users:,} users x {chosen.items:,} items, d {chosen.dim}, full and uni99; {common.machine()}")
+    common.show(figures)
     print(f"equal ranks {same:.4%}; peak memory {after:,.0f} MB, of which the data {before:,.0f} MB")
+    common.write(chosen.json, {**figures, "peak MB": after})
 
 
 def problem(users: int, items: int, dim: int) -> dict[str, np.ndarray]:
@@ -82,25 +77,6 @@ def plain(
         eligible[[0, target]] = False
         full[user] = (scores[eligible] >= scores[target]).sum()
     return {"full": full, "uni99": sampled}
-
-
-def timed(call: Callable[[], dict[str, np.ndarray]]) -> tuple[list[float], dict[str, np.ndarray]]:
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        result = call()
-        seconds.append(time.perf_counter() - start)
-    return seconds, result
-
-
-def peak() -> float:
-    """The process's largest resident size so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
-
-
-def machine() -> str:
-    threads = os.environ.get("OMP_NUM_THREADS", "all")
-    return f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads, numpy {np.__version__}"
 
 
 if __name__ == "__main__":

@@ -1,35 +1,26 @@
-"""SASRec's training speed, beside the plain form and beside the machine's matrix products. Run by hand:
+"""SASRec's training speed, beside the plain form and beside the machine's matrix products.
 
-    python -m benchmarks.sasrec data                    # a folder with filtered/ and split/, as the pipeline writes it
-    python -m benchmarks.sasrec data --json sasrec.json
+    python -m benchmarks.sasrec --files ../shared/data
 
 Binary cross-entropy: targets a second of `train_epoch`, beside a loop that samples user by user with numpy and pads
 every row to 50; its model has the same shape, put together from torch's own modules. Full cross-entropy: the
-floating-point operations that the formulas need, a second, beside a large product's. All in turn, `REPEATS` times.
+floating-point operations that the formulas need, a second, beside a large product's. All take turns.
 """
 
-import argparse
-import json
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import common
 from llmsrec import params
 from llmsrec.data.sequences import Sequences
 from llmsrec.models import sequence_losses
 from llmsrec.models.sasrec import SASRec
 from llmsrec.training.sasrec import BETAS, POOL, train_epoch
 
-REPEATS = 5
 PLAIN_BATCHES = 8
 SETTINGS = {
     "dim": 64, "blocks": 2, "heads": 1, "max_length": 50, "dropout": 0.2, "negatives": 1, "gbce_t": 0.0,
@@ -38,23 +29,15 @@ SETTINGS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder with filtered/interactions.parquet and split/train.parquet")
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
-    chosen = parser.parse_args()
-    train = Sequences.read(chosen.data / "split/train.parquet")
-    items = int(Sequences.read(chosen.data / "filtered/interactions.parquet").items.max())
-    figures = measure(train, items)
-
-    print(f"{train.users:,} users, {items:,} items, {len(train.items):,} events; {machine()}; median of {REPEATS}")
-    print(f"{'':<44}{'median':>10}{'min':>10}{'max':>10}")
-    for name, values in figures.items():
-        print(f"{name:<44}{statistics.median(values):>10,.2f}{min(values):>10,.2f}{max(values):>10,.2f}")
-    if chosen.json:
-        chosen.json.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=2) + "\n")
+    chosen = common.arguments(__doc__).parse_args()
+    print(common.machine(), flush=True)
+    with common.data(chosen) as folder:
+        figures = measure(common.interactions(folder).drop_last(2), len(common.titles(folder)))
+    common.show(figures)
+    common.write(chosen.json, figures)
 
 
-def measure(train: Sequences, items: int) -> dict[str, list[float]]:
+def measure(train: Sequences, items: int) -> common.Figures:
     """Each figure's values, one a repetition; a ratio is of two timings that follow each other."""
     bce, ce = (params.SASRec(**SETTINGS, loss=loss) for loss in ("bce", "ce"))
     table = train.last(bce.max_length + 1)
@@ -66,29 +49,32 @@ def measure(train: Sequences, items: int) -> dict[str, list[float]]:
     plain = Plain(items, bce)
     assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in models[0][0].parameters())
     adam = torch.optim.Adam(plain.parameters(), lr=bce.lr)
-    figures: dict[str, list[float]] = {}
-    for epoch in range(REPEATS + 1):
-        plain_rate = targets(table[few]) / timed(partial(plain_steps, plain, adam, histories, items, bce, rng))
-        ours_rate = targets(table[sample]) / timed(partial(train_epoch, *models[0], table, sample, bce, epoch))
-        product = matrix_rate()
-        seconds = timed(partial(train_epoch, *models[1], table, sample, ce, epoch))
-        step = needed(table[sample], items, ce) / seconds / 1e9
-        alone = loss_rate(items, ce.dim)
-        if epoch == 0:
-            continue  # warm-up
-        for name, value in {
-            "BCE, plain, targets/s": plain_rate,
-            "BCE, ours, targets/s": ours_rate,
-            "BCE, ours / plain": ours_rate / plain_rate,
-            "large fp32 product, GFlop/s": product,
-            "full CE, whole step, targets/s": targets(table[sample]) / seconds,
-            "full CE, whole step, needed GFlop/s": step,
-            "full CE, whole step, % of the product": 100 * step / product,
-            "full CE, loss and gradients, needed GFlop/s": alone,
-            "full CE, loss and gradients, % of the product": 100 * alone / product,
-        }.items():
-            figures.setdefault(name, []).append(value)
-    return figures
+    count, few_count = targets(table[sample]), targets(table[few])
+
+    def plainly() -> float:
+        return few_count / common.timed(lambda: plain_steps(plain, adam, histories, items, bce, rng))
+
+    def ours(number: int, settings: params.SASRec) -> float:
+        return count / common.timed(partial(train_epoch, *models[number], table, sample, settings, 0))
+
+    product, whole, alone = "large fp32 product, GFlop/s", "full CE, whole step", "full CE, loss and gradients"
+    found = common.in_turn(
+        {
+            "BCE, plain, targets/s": plainly,
+            "BCE, ours, targets/s": lambda: ours(0, bce),
+            product: common.matrix_rate,
+            f"{whole}, targets/s": lambda: ours(1, ce),
+            f"{alone}, needed GFlop/s": lambda: loss_rate(items, ce.dim),
+        }
+    )
+    found["BCE, ours / plain"] = common.ratios(found, "BCE, ours, targets/s", "BCE, plain, targets/s")
+    each = needed(table[sample], items, ce) / count / 1e9
+    found[f"{whole}, needed GFlop/s"] = [each * rate for rate in found[f"{whole}, targets/s"]]
+    for part in (whole, alone):
+        found[f"{part}, % of the product"] = [
+            100 * rate for rate in common.ratios(found, f"{part}, needed GFlop/s", product)
+        ]
+    return found
 
 
 def build(items: int, settings: params.SASRec) -> tuple[SASRec, torch.optim.Optimizer]:
@@ -170,24 +156,8 @@ def loss_rate(items: int, dim: int) -> float:
     """Needed GFlop/s of the full cross-entropy alone, with both gradients, on as many positions as a batch has."""
     users, table = torch.randn(768, dim, requires_grad=True), torch.randn(items + 1, dim, requires_grad=True)
     chosen = torch.randint(1, items + 1, (768,))
-    seconds = timed(lambda: sequence_losses.cross_entropy(users, chosen, table).backward())
+    seconds = common.timed(lambda: sequence_losses.cross_entropy(users, chosen, table).backward())
     return 6 * 768 * items * dim / seconds / 1e9
-
-
-def matrix_rate(size: int = 2048) -> float:
-    """GFlop/s of a large fp32 product."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / timed(lambda: left @ right) / 1e9
-
-
-def timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def machine() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 if __name__ == "__main__":
