@@ -1,0 +1,128 @@
+"""What `train.targets` and `model.negatives` do to quality, given the same time to train.
+
+    python -m benchmarks.equal_time . --seconds 120      # a repository in which `dvc repro llm_srec` is done
+
+Each variant trains as the stage llm_srec does, for as many epochs as fit the given processor time (its steps are timed
+first) and with `CHECKS` checks, so that the learning rate falls alike. Its best check is then evaluated on the valid
+items of all users; test is not looked at. Checks are not part of the time.
+"""
+
+import argparse
+import itertools
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import common
+from llmsrec import params as parameters
+from llmsrec.data.sequences import Sequences
+from llmsrec.models import llm_srec
+from llmsrec.models.llm_srec import LLMSRec
+from llmsrec.params import Params
+from llmsrec.training.llm_srec import Validation, schedule, step_losses, train, training_samples
+from llmsrec.tuning.trials import BACKBONE, CANDIDATES, INTERACTIONS, ITEMS, SASREC, TRAIN
+
+VARIANTS = (("last", "own"), ("last", "shared"), ("all", "own"), ("all", "shared"), ("all", "in_batch"))
+CHECKS = 40
+TIMED = 20  # steps
+
+
+def main() -> None:
+    options = arguments()
+    report = options.json and options.json.resolve()
+    os.chdir(options.repository)
+    print(common.machine(), flush=True)
+    params = parameters.load(Path("params.yaml"))
+    sequences = Sequences.read(TRAIN)
+    found: dict[str, common.Figures] = {}
+    for (targets, negatives), seed in itertools.product(VARIANTS, options.seeds):
+        name = f"{targets}, {negatives}"
+        print(f"\n{name}, seed {seed}", flush=True)
+        for metric, value in measure(variant(params, targets, negatives, seed), sequences, options.seconds).items():
+            found.setdefault(name, {}).setdefault(metric, []).append(value)
+    print(table(found))
+    common.write(report, found)
+
+
+def variant(params: Params, targets: str, negatives: str, seed: int) -> Params:
+    model = params.model.model_copy(update={"negatives": negatives})
+    return params.model_copy(
+        update={"model": model, "train": params.train.model_copy(update={"targets": targets, "seed": seed})}
+    )
+
+
+def measure(params: Params, sequences: Sequences, seconds: float) -> dict[str, float]:
+    """Epochs that fit the time, targets and steps of them, and the best check's scores on all users' valid items."""
+    epoch_seconds = time_epoch(build(params), sequences, params)
+    epochs = max(1, round(seconds / epoch_seconds))
+    update = {"epochs": epochs, "evaluations_per_epoch": max(1, round(CHECKS / epochs)), "patience": CHECKS}
+    settings = params.train.model_copy(update=update)
+    model, validation = build(params), validation_of(params, params.evaluate.validation_users)
+    model.item_vectors()  # the first time fills the cache
+    with tempfile.TemporaryDirectory() as resume:
+        curve = train(model, sequences, validation, params.model, settings, Path(resume))
+    samples, _ = training_samples(model, sequences, settings)
+    scores = validation_of(params, len(validation.histories.lengths())).scores(model)
+    return {
+        "epochs": epochs,
+        "s an epoch": epoch_seconds,
+        "targets": epochs * len(samples.targets(np.arange(len(samples.users)))[0]),
+        "steps": curve[-1]["step"],
+        "valid/uni99/ndcg_10": scores["valid/uni99/ndcg_10"],
+        "valid/full/ndcg_10": scores["valid/full/ndcg_10"],
+    }
+
+
+def build(params: Params) -> LLMSRec:
+    loading = params.backbone.model_dump(include={"dtype", "quantization", "lora_rank"})
+    return llm_srec.build(BACKBONE, SASREC, ITEMS, params.model.model_dump(), loading, params.train.seed)
+
+
+def validation_of(params: Params, users: int) -> Validation:
+    return Validation.read(INTERACTIONS, CANDIDATES, users, params.train.seed)
+
+
+def time_epoch(model: LLMSRec, sequences: Sequences, params: Params) -> float:
+    """Processor seconds of an epoch's steps, from some of them."""
+    model.item_vectors()
+    samples, lengths = training_samples(model, sequences, params.train)
+    model.train()
+    began = time.process_time()
+    for _, rows, rng, _ in itertools.islice(schedule(lengths, params.train), TIMED):
+        model.zero_grad(set_to_none=True)
+        torch.stack(list(step_losses(model, samples, rows, params.model, rng).values())).sum().backward()
+    return (time.process_time() - began) / TIMED * len(lengths) / params.train.batch_size
+
+
+def table(found: dict[str, common.Figures]) -> str:
+    """Markdown: a row for each variant, the mean over the seeds, and the range of what the seeds change."""
+    metrics = list(next(iter(found.values())))
+    lines = ["", f"| targets, negatives | {' | '.join(metrics)} |", "|" + "---|" * (len(metrics) + 1)]
+    for name, values in found.items():
+        cells = [cell(metric, values[metric]) for metric in metrics]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(metric: str, values: list[float]) -> str:
+    if not metric.startswith("valid/"):
+        return f"{np.mean(values):,.1f}" if metric == "s an epoch" else f"{np.mean(values):,.0f}"
+    spread = f" ({min(values):.4f}-{max(values):.4f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread}"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("repository", type=Path, help="folder with params.yaml, data/ and models/")
+    parser.add_argument("--seconds", type=float, default=120, help="of processor time for the steps of each training")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="values of train.seed")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
