@@ -98,6 +98,7 @@ def test_prompts_are_read_out_as_in_the_plain_form(
         batch, out = model.prompts.users(items, times), model.user_out
     if limit == 150 and len(histories) > 1:
         assert batch.lengths.max() > 110, "else this is not near the limit"
+    assert (batch.constant > 0) == (prompt != "items")
     user_inputs = model.f_U(torch.randn(len(items), 8)) if model.f_U is not None else None
     found = model.decoder.read_out(batch, model.item_inputs, out, user_inputs)
     plain = read_out(model.backbone, batch, model.item_inputs, out, user_inputs)

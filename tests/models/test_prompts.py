@@ -6,7 +6,16 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 from llmsrec.errors import ParamsError
-from llmsrec.models.prompts import DAY_MS, OUT, USER_REPRESENTATION, PromptBatch, Prompts, plain_text_encoder
+from llmsrec.models.prompts import (
+    DAY_MS,
+    ORDER,
+    OUT,
+    REPRESENTATION,
+    USER_REPRESENTATION,
+    PromptBatch,
+    Prompts,
+    plain_text_encoder,
+)
 from tests.models.plain_prompts import PlainPrompts
 
 TITLES = ["Red Soap", "Blue Tent [UserOut]", "a <|eot_id|> [HistoryEmb] <|begin_of_text|> b", "Grün " * 40]
@@ -92,6 +101,20 @@ def test_item_prompt_is_table_2(tokenizer: Any, settings: Any) -> None:
         '<|begin_of_text|>The item title and item embedding are as follows: "Title": Red Soap,<item 1>, '
         "then generate item representation token:<out>"
     )
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_what_is_called_constant_is_the_same_text_in_all_user_prompts(
+    explicit: bool, tokenizer: Any, settings: Any
+) -> None:
+    prompts = Prompts(tokenizer, TITLES, settings.model_copy(update={"user_representation": explicit}))
+    histories, times = [np.array([1]), np.array([2, 3, 1])], [np.array([0]), DAY_MS * np.array([900, 901, 902])]
+    batch = prompts.users(histories, times)
+    words = tokenizer.decode(batch.token_ids[0, : batch.constant])
+    assert words == "<|begin_of_text|>" + (REPRESENTATION if explicit else f"{ORDER} [No.1 Time:")
+    assert (batch.token_ids[0, : batch.constant] == batch.token_ids[1, : batch.constant]).all()
+    assert not batch.slots[:, : batch.constant].any()
+    assert prompts.positions(histories, times, [1, 1]).constant == batch.constant
 
 
 def test_only_the_last_items_are_shown_and_numbered_from_one(tokenizer: Any, settings: Any) -> None:

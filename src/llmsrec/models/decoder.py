@@ -5,6 +5,7 @@ The values and gradients are those of the model's own forward pass. What is left
 - the last layer but for keys and values, at positions that are not read out: its queries, feed-forward layer and norm;
 - the first layer's projections of text, forward and backward, but once for each distinct token of a batch: what goes
   into them is a constant (the rotary positions come after them);
+- what all user prompts begin with: its keys and values are kept;
 - the padding mask: padding is on the right, where a causal model does not look, so attention skips half of the square.
 """
 
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
 
 from llmsrec.models.prompts import OUT, PromptBatch
 from llmsrec.models.readout import ItemInputs, branched, embed
@@ -31,6 +33,7 @@ class Decoder:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.layers: list[Any] = list(model.layers)
+        self._constants: dict[tuple[int, ...], list[Tensor]] = {}  # token ids -> keys and values of each layer in turn
 
     @classmethod
     def of(cls, model: Any) -> "Decoder | None":
@@ -55,15 +58,34 @@ class Decoder:
         self, prompts: PromptBatch, item_inputs: ItemInputs, out: Tensor, user_inputs: Tensor | None = None
     ) -> Tensor:
         """As `readout.read_out`."""
+        size = prompts.constant
+        begun = self._begin(prompts.token_ids[0, :size])
         inputs, slots = embed(self.model, prompts, item_inputs, out, user_inputs)
+        inputs, slots = inputs[:, size:], slots[:, size:]
         rows, columns = np.nonzero(prompts.slots == OUT)
         number = np.arange(len(rows)) - np.searchsorted(rows, rows)
         read = np.zeros((len(prompts.slots), number.max() + 1), dtype=np.int64)
-        read[rows, number] = columns
-        options: dict[str, Any] = {} if prompts.branches is None else branched(prompts, inputs.dtype, inputs.device)
-        first = self._project_first(inputs, slots, torch.from_numpy(prompts.token_ids).to(inputs.device))
-        hidden = self(inputs, torch.from_numpy(read).to(inputs.device), first=first, **options)
+        read[rows, number] = columns - size
+        positions = torch.arange(size, prompts.slots.shape[1], device=inputs.device)[None]
+        options: dict[str, Any] = {"position_ids": positions}
+        if prompts.branches is not None:
+            mask, positions = branched(prompts, inputs.dtype, inputs.device).values()
+            options = {"attention_mask": mask[:, :, size:], "position_ids": positions[:, size:]}
+        first = self._project_first(inputs, slots, torch.from_numpy(prompts.token_ids[:, size:]).to(inputs.device))
+        past = [part.expand(len(inputs), -1, -1, -1) for part in begun] if begun else None
+        hidden = self(inputs, torch.from_numpy(read).to(inputs.device), past=past, first=first, **options)
         return hidden[torch.from_numpy(rows), torch.from_numpy(number)]
+
+    @torch.no_grad()
+    def _begin(self, token_ids: np.ndarray) -> list[Tensor]:
+        """Keys and values `[1, heads, P, d_head]` of each layer in turn, of what all prompts begin with."""
+        key = tuple(token_ids.tolist())
+        if key and key not in self._constants:
+            cache: Any = DynamicCache(config=self.model.config)
+            ids = torch.tensor([key], device=self.model.get_input_embeddings().weight.device)
+            self.model(input_ids=ids, past_key_values=cache)
+            self._constants[key] = [part for layer in cache.layers for part in (layer.keys, layer.values)]
+        return self._constants.get(key, [])
 
     def __call__(
         self,
@@ -80,9 +102,9 @@ class Decoder:
             inputs: `[B, L, d_llm]`.
             read: `[B, R]` positions.
             attention_mask: `[B, 1, L, P + L]`, added to attention scores; plainly causal if None.
-            position_ids: `[B, L]`; 0, 1, ... if None.
-            past: keys and values `[B, heads, P, d_head]` of each layer in turn, of what comes before `inputs`; needs a
-                mask.
+            position_ids: `[B or 1, L]`; 0, 1, ... if None.
+            past: keys and values `[B, heads, P, d_head]` of each layer in turn, of what comes before `inputs`; all `P`
+                of every row are seen if there is no mask.
             first: the first layer's projections of `inputs`, if they are known.
 
         Returns:
@@ -95,8 +117,8 @@ class Decoder:
         for number, layer in enumerate(self.layers):
             earlier = None if past is None else past[2 * number : 2 * number + 2]
             projected = first if number == 0 else None
-            if number < last and past is None and getattr(layer, "gradient_checkpointing", False):
-                arguments = (layer, hidden, projected, rotary, attention_mask, None)
+            if number < last and getattr(layer, "gradient_checkpointing", False):
+                arguments = (layer, hidden, projected, rotary, attention_mask, earlier)
                 hidden = checkpoint(self._layer, *arguments, use_reentrant=False)
             elif number < last:
                 hidden = self._layer(layer, hidden, projected, rotary, attention_mask, earlier)
@@ -138,7 +160,8 @@ class Decoder:
             query, key, value = projected
             query = _take(query.flatten(2), read).unflatten(2, query.shape[2:])
         if mask is None:
-            seen = torch.arange(hidden.shape[1], device=hidden.device) <= read[..., None]
+            before = 0 if past is None else past[0].shape[2]
+            seen = torch.arange(before + hidden.shape[1], device=hidden.device) <= before + read[..., None]
             mask = torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device)
             mask = mask.masked_fill_(~seen, torch.finfo(hidden.dtype).min)[:, None]
         else:
@@ -174,8 +197,11 @@ def _attend(
     layer: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, past: Sequence[Tensor] | None
 ) -> Tensor:
     """`[B, heads, L, d_head]` each -> `[B, L, heads * d_head]`."""
+    before = 0 if past is None else past[0].shape[2]
     if past is not None:
         key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+        if mask is None:  # a square, of which attention skips half; the added rows are thrown away
+            query = F.pad(query, (0, 0, before, 0))
     attended = F.scaled_dot_product_attention(
         query,
         key,
@@ -185,6 +211,8 @@ def _attend(
         scale=layer.self_attn.scaling,
         enable_gqa=key.shape[1] != query.shape[1],
     )
+    if mask is None:
+        attended = attended[:, :, before:]
     return attended.transpose(1, 2).flatten(2)
 
 

@@ -21,6 +21,7 @@ class PromptBatch:
         branches: None where each prompt is one text. Else `[B, L]` int64: a prompt is a trunk (0) with branches
             (1, 2, ...), each the ending of a shorter prompt that begins as the trunk does.
         visible: `[B, L]` int64 with `branches`: how many positions of the trunk a position of a branch follows.
+        constant: so many positions, from the first, hold tokens that all prompts of this kind begin with.
     """
 
     token_ids: np.ndarray
@@ -28,6 +29,7 @@ class PromptBatch:
     lengths: np.ndarray
     branches: np.ndarray | None = None
     visible: np.ndarray | None = None
+    constant: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,8 @@ class Pieces:
         values = np.fromiter(slots, dtype=np.int64)
         return self._add(np.zeros_like(values), values, np.ones_like(values))
 
-    def batch(self, count: int, parts: Sequence[Part], branched: bool = False) -> PromptBatch:
-        """`count` prompts, each the join of its stretches in `parts`."""
+    def batch(self, count: int, parts: Sequence[Part], branched: bool = False, constant: int = 0) -> PromptBatch:
+        """`count` prompts, each the join of its stretches in `parts`; `constant` as in `PromptBatch`."""
         whole = Part.join(parts)
         lengths = np.bincount(whole.rows, weights=whole.sizes, minlength=count).astype(np.int64)
         ends = whole.sizes.cumsum()
@@ -118,9 +120,9 @@ class Pieces:
 
         token_ids, slots = padded(self._tokens[source]), padded(self._slots[source])
         if not branched:
-            return PromptBatch(token_ids, slots, lengths)
-        tags = (padded(np.repeat(values, whole.sizes)) for values in (whole.branches, whole.visible))
-        return PromptBatch(token_ids, slots, lengths, *tags)
+            return PromptBatch(token_ids, slots, lengths, constant=constant)
+        branches, visible = (padded(np.repeat(values, whole.sizes)) for values in (whole.branches, whole.visible))
+        return PromptBatch(token_ids, slots, lengths, branches, visible, constant)
 
     def _add(self, tokens: np.ndarray, slots: np.ndarray, sizes: np.ndarray) -> list[int]:
         first = len(self.sizes)

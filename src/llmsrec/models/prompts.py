@@ -85,6 +85,8 @@ class Prompts:
         representation = pieces.add([begin + encode([REPRESENTATION])[0]]) if explicit else pieces.add([begin])
         self._head = [*representation, *pieces.add_slots([USER_REPRESENTATION] * explicit), *pieces.add([user_head])]
         self._numbers = pieces.add(numbers)
+        shared = representation if explicit else [*self._head, self._numbers[0]]
+        self._constant = int(pieces.sizes[shared].sum())
         self._title_word, self._comma, self._item_head = pieces.add([title_word, comma, begin + item_head])
         # Items count from 1: the title of item i is the piece `_titles + i`, its slot `_items + i`.
         self._count = len(cut)
@@ -120,7 +122,8 @@ class Prompts:
         """
         trunk = self._trunk(items, timestamps)
         rows = np.arange(len(items))
-        return self._pieces.batch(len(items), [trunk, Part.of(self._user_end, rows, self._pieces)])
+        parts = [trunk, Part.of(self._user_end, rows, self._pieces)]
+        return self._pieces.batch(len(items), parts, constant=self._constant)
 
     def positions(
         self, items: Sequence[np.ndarray], timestamps: Sequence[np.ndarray], shortest: Sequence[int]
@@ -143,7 +146,7 @@ class Prompts:
         kept = number >= first
         places = trunk.places()[ends][kept]
         endings = Part.of(self._user_end, owner[kept], self._pieces, (number - first + 1)[kept], places)
-        return self._pieces.batch(len(items), [trunk, endings], branched=True)
+        return self._pieces.batch(len(items), [trunk, endings], branched=True, constant=self._constant)
 
     def items(self, item_ids: np.ndarray) -> PromptBatch:
         """Item prompts of Table 2: title, item embedding, [ItemOut]."""
