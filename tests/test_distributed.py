@@ -44,19 +44,27 @@ def spread(count: int) -> list[Any]:
     def once(ids: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(ids).float()[:, None]
 
+    def pairs(ids: np.ndarray) -> np.ndarray:
+        return ids // 2
+
     rows = np.arange(100, 100 + count)
-    return [distributed.spread_rows(twice, rows), distributed.spread_items(once, rows[::-1].copy()), seen]
+    vectors = distributed.spread_items(once, rows[::-1].copy(), pairs)
+    return [distributed.spread_rows(twice, rows), vectors, seen, distributed.own_items(rows, pairs)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_work_is_spread_and_its_result_is_that_of_one_process(count: int) -> None:
-    rows, items, done = spread(count)
-    assert done == list(range(100, 100 + count))
+    rows, items, done, own = spread(count)
+    assert done == own.tolist() == list(range(100, 100 + count))
     found = together.run(3, spread, count)
     for result in found:
         np.testing.assert_array_equal(result[0], rows)
         np.testing.assert_array_equal(result[1], items)
     assert max(len(result[2]) for result in found) <= -(-count // 3), "each does its share"
+    shares = [result[3].tolist() for result in found]
+    assert sorted(item for share in shares for item in share) == own.tolist()
+    owners = {item // 2: rank for rank, share in enumerate(shares) for item in share}
+    assert all(owners[item // 2] == rank for rank, share in enumerate(shares) for item in share), "a group is cut"
 
 
 def gradients() -> list[Any]:

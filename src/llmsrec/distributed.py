@@ -156,11 +156,13 @@ def spread_rows(compute: Callable[[np.ndarray], Tensor], rows: np.ndarray) -> Te
     return _spread(compute, rows, rows[own])
 
 
-def spread_items(compute: Callable[[np.ndarray], Tensor], item_ids: np.ndarray) -> Tensor:
+def spread_items(
+    compute: Callable[[np.ndarray], Tensor], item_ids: np.ndarray, groups: Callable[[np.ndarray], np.ndarray]
+) -> Tensor:
     """`compute(item_ids)`, a vector an item, of which each process does its own items (`own_items`)."""
     if size() == 1:
         return compute(item_ids)
-    owners = item_ids % size()
+    owners = groups(item_ids) % size()
     vectors = _spread(compute, item_ids, item_ids[owners == rank()])
     order = np.argsort(owners, kind="stable")
     return vectors[torch.from_numpy(np.argsort(order)).to(vectors.device)]
@@ -171,9 +173,13 @@ def stretch(count: int) -> slice:
     return slice(count * rank() // size(), count * (rank() + 1) // size())
 
 
-def own_items(item_ids: np.ndarray) -> np.ndarray:
-    """Those that this process embeds, always the same ones, so that no two processes hold the same prefix."""
-    return item_ids[item_ids % size() == rank()]
+def own_items(item_ids: np.ndarray, groups: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Those that this process embeds: always the same ones, whole groups, so that no two processes hold a prefix.
+
+    Args:
+        groups: item ids to the numbers of the groups whose prefixes are computed together.
+    """
+    return item_ids[groups(item_ids) % size() == rank()]
 
 
 def gather(own: Tensor) -> Tensor:

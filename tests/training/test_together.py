@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from llmsrec.models.llm_srec import LLMSRec
+from llmsrec.models.prefix_store import Memory
 from llmsrec.params import Model, Train
 from llmsrec.training import llm_srec, sasrec
 from llmsrec.training.batches import Samples
@@ -49,8 +51,9 @@ def steps(model: Any, sequences: Any, chosen: Model, targets: Any) -> dict[str, 
         {"negatives": "own"},
         {"negatives": "shared", "distill_loss": "contrastive", "distill_normalize": True},
         {"negatives": "shared", "distill": False, "uniform": False},
+        {"negatives": "in_batch"},
     ],
-    ids=["own-mse", "shared-contrastive", "retrieval"],
+    ids=["own-mse", "shared-contrastive", "retrieval", "in-batch"],
 )
 def test_a_step_of_two_processes_is_that_of_one(tiny: Any, changes: dict[str, Any], targets: Any) -> None:
     chosen = Model(**{**tiny.config["model"], **changes})
@@ -59,6 +62,22 @@ def test_a_step_of_two_processes_is_that_of_one(tiny: Any, changes: dict[str, An
     assert any(abs(value).max() > 0 for name, value in alone.items() if "item_out" in name)
     for found in together.run(2, steps, model, tiny.sequences, chosen, targets):
         close(found, alone)
+
+
+def held(model: LLMSRec, sequences: Any, chosen: Model) -> list[int]:
+    """The items whose prefixes a process holds after some steps and an evaluation."""
+    assert model.prefixes is not None and isinstance(model.prefixes.store, Memory)
+    model.prefixes.store = Memory(model.prefixes.lengths, model.prefixes.store.get(torch.tensor([1]))[0][:1])
+    steps(model, sequences, chosen, "all")
+    model.item_vectors()
+    everything = torch.arange(1, 31)
+    return sorted(set(everything.tolist()) - set(model.prefixes.store.missing(everything).tolist()))
+
+
+def test_no_prefix_is_computed_by_two_processes(tiny: Any) -> None:
+    shares = together.run(2, held, copy.deepcopy(tiny.model), tiny.sequences, Model(**tiny.config["model"]))
+    assert sorted(shares[0] + shares[1]) == list(range(1, 31))
+    assert min(len(share) for share in shares) > 10
 
 
 def train(tiny: Any, resume: Path, epochs: int) -> dict[str, Any]:

@@ -101,6 +101,10 @@ class LLMSRec(nn.Module):
         """f_I(E_i) of `[n]` items: `[n, d_llm]`."""
         return self.f_I(self.teacher.item_vectors()[item_ids])
 
+    def item_groups(self, item_ids: np.ndarray) -> np.ndarray:
+        """Numbers of the groups of items whose prefixes are computed together; an item's own where none are kept."""
+        return item_ids if self.prefixes is None else self.prefixes.group[item_ids]
+
     def hidden_users(
         self, items: list[np.ndarray], timestamps: list[np.ndarray], teacher: Tensor | None = None
     ) -> Tensor:
@@ -146,7 +150,7 @@ class LLMSRec(nn.Module):
         """
         self.eval()
         vectors = torch.zeros(len(self.teacher.item_vectors()), self.d_prime)
-        own = distributed.own_items(np.arange(1, len(vectors)))
+        own = distributed.own_items(np.arange(1, len(vectors)), self.item_groups)
         _, lengths = self.prompts.item_prefixes(own)
         for rows in token_batches(lengths):
             ids = torch.from_numpy(own[rows])

@@ -31,6 +31,7 @@ class ItemPrefixes:
     Attributes:
         store: None where they are computed at each use.
         lengths: `[I + 1]` tokens of each prefix; 0 for item 0.
+        group: `[I + 1]` number of the group that each item is computed with.
     """
 
     def __init__(self, model: nn.Module, decoder: Decoder | None, prompts: Prompts, items: int, budget: Budget) -> None:
@@ -38,10 +39,10 @@ class ItemPrefixes:
         self.tail = torch.tensor(prompts.item_tail, device=model.device)  # type: ignore[arg-type]
         self._tokens, lengths = prompts.item_prefixes(np.arange(1, items + 1))
         self.lengths = torch.from_numpy(np.concatenate([[0], lengths])).to(self.tail.device)
-        self._group = np.zeros(items + 1, dtype=np.int64)
+        self.group = np.zeros(items + 1, dtype=np.int64)
         self._groups = list(groups(self.lengths.cpu().numpy(), GROUP))
         for number, members in enumerate(self._groups):
-            self._group[members] = number
+            self.group[members] = number
         self.store = self._choose(budget)
 
     def read_out(self, item_ids: Tensor, item_inputs: ItemInputs, out: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class ItemPrefixes:
 
     def _fill(self, store: Store, item_ids: Tensor) -> None:
         missing = store.missing(item_ids).cpu().numpy()
-        for number in np.unique(self._group[missing]):
+        for number in np.unique(self.group[missing]):
             members = self._groups[number]
             store.put(torch.from_numpy(members).to(item_ids.device), self._compute(members))
 

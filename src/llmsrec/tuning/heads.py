@@ -151,6 +151,9 @@ class RememberedHeads(nn.Module):
         """h_i of `[n]` items: `[n, d_llm]`."""
         return self.outputs.items[item_ids]
 
+    def item_groups(self, item_ids: np.ndarray) -> np.ndarray:
+        return item_ids
+
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
         """f_item(h_i) of all items: `[I + 1, d']`; row 0 is zero."""
