@@ -7,6 +7,7 @@ import argparse
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from llmsrec.files import atomic
 from llmsrec.registry import ablation, revisions
 
 REPORT = Path("reports/ablation.md")
-LOOK_S, START_S = 10, 20  # between two looks; what a worker needs to start
+LOOK_S, START_S = 10, 20  # between two looks; what a worker needs to start, at most
+IDLE = re.compile(r"Worker status: 0 active, 0 idle")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -51,7 +53,7 @@ def run(wanted: list[ablation.Experiment], jobs: int) -> None:
         missing = left
         if not missing:
             return
-        if re.search(r"Worker status: 0 active, 0 idle", status):  # so what it calls running was killed
+        if IDLE.search(status):  # so what it calls running was killed
             queued = {one.name for one in missing if re.search(rf"\s{one.name}\s.*Queued", status)}
             failed = [one.name for one in missing if one.name in tried - queued]
             if failed:
@@ -61,16 +63,21 @@ def run(wanted: list[ablation.Experiment], jobs: int) -> None:
                     dvc("exp", "run", "--queue", "--name", one.name, *one.overrides())
                 tried.add(one.name)
             dvc("queue", "start", "--jobs", str(jobs))
-            time.sleep(START_S)
+            begun = time.monotonic()
+            while IDLE.search(dvc("queue", "status")) and time.monotonic() - begun < START_S:
+                time.sleep(1)
         time.sleep(LOOK_S)
 
 
 def dvc(*arguments: str) -> str:
-    done = subprocess.run(["dvc", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise DataError(f"`dvc {' '.join(arguments)}` failed: {reason}")
-    return done.stdout
+    # Files, not pipes: the worker that `queue start` leaves behind would hold a pipe open until the queue is empty.
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        done = subprocess.run(["dvc", *arguments], stdout=out, stderr=err, text=True, check=False)
+        out.seek(0), err.seek(0)
+        if done.returncode:
+            reason = (err.read().strip().splitlines() or ["it says nothing"])[-1]
+            raise DataError(f"`dvc {' '.join(arguments)}` failed: {reason}")
+        return out.read()
 
 
 if __name__ == "__main__":

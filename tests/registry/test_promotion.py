@@ -159,6 +159,25 @@ def test_a_registry_that_fails_in_the_middle(client: MlflowClient, root: Path, a
     promote(capsys, "2", "--yes")
 
 
+def test_a_registry_that_can_only_be_read(client: MlflowClient, root: Path, monkeypatch: Any, capsys: Any) -> None:
+    promote(capsys, "1", "--yes")
+    before, tags = there(client), client.get_model_version("gated", "2").tags
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{root}/mlruns/mlflow.db?mode=ro&uri=true")
+    assert "nothing was changed" in promote(capsys, "2")
+    assert "readonly database" in promote(capsys, "2", "--yes", fails=True)
+    assert there(client) == before and client.get_model_version("gated", "2").tags == tags
+
+
+def test_a_version_that_no_run_made(client: MlflowClient, capsys: Any) -> None:
+    model = client.get_logged_model(client.get_model_version("gated", "1").source.removeprefix("models:/"))
+    orphan = str(client.create_model_version("gated", model.artifact_location).version)
+    try:
+        assert "no run" in promote(capsys, orphan, "--yes", "--force", "--reason", "no matter", fails=True)
+        assert there(client) == {}
+    finally:
+        client.delete_model_version("gated", orphan)
+
+
 def test_rules_that_changed_meanwhile(client: MlflowClient, root: Path, capsys: Any) -> None:
     verdict = promotion.review(root, "1", "staging", settle=True)
     text = (root / "params.yaml").read_text()

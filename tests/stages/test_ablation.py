@@ -71,3 +71,16 @@ def test_what_is_missing_is_run_once_and_a_failure_is_told(project: Path, capsys
 
     with pytest.raises(DataError, match=r"table7-c-original-s13 failed; `dvc queue logs table7-c-original-s13`"):
         ablation.run(experiments.experiments(["c"], ["original"], [13]), jobs=1)
+
+
+def test_a_worker_that_is_at_work_is_not_waited_for(project: Path) -> None:
+    waiting = f"import pathlib, time\nwhile not pathlib.Path({str(project / 'go')!r}).exists():\n    time.sleep(0.2)\n"
+    (project / "register.py").write_text(waiting + REGISTER)
+    subprocess.run(("git", "commit", "-qam", "it waits"), check=True)
+    (one,) = experiments.experiments(["c"], ["original"], [0])
+    ablation.dvc("exp", "run", "--queue", "--name", one.name, *one.overrides())
+    ablation.dvc("queue", "start", "--jobs", "1")  # returns, though nothing can end before `go` is there
+    assert revisions.experiments_here(project) == {}
+    (project / "go").touch()
+    ablation.run([one], jobs=1)
+    assert set(revisions.experiments_here(project)) == {one.name}

@@ -64,6 +64,7 @@ def session(root: Path, remedy: str) -> Iterator[MlflowClient]:
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints a trace of what is raised anyway
     (root / "mlruns").mkdir(parents=True, exist_ok=True)
     given, uri = os.environ.get("MLFLOW_TRACKING_URI"), tracking_uri(root)
     mlflow.set_tracking_uri(uri)
