@@ -24,6 +24,7 @@ FILES ?= ../shared/data
 bench: setup
 	python -m benchmarks.step --files $(FILES)
 	python -m benchmarks.epoch --files $(FILES)
+	python -m benchmarks.sasrec --files $(FILES)
 	python -m benchmarks.evaluation --users 22363 --items 12101
 
 ablation: setup
