@@ -14,6 +14,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tests.postgres import postgres  # noqa: F401  a fixture
+
 MODEL_SETTINGS = {
     "d_prime": 16, "distill": True, "uniform": True, "distill_loss": "mse", "distill_normalize": False,
     "weights": {"retrieval": 1.0, "distill": 1.0, "uniform": 1.0}, "history": 4, "candidates": 4, "negatives": "own",

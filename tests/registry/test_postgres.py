@@ -1,11 +1,8 @@
 """The registry of a team: PostgreSQL behind a real MLflow server that also keeps the files; all goes over HTTP."""
 
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -20,39 +17,8 @@ from llmsrec import cli
 from llmsrec.registry import aliases, promotion, tracking
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import parse
+from tests.postgres import free_port
 from tests.registry.made import promote_at_once, quick_smoke, register_gated, write_params
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """The URI of a new PostgreSQL's database."""
-    folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin")), *map(Path, os.get_exec_path())]
-    tools = next((folder for folder in folders if (folder / "initdb").exists()), None)
-    if tools is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    user = "postgres" if os.getuid() == 0 else None  # it refuses to run as root; Debian's package makes this user
-    home = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
-    if user:
-        shutil.chown(home, user, user)
-
-    def run(tool: str, *arguments: str) -> None:
-        command = [str(tools / tool), "-D", str(home / "data"), *arguments]
-        with (home / "log").open("a") as log:
-            done = subprocess.run(command, user=user, group=user, cwd=home, stdout=log, stderr=log, check=False)
-        assert done.returncode == 0, (home / "log").read_text()
-
-    port = free_port()
-    run("initdb", "-U", "mlflow", "-A", "trust", "-E", "UTF8", "--no-sync")
-    run("pg_ctl", "-w", "start", "-o", f"-F -h 127.0.0.1 -p {port} -k {home}")
-    yield f"postgresql+psycopg://mlflow@127.0.0.1:{port}/postgres"
-    run("pg_ctl", "-m", "immediate", "stop")
-    shutil.rmtree(home)
 
 
 class Server:
