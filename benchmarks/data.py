@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -102,14 +103,14 @@ def loop(folder: Path, limit: int) -> None:
     histories = defaultdict(list)
     for user, item, timestamp in events:
         histories[user_ids[user]].append((item_ids[item], timestamp))
-    split = {"train": [], "valid": [], "test": []}
+    split: dict[str, list[Any]] = {"train": [], "valid": [], "test": []}
     candidates, rng = [], random.Random(SEED)
     for user, history in histories.items():
         split["train"] += [(user, *event) for event in history[:-2]]
         owned = {item for item, _ in history}
         for name, (item, timestamp) in (("valid", history[-2]), ("test", history[-1])):
             split[name].append((user, item, timestamp))
-            negatives = set()
+            negatives: set[int] = set()
             while len(negatives) < NEGATIVES:
                 drawn = rng.randint(1, len(item_ids))
                 if drawn not in owned:

@@ -34,7 +34,6 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 GIB = 2**30
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}  # what is freed goes back at once
@@ -142,6 +141,7 @@ def measure(shape: Shape, dtype: str, again: bool) -> dict[str, object]:
     from llmsrec.data.sequences import Sequences
     from llmsrec.models import backbone, embedded, sasrec
     from llmsrec.models.llm_srec import LLMSRec
+    from llmsrec.params import Model, Weights
     from llmsrec.training.batches import Samples
     from llmsrec.training.llm_srec import step_losses
 
@@ -161,10 +161,10 @@ def measure(shape: Shape, dtype: str, again: bool) -> dict[str, object]:
     model = LlamaModel(config).to(getattr(torch, dtype)).requires_grad_(False).eval()
     base = backbone.Backbone(model, tokenizer, True, 2048)
     teacher = sasrec.SASRec(len(titles), 64, 1, 1, 10, 0.0).initialise(torch.Generator().manual_seed(0))
-    settings = SimpleNamespace(
+    settings = Model(
         d_prime=128, head_hidden=128, history=10, title_tokens=20, max_tokens=1024, date_format="YYYY/MM/DD",
         user_representation=False, candidates=4, negatives="own", distill=True, uniform=True, distill_loss="mse",
-        distill_normalize=False, weights=SimpleNamespace(retrieval=1.0, distill=1.0, uniform=1.0),
+        distill_normalize=False, weights=Weights(retrieval=1.0, distill=1.0, uniform=1.0),
     )  # fmt: skip
     users, events = 20, 11
     items = rng.integers(1, len(titles) + 1, users * events).astype(np.int32)
@@ -178,12 +178,17 @@ def measure(shape: Shape, dtype: str, again: bool) -> dict[str, object]:
 
     asked: list[int] = []
     hidden_items = srec.hidden_items
-    srec.hidden_items = lambda ids: (asked.extend(ids.tolist()), hidden_items(ids))[1]
+
+    def noting(item_ids: torch.Tensor) -> torch.Tensor:
+        asked.extend(item_ids.tolist())
+        return hidden_items(item_ids)
+
+    srec.hidden_items = noting  # type: ignore[method-assign]
     trained = list(srec.trainable().values())
 
     def step(some: np.ndarray) -> None:
         losses = step_losses(srec, samples, some, settings, np.random.default_rng(0))
-        sum(losses.values()).backward()
+        torch.stack(list(losses.values())).sum().backward()
 
     step(rows[:1])
     asked.clear()

@@ -8,6 +8,7 @@ floating-point operations that the formulas need, a second, beside a large produ
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from llmsrec.models.sasrec import SASRec
 from llmsrec.training.sasrec import BETAS, POOL, train_epoch
 
 PLAIN_BATCHES = 8
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "dim": 64, "blocks": 2, "heads": 1, "max_length": 50, "dropout": 0.2, "negatives": 1, "gbce_t": 0.0,
     "batch_size": 128, "lr": 0.001, "epochs": 1, "patience": 1, "seed": 0,
 }  # fmt: skip

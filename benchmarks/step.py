@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,10 +205,10 @@ def report(folder: Path, parts: list[str], shapes: list[str]) -> Iterator[tuple[
                 every = Sides(folder, shape, "all", BATCHES[name] // 2, cache)
                 yield f"targets: all, {shape}", compare("targets", every.ours, every.theirs)
             if "items" in parts and name == "small":
-                figures = compare("items", lambda of=sides: embed(of), sides.embed_plainly)
+                figures = compare("items", partial(embed, sides), sides.embed_plainly)
                 yield f"embedding {sides.samples.items:,} items after the first time, {shape}", figures
             if "profile" in parts:
-                of = {"plain": where_time_goes(lambda of=sides: of.theirs(2)), "ours": where_time_goes(sides.ours)}
+                of = {"plain": where_time_goes(partial(sides.theirs, 2)), "ours": where_time_goes(sides.ours)}
                 yield f"where a step's time goes (%), targets: last, {shape}", of
             if "flops" in parts:
                 counts = count_operations(sides, shape)
@@ -228,7 +229,8 @@ def main() -> None:
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
-        child(*chosen.child, chosen.data)
+        side, shape, targets, cache = chosen.child
+        child(side, shape, targets, cache, chosen.data)
         return
     print(common.machine(), flush=True)
     found = {}

@@ -187,7 +187,7 @@ def register(bundle: Path, root: Path) -> None:
     with tracking.connected(root) as client:
         place = tracking.experiment(client, "images", root)
         run = tracking.ensure_run(client, place, record)
-        version = tracking.ensure_version(client, place, run, "llm-srec", bundle, {}, "")
+        version = tracking.ensure_version(client, place, run, "llm-srec", bundle, {})
         client.set_registered_model_alias("llm-srec", "staging", str(version))
 
 
