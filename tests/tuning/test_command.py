@@ -106,7 +106,7 @@ def test_the_report_holds_every_trial_and_the_figures_are_pictures(tuned: Any, t
     told = json.loads(paths[0].read_text())
     assert [trial["number"] for trial in told["trials"]] == [0, 1, 2]
     assert told["best"]["value"] == found.best_value
-    assert (told["fidelity"], told["objective"], told["validation_users"]) == ("heads", "valid/uni99/ndcg_10", 300)
+    assert (told["fidelity"], told["objective"], told["validation_users"]) == ("heads", "valid/uni99/ndcg_10", 1000)
     assert told["importance"] == {}, "three trials tell nothing about importance"
     assert [path.read_bytes()[:4] for path in paths[1:]] == [b"\x89PNG"] * 2
     again = [path.read_bytes() for path in report.write(found, tmp_path / "again")]

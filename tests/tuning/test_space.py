@@ -103,5 +103,5 @@ def test_values_replace_keys_and_nothing_else() -> None:
 def test_what_decides_a_trial_leaves_out_the_space_and_what_comes_after_training() -> None:
     deciding = space.deciding(made("heads", D_PRIME))
     assert deciding["train.lr"] == 0.001
-    assert deciding["evaluate.validation_users"] == 300
+    assert deciding["evaluate.validation_users"] == 1000
     assert not {"model.d_prime", "evaluate.bootstrap", "registry.model", "tune.trials"} & deciding.keys()
