@@ -43,11 +43,11 @@ def test_no_history_says_that_the_items_are_popular(tiny: Any, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--k", "0"], "`k` is '0'"),
+        (["--k", "0"], "`k` is 0"),
         (["--k", "31"], "`k` is 31, but the catalogue has 30 items"),
-        (["--tower", "gpt"], "`tower` is 'gpt': must be one of llm, cf"),
+        (["--tower", "gpt"], '`tower` is "gpt": must be one of llm, cf'),
         (["--history", "B1@yesterday"], "'B1@yesterday' has no time in ms"),
-        (["--history", "B1@-1"], "`history.0.timestamp` is '-1'"),
+        (["--history", "B1@-1"], "`history.0.timestamp` is -1"),
     ],
 )
 def test_a_bad_request_is_one_line(

@@ -98,8 +98,8 @@ def test_a_refusal_changes_nothing_and_says_by_how_much(client: MlflowClient, ca
 @pytest.mark.parametrize(
     ("version", "to", "said"),
     [
-        ("9", "staging", "gated has no version '9'; there are 1, 2, 3"),
-        ("nothing", "staging", "gated has no version 'nothing'"),
+        ("9", "staging", "gated has no version or alias '9'; versions: 1, 2, 3; aliases: none"),
+        ("nothing", "staging", "gated has no version or alias 'nothing'"),
         ("1", "latest", "'latest' is reserved by MLflow"),
         ("1", "v3", "'v3' is reserved by MLflow"),
         ("1", "previous", "`previous` follows `staging`"),

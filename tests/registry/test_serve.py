@@ -87,13 +87,13 @@ def test_both_towers_answer_as_the_bundle_does(registry: Any, url: str) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"k": 0}, "`k` is '0': Input should be greater than or equal to 1"),
-        ({"k": "5"}, "`k` is '5': Input should be a valid integer"),
+        ({"k": 0}, "`k` is 0: Input should be greater than or equal to 1"),
+        ({"k": "5"}, '`k` is "5": Input should be a valid integer'),
         ({"k": 31}, "`k` is 31, but the catalogue has 30 items"),
         ({"tower": "gpt"}, "must be one of llm, cf"),
-        ({"history": [{"parent_asin": "B1", "timestamp": -5}]}, "`history.0.timestamp` is '-5'"),
-        ({"history": [{"parent_asin": 7, "timestamp": 5}]}, "`history.0.parent_asin` is '7'"),
-        ({"history": None}, "`history` is 'None'"),
+        ({"history": [{"parent_asin": "B1", "timestamp": -5}]}, "`history.0.timestamp` is -5"),
+        ({"history": [{"parent_asin": 7, "timestamp": 5}]}, "`history.0.parent_asin` is 7"),
+        ({"history": None}, "`history` is null"),
         ({"kk": 5}, "`kk` is not a field of a request"),
     ],
 )

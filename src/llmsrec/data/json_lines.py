@@ -104,7 +104,7 @@ def parse_lines(lines: bytes, layout: Layout, path: Path, first_line: int) -> pa
             ) from error
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{path}, line {number} is not valid JSON: {error.msg} at column {error.colno}, "
+                f"{path}, line {number} is not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}, "
                 f"near {shown(error.doc[max(error.pos - 20, 0) : error.pos + 20])}; mend or remove the line."
             ) from error
         except (ValueError, RecursionError) as error:

@@ -32,8 +32,14 @@ def find(client: MlflowClient, name: str, wanted: str) -> ModelVersion:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         numbers = sorted(int(version.version) for version in client.search_model_versions(f"name = '{name}'"))
-        there = f"there are {', '.join(map(str, numbers[-10:]))}" if numbers else "there are none; run `dvc repro`"
-        raise RequestError(f"{name} has no version {wanted!r}; {there}.") from error
+        if not numbers:
+            raise RequestError(f"{name} has no versions yet; run `dvc repro`.") from error
+        aliases = client.get_registered_model(name).aliases
+        held = ", ".join(f"{alias} ({version})" for alias, version in sorted(aliases.items())) or "none"
+        raise RequestError(
+            f"{name} has no version or alias {wanted!r}; versions: {', '.join(map(str, numbers[-10:]))}; "
+            f"aliases: {held}."
+        ) from error
 
 
 def collect(client: MlflowClient, version: ModelVersion, into: Path) -> Evidence:

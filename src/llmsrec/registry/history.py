@@ -136,7 +136,8 @@ def open_ledger(client: MlflowClient, model: str, root: Path) -> Ledger:
         found = ledger(client, model)
         if found is None:
             place = tracking.experiment(client, name(model), root)
-            client.create_run(place, tags={LEDGER: model}, run_name=name(model))
+            run = client.create_run(place, tags={LEDGER: model}, run_name=name(model))
+            client.set_terminated(run.info.run_id)  # a run that has ended takes parameters too, and none seems at work
             found = ledger(client, model)
     assert found is not None
     return found

@@ -169,7 +169,7 @@ def rollback(root: Path, alias: str, reason: str) -> Decision:
         last = aliases.last(client, model, root, settle=True)
         there = aliases.read(client, model)
         if "previous" not in there:
-            raise RequestError(f"{model} has no previous version to return to; promote one: `llmsrec promote --help`.")
+            raise RequestError(f"{model} has no previous version to return to; promote one by its number instead.")
         version = evidence.find(client, model, "previous")
         digest = evidence.model(version, Path(folder))
         tried = smoke(Path(folder), digest, settings.gate.requests)

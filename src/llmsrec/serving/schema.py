@@ -1,5 +1,6 @@
 """Requests and answers: the types that MLflow's signature, the service and the command line share."""
 
+import json
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -97,4 +98,6 @@ def _problem(problem: Any) -> str:
         return f"`{name}` is missing"
     if problem["type"] == "extra_forbidden":
         return f"`{name}` is not a field of a request"
-    return f"`{name}` is {str(problem['input'])[:80]!r}: {problem['msg'].removeprefix('Value error, ')}"
+    value = json.dumps(problem["input"], ensure_ascii=False, default=str)  # as it was sent: "3" is not 3
+    shown = value if len(value) <= 80 else f"{value[:80]}..."
+    return f"`{name}` is {shown}: {problem['msg'].removeprefix('Value error, ')}"
