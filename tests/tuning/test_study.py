@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import create_engine, text
 
 from llmsrec import cli
 from llmsrec import params as parameters
@@ -134,7 +135,12 @@ def test_a_killed_workers_trial_is_run_again_where_it_was(place: Any, capsys: An
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_two_workers_share_a_study(place: Any, database: str, request: pytest.FixtureRequest) -> None:
-    storage = request.getfixturevalue("postgres") if database == "postgres" else None
+    storage = None
+    if database == "postgres":  # a database of its own: Optuna and MLflow both keep their version in `alembic_version`
+        server = request.getfixturevalue("postgres")
+        with create_engine(server, isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(text("CREATE DATABASE study"))
+        storage = f"{server.removesuffix('postgres')}study"
 
     def slow(params: parameters.Params, resume: Path, check: Any) -> list[dict[str, Any]]:
         time.sleep(0.3)
