@@ -70,7 +70,7 @@ def test_bytecode_that_python_leaves_beside_the_code_is_no_alteration(copy: Path
     Bundle.open(copy)
 
 
-def test_no_path_of_the_machine_and_no_pickle_is_in_a_bundle(copy: Path) -> None:
+def test_no_path_of_the_machine_and_no_pickle_is_in_a_bundle(copy: Path, tiny: Any) -> None:
     suffixes = {path.suffix for path in copy.rglob("*") if path.is_file()}
     assert suffixes <= {".json", ".parquet", ".safetensors", ".onnx", ".py"}
     for path in copy.rglob("*.*"):
