@@ -98,6 +98,8 @@ def _problem(problem: Any) -> str:
         return f"`{name}` is missing"
     if problem["type"] == "extra_forbidden":
         return f"`{name}` is not a field of a request"
-    value = json.dumps(problem["input"], ensure_ascii=False, default=str)  # as it was sent: "3" is not 3
+    value = json.dumps(
+        problem["input"], default=str
+    )  # as it was sent ("3" is not 3), in ASCII: half a surrogate is no text
     shown = value if len(value) <= 80 else f"{value[:80]}..."
     return f"`{name}` is {shown}: {problem['msg'].removeprefix('Value error, ')}"
