@@ -17,8 +17,8 @@ import pyarrow.json as pj
 from isal import igzip
 from isal.igzip_lib import IsalError
 
-from llmsrec.data.layouts import EARLIEST, LATEST, Layout, shown
-from llmsrec.errors import DataError
+from llmsrec.data.layouts import EARLIEST, LATEST, Layout
+from llmsrec.errors import DataError, shown
 
 LONGEST_LINE = 1 << 26  # bytes; a longer one is not a review but a file without lines
 

@@ -1,12 +1,13 @@
 """What a line of Amazon Reviews 2023's raw files holds: the fields that are kept, and the plain check of one line."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+
+from llmsrec.errors import shown
 
 # Times outside are not milliseconds: seconds of any year before 2109 lie below, microseconds above.
 EARLIEST = 631_152_000_000  # 1990-01-01, ms
@@ -82,9 +83,3 @@ def _text(line: dict[str, Any], name: str) -> str:
 def _is_unicode(value: str) -> bool:
     """False for the half of a surrogate pair, which JSON can escape and no file can hold."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
-
-
-def shown(value: Any) -> str:
-    """A value as JSON, short enough for a message."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,11 +1,10 @@
 """Requests and answers: the types that MLflow's signature, the service and the command line share."""
 
-import json
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from llmsrec.errors import RequestError
+from llmsrec.errors import RequestError, shown
 
 Tower = Literal["llm", "cf"]
 TOWERS: tuple[str, ...] = get_args(Tower)
@@ -98,8 +97,4 @@ def _problem(problem: Any) -> str:
         return f"`{name}` is missing"
     if problem["type"] == "extra_forbidden":
         return f"`{name}` is not a field of a request"
-    value = json.dumps(
-        problem["input"], default=str
-    )  # as it was sent ("3" is not 3), in ASCII: half a surrogate is no text
-    shown = value if len(value) <= 80 else f"{value[:80]}..."
-    return f"`{name}` is {shown}: {problem['msg'].removeprefix('Value error, ')}"
+    return f"`{name}` is {shown(problem['input'])}: {problem['msg'].removeprefix('Value error, ')}"
