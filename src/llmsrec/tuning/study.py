@@ -160,26 +160,36 @@ class Worker:
         Raises:
             DataError: `FAILURES` trials in a row could not be run.
         """
-        while (free := self._free()) is not None:
-            if not free:
-                time.sleep(min(POLL, self.params.tune.heartbeat))
-                continue
-            with _quietly():
-                self.study.optimize(self.trial, n_trials=1, catch=LLMSRecError)
-            self.finished()
-            if len(self.failures) == FAILURES:
-                raise DataError(f"{FAILURES} trials in a row failed, the last one so: {self.failures[-1]}")
+        self.resume.mkdir(parents=True, exist_ok=True)
+        with (self.resume.parent / "tune.lock").open("w") as self._turn:
+            while (free := self._free()) is not None:
+                if not free:
+                    time.sleep(min(POLL, self.params.tune.heartbeat))
+                    continue
+                with _quietly():
+                    self.study.optimize(self.trial, n_trials=1, catch=LLMSRecError)
+                self.finished()
+                if len(self.failures) == FAILURES:
+                    raise DataError(f"{FAILURES} trials in a row failed, the last one so: {self.failures[-1]}")
 
     def _free(self) -> int | None:
-        """How many trials nobody runs yet; None once all are done. The trials of killed workers are queued anew."""
+        """How many trials nobody runs yet; None once all are done. The trials of killed workers are queued anew.
+
+        Where there is one, it is this worker's turn until its trial begins: of all workers here, none takes it too.
+        """
+        fcntl.flock(self._turn, fcntl.LOCK_EX)
         with _quietly():
             optuna.storages.fail_stale_trials(self.study)
         states = [trial.state for trial in self.study.get_trials(deepcopy=False)]
         left = self.params.tune.trials - sum(state in FINISHED for state in states)
-        return max(0, left - states.count(TrialState.RUNNING)) if left > 0 else None
+        free = max(0, left - states.count(TrialState.RUNNING)) if left > 0 else None
+        if not free:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
+        return free
 
     def trial(self, trial: optuna.Trial) -> float:
         """Train one configuration; returns the objective at its best check."""
+        fcntl.flock(self._turn, fcntl.LOCK_UN)
         values = space.suggest(trial, self.params.tune.space)
         params = space.replace(self.params, values)
         metric = f"valid/{params.train.monitor}"
