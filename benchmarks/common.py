@@ -8,7 +8,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,10 @@ from llmsrec import params
 from llmsrec.data import five_core, raw, split
 from llmsrec.data.sequences import Sequences
 from llmsrec.models import embedded
+from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.models.sasrec import SASRec
+from llmsrec.training.batches import Samples
+from llmsrec.training.llm_srec import step_losses
 
 ROOT = Path(__file__).resolve().parents[1]
 REPEATS = 5
@@ -106,6 +109,14 @@ def language_model(names: list[str], shape: Shape) -> tuple[LlamaForCausalLM, An
     )
     torch.manual_seed(0)
     return LlamaForCausalLM(config).requires_grad_(False).eval(), tokenizer
+
+
+def run_steps(model: LLMSRec, samples: Samples, draws: Iterable[tuple[Any, ...]], of: params.Model) -> None:
+    """Losses and gradients of the steps that `training.llm_srec.schedule` draws; nothing is learnt."""
+    model.train()
+    for _, rows, rng, _ in draws:
+        model.zero_grad(set_to_none=True)
+        torch.stack(list(step_losses(model, samples, rows, of, rng).values())).sum().backward()
 
 
 def in_turn(sides: dict[str, Callable[[], float]], repeats: int = REPEATS) -> Figures:

@@ -11,13 +11,11 @@ import itertools
 import tempfile
 from pathlib import Path
 
-import torch
-
 from benchmarks import common
 from llmsrec.models.backbone import Backbone
 from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.models.prefix_store import Budget
-from llmsrec.training.llm_srec import Validation, schedule, step_losses, training_samples
+from llmsrec.training.llm_srec import Validation, schedule, training_samples
 
 STEPS = 20  # a repetition
 
@@ -41,11 +39,7 @@ def measure(folder: Path, cache: Path) -> common.Figures:
     draws = schedule(lengths, settings.train)
 
     def steps() -> None:
-        model.train()
-        for _, rows, rng, _ in itertools.islice(draws, STEPS):
-            model.zero_grad(set_to_none=True)
-            parts = step_losses(model, samples, rows, settings.model, rng)
-            torch.stack(list(parts.values())).sum().backward()
+        common.run_steps(model, samples, itertools.islice(draws, STEPS), settings.model)
 
     found = common.in_turn(
         {

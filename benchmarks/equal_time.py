@@ -15,16 +15,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks import common
 from llmsrec import params as parameters
 from llmsrec.data.sequences import Sequences
-from llmsrec.models import llm_srec
 from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.params import Params
-from llmsrec.training.llm_srec import Validation, schedule, step_losses, train, training_samples
-from llmsrec.tuning.trials import BACKBONE, CANDIDATES, INTERACTIONS, ITEMS, SASREC, TRAIN
+from llmsrec.training.llm_srec import Validation, schedule, train, training_samples
+from llmsrec.tuning.trials import CANDIDATES, INTERACTIONS, TRAIN, untrained
 
 VARIANTS = (("last", "own"), ("last", "shared"), ("all", "own"), ("all", "shared"), ("all", "in_batch"))
 CHECKS = 40
@@ -57,16 +55,16 @@ def variant(params: Params, targets: str, negatives: str, seed: int) -> Params:
 
 def measure(params: Params, sequences: Sequences, seconds: float) -> dict[str, float]:
     """Epochs that fit the time, targets and steps of them, and the best check's scores on all users' valid items."""
-    epoch_seconds = time_epoch(build(params), sequences, params)
+    epoch_seconds = time_epoch(untrained(params), sequences, params)
     epochs = max(1, round(seconds / epoch_seconds))
     update = {"epochs": epochs, "evaluations_per_epoch": max(1, round(CHECKS / epochs)), "patience": CHECKS}
     settings = params.train.model_copy(update=update)
-    model, validation = build(params), validation_of(params, params.evaluate.validation_users)
+    model, validation = untrained(params), validation_of(params, params.evaluate.validation_users)
     model.item_vectors()  # the first time fills the cache
     with tempfile.TemporaryDirectory() as resume:
         curve = train(model, sequences, validation, params.model, settings, Path(resume))
     samples, _ = training_samples(model, sequences, settings)
-    scores = validation_of(params, len(validation.histories.lengths())).scores(model)
+    scores = validation_of(params, validation.histories.users).scores(model)
     return {
         "epochs": epochs,
         "s an epoch": epoch_seconds,
@@ -77,11 +75,6 @@ def measure(params: Params, sequences: Sequences, seconds: float) -> dict[str, f
     }
 
 
-def build(params: Params) -> LLMSRec:
-    loading = params.backbone.model_dump(include={"dtype", "quantization", "lora_rank"})
-    return llm_srec.build(BACKBONE, SASREC, ITEMS, params.model.model_dump(), loading, params.train.seed)
-
-
 def validation_of(params: Params, users: int) -> Validation:
     return Validation.read(INTERACTIONS, CANDIDATES, users, params.train.seed)
 
@@ -90,11 +83,8 @@ def time_epoch(model: LLMSRec, sequences: Sequences, params: Params) -> float:
     """Processor seconds of an epoch's steps, from some of them."""
     model.item_vectors()
     samples, lengths = training_samples(model, sequences, params.train)
-    model.train()
     began = time.process_time()
-    for _, rows, rng, _ in itertools.islice(schedule(lengths, params.train), TIMED):
-        model.zero_grad(set_to_none=True)
-        torch.stack(list(step_losses(model, samples, rows, params.model, rng).values())).sum().backward()
+    common.run_steps(model, samples, itertools.islice(schedule(lengths, params.train), TIMED), params.model)
     return (time.process_time() - began) / TIMED * len(lengths) / params.train.batch_size
 
 

@@ -27,18 +27,22 @@ def main() -> None:
     few = min(chosen.loop_users, chosen.users)
 
     before = common.peak()
-    figures = common.in_turn({"rank, s": lambda: common.timed(lambda: rank(**given))})
+    found = rank(**given)
     after = common.peak()
-    share = chosen.users / few
-    loop = common.in_turn({"loop": lambda: common.timed(lambda: plain(few, **given)) * share})["loop"]
-    figures[f"loop, from {few:,} users, s"] = loop
-    figures["loop / rank"] = common.ratios({**figures, "loop": loop}, "loop", "rank, s")
-    found, expected = rank(**given), plain(few, **given)
+    expected = plain(few, **given)
+    ours, loop, share = "rank, s", f"loop, from {few:,} users, s", chosen.users / few
+    figures = common.in_turn(
+        {
+            ours: lambda: common.timed(lambda: rank(**given)),
+            loop: lambda: common.timed(lambda: plain(few, **given)) * share,
+        }
+    )
+    figures["loop / rank"] = common.ratios(figures, loop, ours)
     same = np.mean([(found[protocol][:few] == expected[protocol]).mean() for protocol in expected])
 
     print(f"{chosen.users:,} users x {chosen.items:,} items, d {chosen.dim}, full and uni99; {common.machine()}")
     common.show(figures)
-    print(f"equal ranks {same:.4%}; peak memory {after:,.0f} MB, of which the data {before:,.0f} MB")
+    print(f"equal ranks {same:.4%}; peak memory {after:,.0f} MB, of which {before:,.0f} MB before")
     common.write(chosen.json, {**figures, "peak MB": after})
 
 

@@ -51,8 +51,8 @@ def configurations(params: Params) -> list[space.Values]:
 def draw(dimension: parameters.Dimension, rng: np.random.Generator) -> Any:
     low, high = dimension.low, dimension.high
     if low is None or high is None:
-        choices = dimension.choices or []
-        return choices[int(rng.integers(len(choices)))]
+        assert dimension.choices is not None
+        return dimension.choices[int(rng.integers(len(dimension.choices)))]
     value = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if dimension.log else rng.uniform(low, high)
     return round(value) if isinstance(low, int) and isinstance(high, int) else value
 

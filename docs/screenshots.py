@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     if CHROMIUM is None:
         raise DataError("no Chromium here; Debian: apt-get install chromium.")
     root = Path.cwd()
-    with tracking.session(root, "Run this again") as client:
+    with tracking.existing(root, "Run this again") as client:
         model = parameters.load(root / "params.yaml").registry.model
         a, b = (names.find(client, root, model, name) for name in (chosen.a, chosen.b))
         if b.version is None:

@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache
 
 from llmsrec.models.prompts import OUT, PromptBatch
-from llmsrec.models.readout import ItemInputs, branched, embed
+from llmsrec.models.readout import ItemInputs, branched, embed, keys_and_values
 
 PARTS = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "scaling", "head_dim")
@@ -76,15 +75,12 @@ class Decoder:
         hidden = self(inputs, torch.from_numpy(read).to(inputs.device), past=past, first=first, **options)
         return hidden[torch.from_numpy(rows), torch.from_numpy(number)]
 
-    @torch.no_grad()
     def _begin(self, token_ids: np.ndarray) -> list[Tensor]:
         """Keys and values `[1, heads, P, d_head]` of each layer in turn, of what all prompts begin with."""
         key = tuple(token_ids.tolist())
         if key and key not in self._constants:
-            cache: Any = DynamicCache(config=self.model.config)
             ids = torch.tensor([key], device=self.model.get_input_embeddings().weight.device)
-            self.model(input_ids=ids, past_key_values=cache)
-            self._constants[key] = [part for layer in cache.layers for part in (layer.keys, layer.values)]
+            self._constants[key] = keys_and_values(self.model, ids)
         return self._constants.get(key, [])
 
     def __call__(

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from llmsrec.models.decoder import Decoder
 from llmsrec.models.prefix_store import Budget, File, Memory, Store, digest, groups, make_room
 from llmsrec.models.prompts import Prompts
-from llmsrec.models.readout import ItemInputs
+from llmsrec.models.readout import ItemInputs, keys_and_values
 
 GROUP = 16  # items whose prefixes are computed together
 
@@ -117,7 +117,5 @@ class ItemPrefixes:
         lengths = self.lengths[torch.from_numpy(item_ids).to(self.lengths.device)]
         token_ids = torch.from_numpy(self._tokens[item_ids - 1, : int(lengths.max())]).to(lengths.device)
         present = torch.arange(token_ids.shape[1], device=lengths.device) < lengths[:, None]
-        cache = DynamicCache(config=self.model.config)  # type: ignore[arg-type]
-        self.model(input_ids=token_ids, attention_mask=present.long(), past_key_values=cache)
-        parts = [part for layer in cache.layers for part in (layer.keys, layer.values)]  # type: ignore[union-attr]
-        return torch.stack([part.transpose(1, 2)[present] for part in parts], dim=1)  # type: ignore[union-attr]
+        parts = keys_and_values(self.model, token_ids, present.long())
+        return torch.stack([part.transpose(1, 2)[present] for part in parts], dim=1)

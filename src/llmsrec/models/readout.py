@@ -1,9 +1,11 @@
 """From prompts to the hidden states that are read out at [UserOut] and [ItemOut]."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from llmsrec.models.prompts import OUT, USER_REPRESENTATION, PromptBatch
 
@@ -71,3 +73,11 @@ def branched(prompts: PromptBatch, dtype: torch.dtype, device: torch.device) -> 
     # Within its branch, a position's number starts where the visible trunk ends.
     first = torch.where(branches.diff(dim=1, prepend=branches[:, :1]) != 0, place, 0).cummax(dim=1).values
     return {"attention_mask": mask[:, None], "position_ids": torch.where(branches > 0, visible + place - first, place)}
+
+
+@torch.no_grad()
+def keys_and_values(model: nn.Module, token_ids: Tensor, attention_mask: Tensor | None = None) -> list[Tensor]:
+    """Keys and values `[B, heads, L, d_head]` of each layer in turn, of texts `[B, L]`."""
+    cache: Any = DynamicCache(config=model.config)  # type: ignore[arg-type]
+    model(input_ids=token_ids, attention_mask=attention_mask, past_key_values=cache)
+    return [part for layer in cache.layers for part in (layer.keys, layer.values)]

@@ -56,7 +56,7 @@ def tables(root: Path, wanted: list[Experiment]) -> list[Table]:
     commits = revisions.experiments_here(root)
     ranks: ablation.Ranks = {}
     sides = []
-    with tracking.session(root, "Run this again") as client, tempfile.TemporaryDirectory() as place:
+    with tracking.existing(root, "Run this again") as client, tempfile.TemporaryDirectory() as place:
         for experiment in wanted:
             text = revisions.show(root, commits[experiment.name], names.REGISTERED)
             if text is None:

@@ -94,8 +94,7 @@ def compare(root: Path, a: str, b: str, latency: bool = True) -> Comparison:
         DataError: a name means nothing, or what the registry should keep is not there.
     """
     params = parameters.load(root / "params.yaml")
-    tracking.require(root)
-    with tracking.session(root, "Compare again") as client, tempfile.TemporaryDirectory() as place:
+    with tracking.existing(root, "Compare again") as client, tempfile.TemporaryDirectory() as place:
         found = [names.find(client, root, params.registry.model, name) for name in (a, b)]
         sides = [load(client, one, Path(place) / str(number)) for number, one in enumerate(found)]
         of_ranks = between(sides[0], sides[1], params.evaluate.bootstrap, params.evaluate.seed)

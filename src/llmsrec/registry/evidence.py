@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from llmsrec.errors import DataError, RequestError
 from llmsrec.files import read_json
+from llmsrec.registry import aliases
 from llmsrec.registry.gate import Evaluated, Evidence
 from llmsrec.registry.record import REPORTS, SEALED, seal
 from llmsrec.registry.tracking import BUNDLE
@@ -34,11 +35,9 @@ def find(client: MlflowClient, name: str, wanted: str) -> ModelVersion:
         numbers = sorted(int(version.version) for version in client.search_model_versions(f"name = '{name}'"))
         if not numbers:
             raise RequestError(f"{name} has no versions yet; run `dvc repro`.") from error
-        aliases = client.get_registered_model(name).aliases
-        held = ", ".join(f"{alias} ({version})" for alias, version in sorted(aliases.items())) or "none"
         raise RequestError(
             f"{name} has no version or alias {wanted!r}; versions: {', '.join(map(str, numbers[-10:]))}; "
-            f"aliases: {held}."
+            f"aliases: {aliases.shown(client, name)}."
         ) from error
 
 

@@ -151,8 +151,7 @@ def show(root: Path, number: int | None, as_json: bool) -> str:
         DataError: no registry.
     """
     settings = parameters.load(root / "params.yaml").registry
-    tracking.require(root)
-    with tracking.session(root, "Run the command again") as client:
+    with tracking.existing(root, "Run the command again") as client:
         found = ledger(client, settings.model)
         if number is not None:
             if found is None:

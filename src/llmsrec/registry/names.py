@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
-from llmsrec.registry import revisions
+from llmsrec.registry import aliases, revisions
 
 REGISTERED = "metrics/registered.json"
 WORKSPACE = "workspace"
@@ -114,10 +114,8 @@ def _tracked(root: Path, name: str) -> Found | None:
 
 def _missing(client: MlflowClient, model: str, name: str) -> Found:
     try:
-        registered = client.get_registered_model(model)
-        aliases = ", ".join(f"{alias} ({version})" for alias, version in sorted(registered.aliases.items())) or "none"
         newest = max((int(v.version) for v in client.search_model_versions(f"name = '{model}'")), default=0)
-        known = f"{model} has versions up to {newest} and the aliases {aliases}"
+        known = f"{model} has versions up to {newest} and the aliases {aliases.shown(client, model)}"
     except MlflowException:
         known = f"no model {model} is registered"
     raise DataError(

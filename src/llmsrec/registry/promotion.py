@@ -71,8 +71,7 @@ def review(root: Path, wanted: str, to: str, settle: bool) -> Verdict:
     if to not in TARGETS:
         raise RequestError(f"versions are promoted to {' or '.join(TARGETS)}, not to {to!r}: {_whose(to)}.")
     settings = parameters.load(root / "params.yaml")
-    tracking.require(root)
-    with tracking.session(root, aliases.REMEDY) as client, tempfile.TemporaryDirectory() as folder:
+    with tracking.existing(root, aliases.REMEDY) as client, tempfile.TemporaryDirectory() as folder:
         model = settings.registry.model
         version = evidence.find(client, model, wanted)
         last = aliases.last(client, model, root, settle)
@@ -162,8 +161,7 @@ def rollback(root: Path, alias: str, reason: str) -> Decision:
     if alias != "staging":
         raise RequestError(f"only staging is rolled back, not {alias!r}; then `llmsrec promote staging --to champion`.")
     settings = parameters.load(root / "params.yaml").registry
-    tracking.require(root)
-    with tracking.session(root, aliases.REMEDY) as client, tempfile.TemporaryDirectory() as folder:
+    with tracking.existing(root, aliases.REMEDY) as client, tempfile.TemporaryDirectory() as folder:
         model = settings.model
         evidence.find(client, model, alias)
         last = aliases.last(client, model, root, settle=True)

@@ -80,6 +80,14 @@ def session(root: Path, remedy: str) -> Iterator[MlflowClient]:
 
 
 @contextmanager
+def existing(root: Path, remedy: str) -> Iterator[MlflowClient]:
+    """`session` of a registry that is there, for those who read: it makes none."""
+    require(root)
+    with session(root, remedy) as client:
+        yield client
+
+
+@contextmanager
 def locked(root: Path) -> Iterator[None]:
     """Hold the lock of a repository's mlruns/ against other processes here."""
     (root / "mlruns").mkdir(parents=True, exist_ok=True)
@@ -221,8 +229,7 @@ def require_registered(root: Path, path: Path) -> dict[str, Any]:
         DataError: the registry has no such version and run, or another bundle under that number.
     """
     told: dict[str, Any] = read_json(path)
-    require(root)
-    with session(root, "Run the command again") as client:
+    with existing(root, "Run the command again") as client:
         if not _holds(client, told):
             raise DataError(
                 f"{told['name']} version {told['version']} (run {told['run_id']}), which {path} names, is not in the "

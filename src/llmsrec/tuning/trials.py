@@ -87,11 +87,16 @@ def _full(
             resume=resume / "sasrec",
         )
         sasrec.save(trained, teacher)
+    return train(untrained(params, teacher), sequences, validation, params.model, params.train, resume, on_check)
+
+
+def untrained(params: Params, teacher: Path = SASREC) -> llm_srec.LLMSRec:
+    """LLM-SRec as the stage llm_srec begins with it."""
     loading = params.backbone.model_dump(include={"dtype", "quantization", "lora_rank"})
     model = llm_srec.build(BACKBONE, teacher, ITEMS, params.model.model_dump(), loading, params.train.seed)
     if params.backbone.gradient_checkpointing:
         checkpoint_layers(model.backbone)
-    return train(model, sequences, validation, params.model, params.train, resume, on_check)
+    return model
 
 
 def _tunes_teacher(params: Params) -> bool:
