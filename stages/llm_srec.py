@@ -8,7 +8,6 @@ from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
 from llmsrec.files import write_json
 from llmsrec.models import llm_srec
-from llmsrec.models.backbone import checkpoint_layers
 from llmsrec.models.prefix_store import Budget
 from llmsrec.training.llm_srec import Validation, train
 from stages.common import PREFIXES, Stage, run
@@ -33,8 +32,7 @@ def main(stage: Stage) -> None:
         params.train.seed,
         Budget.gib(backbone.prefixes, stage.root / PREFIXES),
     )
-    if backbone.gradient_checkpointing:
-        checkpoint_layers(model.backbone)
+    model.configure_layers(backbone)
     curve = train(
         model,
         Sequences.read(Path("data/split/train.parquet")),

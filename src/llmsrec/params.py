@@ -85,6 +85,7 @@ class Backbone(Section):
     quantization: Literal["none", "8bit", "4bit"]
     lora_rank: int = Field(ge=0)
     gradient_checkpointing: bool
+    compile: bool
     prefixes: Prefixes
     embedded: Embedded
 

@@ -1,9 +1,14 @@
+import re
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from transformers import BertConfig, BertModel
 
 from llmsrec.data.sequences import Sequences
@@ -241,3 +246,40 @@ def test_bfloat16_is_as_near_to_float32_through_the_cache_as_in_the_plain_form(
             assert not torch.equal(found, right), "else this is not bfloat16"
     losses = [sum(losses_of(m, sequences, settings, "all").values()) for m in (model, exact)]
     torch.testing.assert_close(*losses, rtol=0.02, atol=0.0)
+
+
+@pytest.mark.parametrize(("kind", "again"), [("Llama", False), ("Llama", True), ("LoRA", True), ("encoder", False)])
+def test_compiled_layers_give_the_same_losses_and_gradients(
+    kind: str, again: bool, backbone_folder: Path, teacher: Any, sequences: Sequences, settings: Any
+) -> None:
+    """Alone, and where they are computed again in the backward pass."""
+
+    def outcomes(compile: bool) -> list[torch.Tensor]:
+        base = encoder() if kind == "encoder" else backbone.load(backbone_folder)
+        if kind == "LoRA":
+            base = backbone.add_lora(base, 2, seed=0)
+        model = LLMSRec(base, teacher, TITLES, settings, seed=0)
+        model.configure_layers(SimpleNamespace(compile=compile, gradient_checkpointing=again))
+        losses = losses_of(model.train(), sequences, settings, "all")
+        sum(losses.values()).backward()
+        gradients = [parameter.grad for parameter in model.trainable().values()]
+        return [*losses.values(), *gradients, model.user_vectors(sequences)]
+
+    torch._dynamo.reset()
+    counters.clear()
+    plain = outcomes(compile=False)
+    assert not counters["stats"]
+    for found, right in zip(outcomes(compile=True), plain, strict=True):
+        assert (found - right).norm() <= 1e-5 * right.norm() + 1e-6
+    assert counters["stats"]["unique_graphs"] > 2, "more than the one that tries the compiler"
+    assert not counters["unimplemented"] and not counters["recompile_limit"]
+
+
+def test_without_a_compiler_compiled_layers_are_one_clear_error(tmp_path: Path) -> None:
+    code = "from llmsrec.models.backbone import compiled; compiled(print)"
+    nowhere = {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=nowhere, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert re.search(
+        r"ParamsError: `backbone\.compile` is true, but .*No working C\+\+ compiler.*set it to false", done.stderr
+    )

@@ -21,6 +21,8 @@ from transformers.utils import logging
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import read_json, sha256, write_json
 
+# Of a layer's code, that torch.compile makes before it gives up: with a mask or without, with a gradient or without, ...
+VARIANTS = 64
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
@@ -144,15 +146,47 @@ def checkpoint_layers(model: nn.Module) -> None:
     Raises:
         ParamsError: no layer of the model can do so.
     """
+    for layer in _layers(model, "gradient_checkpointing"):
+        layer.gradient_checkpointing = True
+        layer.forward = partial(_forward_again, layer.forward)  # type: ignore[method-assign]
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Have torch.compile make kernels of each layer when it first runs: see `compiled`.
+
+    Raises:
+        ParamsError: the model has no layers that are known as such.
+    """
+    for layer in _layers(model, "compile"):
+        layer.forward = compiled(layer.forward)  # type: ignore[method-assign]
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compile for inputs of any length: the same values but for rounding, and a slow first call.
+
+    Raises:
+        ParamsError: no compiler works here.
+    """
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    try:
+        torch.compile(lambda x: x.neg().relu())(torch.ones(2, device="cuda" if torch.cuda.is_available() else "cpu"))
+    except BackendCompilerFailed as error:
+        raise ParamsError(
+            f"`backbone.compile` is true, but torch.compile fails here ({str(error).splitlines()[0]}); install a C++ "
+            "compiler such as g++, or set it to false."
+        ) from error
+    return torch.compile(function, dynamic=True, recompile_limit=VARIANTS)
+
+
+def _layers(model: nn.Module, key: str) -> list[Any]:
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise ParamsError(
-            f"`backbone.gradient_checkpointing` is true, but {type(model).__name__} has no layers that can be computed "
-            "again; set it to false."
+            f"`backbone.{key}` is true, but {type(model).__name__} has no layers that are known as such; set it to "
+            "false."
         )
-    for layer in layers:
-        layer.gradient_checkpointing = True
-        layer.forward = partial(_forward_again, layer.forward)  # type: ignore[method-assign]
+    return layers
 
 
 def _forward_again(forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from llmsrec.models.backbone import compiled
 from llmsrec.models.prompts import OUT, PromptBatch
 from llmsrec.models.readout import ItemInputs, branched, embed, keys_and_values
 
@@ -52,6 +53,10 @@ class Decoder:
             found = decoder(inputs, read)[0]
         tolerance = 1e-4 if embeddings.dtype == torch.float32 else 0.1
         return decoder if (found - expected).norm() <= tolerance * expected.norm() else None
+
+    def compile(self) -> None:
+        """Have torch.compile make kernels of all layers but the last when they first run; see `backbone.compiled`."""
+        self._layer = compiled(self._layer)  # type: ignore[method-assign]
 
     def read_out(
         self, prompts: PromptBatch, item_inputs: ItemInputs, out: Tensor, user_inputs: Tensor | None = None

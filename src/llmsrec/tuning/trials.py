@@ -12,7 +12,6 @@ from llmsrec.data.sequences import Sequences
 from llmsrec.errors import ParamsError
 from llmsrec.files import read_json, sha256
 from llmsrec.models import llm_srec, sasrec
-from llmsrec.models.backbone import checkpoint_layers
 from llmsrec.params import Params
 from llmsrec.training import sasrec as sasrec_training
 from llmsrec.training.llm_srec import Validation, train
@@ -94,8 +93,7 @@ def untrained(params: Params, teacher: Path = SASREC) -> llm_srec.LLMSRec:
     """LLM-SRec as the stage llm_srec begins with it."""
     loading = params.backbone.model_dump(include={"dtype", "quantization", "lora_rank"})
     model = llm_srec.build(BACKBONE, teacher, ITEMS, params.model.model_dump(), loading, params.train.seed)
-    if params.backbone.gradient_checkpointing:
-        checkpoint_layers(model.backbone)
+    model.configure_layers(params.backbone)
     return model
 
 
