@@ -81,9 +81,9 @@ def test_a_hub_id_needs_a_commit(tmp_path: Path) -> None:
         backbone.describe("owner/name", None, tmp_path, tmp_path / "out")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_quantization_needs_cuda(backbone_folder: Path) -> None:
-    with pytest.raises(ParamsError, match="needs a CUDA device"):
+def test_quantization_needs_bitsandbytes(backbone_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda: False)  # as in the serving images
+    with pytest.raises(ParamsError, match="'4bit', which needs bitsandbytes; `pip install bitsandbytes`"):
         backbone.load(backbone_folder, quantization="4bit")
 
 

@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -283,3 +284,52 @@ def test_without_a_compiler_compiled_layers_are_one_clear_error(tmp_path: Path) 
     assert re.search(
         r"ParamsError: `backbone\.compile` is true, but .*No working C\+\+ compiler.*set it to false", done.stderr
     )
+
+
+def gradients(model: LLMSRec) -> torch.Tensor:
+    """Of all that is trained, one after the other."""
+    return torch.cat([parameter.grad.flatten() for parameter in model.trainable().values()])
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("8bit", 0.1), ("4bit", 0.02)])
+def test_quantized_weights_give_what_the_same_weights_give_unpacked(
+    kind: str, bound: float, backbone_folder: Path, teacher: Any, sequences: Sequences, settings: Any
+) -> None:
+    """4bit differs by bfloat16's rounding; 8bit rounds activations too, to 1/127 of a row's largest, in each product."""
+    base = backbone.load(backbone_folder, quantization=kind)
+    unpacked = replace(
+        base, model=backbone.load(backbone_folder, quantization=kind).model.dequantize().requires_grad_(False)
+    )
+    quantized, right = (LLMSRec(each, teacher, TITLES, settings, seed=0) for each in (base, unpacked))
+    assert quantized.backbone.layers[0].mlp.up_proj.weight.element_size() == 1
+    assert quantized.prefixes is not None and quantized.decoder is not None
+    for model in (quantized, right):
+        model.item_vectors()  # a pass without a gradient comes first, as in a check
+        sum(losses_of(model.train(), sequences, settings, "all").values()).backward()
+    assert (gradients(quantized) - gradients(right)).norm() < bound * gradients(right).norm()
+    items, times = zip(*(sequences.of(user) for user in (3, 4, 5)), strict=True)
+    prompts = quantized.prompts.users(items, times)
+    plain = read_out(quantized.backbone, prompts, quantized.item_inputs, quantized.user_out)
+    assert (quantized.hidden_users(items, times) - plain).norm() < bound * plain.norm()
+
+
+def test_adapters_of_a_bfloat16_backbone_are_float32_and_run_in_bfloat16(
+    backbone_folder: Path, teacher: Any, sequences: Sequences, settings: Any
+) -> None:
+    found = []
+    for dtype in ("bfloat16", "float32"):
+        tuned = backbone.add_lora(backbone.load(backbone_folder, dtype), 2, seed=0)
+        model = LLMSRec(tuned, teacher, TITLES, settings, seed=0)
+        seen: set[torch.dtype] = set()
+        for name, module in model.backbone.named_modules():
+            if "lora_B." in name:
+                module.weight.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))  # zero changes nothing
+                module.register_forward_hook(lambda *arguments, seen=seen: seen.add(arguments[2].dtype))
+        losses = losses_of(model.train(), sequences, settings, "all")
+        sum(losses.values()).backward()
+        assert seen == {getattr(torch, dtype)}
+        assert {parameter.dtype for parameter in model.trainable().values()} == {torch.float32}
+        found.append((gradients(model), torch.stack(list(losses.values()))))
+    (half, half_losses), (exact, exact_losses) = found
+    torch.testing.assert_close(half_losses, exact_losses, rtol=0.02, atol=0.0)
+    assert 0 < (half - exact).norm() < 0.05 * exact.norm()

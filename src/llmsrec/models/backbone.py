@@ -3,9 +3,10 @@
 A backbone folder (`models/backbone/`) says which model it is in `backbone.json`; only an embedded one holds weights.
 """
 
+import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, AutoTokenizer, Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging
+from transformers.utils.logging import disable_progress_bar
 
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import read_json, sha256, write_json
 
-# Of a layer's code, that torch.compile makes before it gives up: with a mask or without, with a gradient or without, ...
-VARIANTS = 64
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it recommends kernels from a hub as soon as it is imported
+VARIANTS = 64  # of a layer's code that torch.compile makes (with a mask, with a gradient, ...) before it gives up
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
@@ -82,11 +83,12 @@ def load(folder: Path, dtype: str = "float32", quantization: str = "none") -> Ba
 
     Args:
         dtype: float32, bfloat16 or float16; always explicit, as libraries change their default.
-        quantization: none, 8bit or 4bit (bitsandbytes, needs CUDA).
+        quantization: none, 8bit (LLM.int8: activations too, so that a vector differs a little with the others of its
+            batch) or 4bit (NF4, products in bfloat16), by bitsandbytes.
 
     Raises:
         DataError: missing or changed files.
-        ParamsError: quantization without CUDA.
+        ParamsError: quantization without bitsandbytes.
     """
     reference = read_json(folder / "backbone.json")
     options: dict[str, Any] = {}
@@ -104,7 +106,7 @@ def load(folder: Path, dtype: str = "float32", quantization: str = "none") -> Ba
         source = str(path)
     if quantization != "none":
         options["quantization_config"] = _quantization(quantization)
-    logging.disable_progress_bar()
+    disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **{k: v for k, v in options.items() if k == "revision"})
         model = AutoModel.from_pretrained(source, dtype=getattr(torch, dtype), **options)
@@ -112,6 +114,11 @@ def load(folder: Path, dtype: str = "float32", quantization: str = "none") -> Ba
         raise DataError(f"the backbone {source} cannot be loaded: {error}") from error
     if torch.cuda.is_available() and quantization == "none":
         model = model.to("cuda")
+    for module in model.modules():
+        # Else bitsandbytes packs 4-bit weights anew in the first pass without a gradient on a CPU, and products with
+        # these have none from then on.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     model.eval()
     return Backbone(model, tokenizer, is_causal(model), _limit(model.config))
@@ -127,13 +134,19 @@ def is_causal(model: nn.Module) -> bool:
 
 
 def add_lora(backbone: Backbone, rank: int, seed: int) -> Backbone:
-    """The backbone with trainable LoRA adapters of `rank` on all its linear layers; its own weights stay frozen."""
+    """The backbone with trainable LoRA adapters of `rank` on all its linear layers; its own weights stay frozen.
+
+    Adapters are float32; beside bfloat16 weights their products run in bfloat16 all the same (autocast).
+    """
     from peft import LoraConfig, get_peft_model
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-        return Backbone(get_peft_model(backbone.model, config), backbone.tokenizer, backbone.causal, backbone.limit)  # type: ignore[arg-type]
+        model: Any = get_peft_model(backbone.model, config)  # type: ignore[arg-type]
+    if backbone.model.dtype == torch.bfloat16:
+        model.forward = torch.autocast(model.device.type, torch.bfloat16)(model.forward)
+    return replace(backbone, model=model)
 
 
 def checkpoint_layers(model: nn.Module) -> None:
@@ -176,7 +189,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             f"`backbone.compile` is true, but torch.compile fails here ({str(error).splitlines()[0]}); install a C++ "
             "compiler such as g++, or set it to false."
         ) from error
-    return torch.compile(function, dynamic=True, recompile_limit=VARIANTS)
+    return torch.compile(function, dynamic=True, recompile_limit=VARIANTS)  # type: ignore[call-overload]
 
 
 def _layers(model: nn.Module, key: str) -> list[Any]:
@@ -220,13 +233,17 @@ def _fetch(model: str, revision: str) -> None:
 
 
 def _quantization(kind: str) -> Any:
-    if not torch.cuda.is_available():
-        raise ParamsError(f"`backbone.quantization` is {kind!r}, which needs a CUDA device; none is here. Use `none`.")
     from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
 
+    if not is_bitsandbytes_available():
+        raise ParamsError(
+            f"`backbone.quantization` is {kind!r}, which needs bitsandbytes; `pip install bitsandbytes`, or set it to "
+            "none."
+        )
     if kind == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
 
 
 def _limit(config: Any) -> int | None:
