@@ -295,7 +295,7 @@ def gradients(model: LLMSRec) -> torch.Tensor:
 def test_quantized_weights_give_what_the_same_weights_give_unpacked(
     kind: str, bound: float, backbone_folder: Path, teacher: Any, sequences: Sequences, settings: Any
 ) -> None:
-    """4bit differs by bfloat16's rounding; 8bit rounds activations too, to 1/127 of a row's largest, in each product."""
+    """4bit differs by bfloat16's rounding; 8bit rounds activations too, to 1/127 of a row's largest, at each."""
     base = backbone.load(backbone_folder, quantization=kind)
     unpacked = replace(
         base, model=backbone.load(backbone_folder, quantization=kind).model.dequantize().requires_grad_(False)

@@ -159,7 +159,7 @@ def checkpoint_layers(model: nn.Module) -> None:
     Raises:
         ParamsError: no layer of the model can do so.
     """
-    for layer in _layers(model, "gradient_checkpointing"):
+    for layer in _layers(model, "gradient_checkpointing", "computed again"):
         layer.gradient_checkpointing = True
         layer.forward = partial(_forward_again, layer.forward)  # type: ignore[method-assign]
 
@@ -168,9 +168,9 @@ def compile_layers(model: nn.Module) -> None:
     """Have torch.compile make kernels of each layer when it first runs: see `compiled`.
 
     Raises:
-        ParamsError: the model has no layers that are known as such.
+        ParamsError: no layer of the model can be, or no compiler works here.
     """
-    for layer in _layers(model, "compile"):
+    for layer in _layers(model, "compile", "compiled"):
         layer.forward = compiled(layer.forward)  # type: ignore[method-assign]
 
 
@@ -192,12 +192,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=True, recompile_limit=VARIANTS)  # type: ignore[call-overload]
 
 
-def _layers(model: nn.Module, key: str) -> list[Any]:
+def _layers(model: nn.Module, key: str, done: str) -> list[Any]:
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise ParamsError(
-            f"`backbone.{key}` is true, but {type(model).__name__} has no layers that are known as such; set it to "
-            "false."
+            f"`backbone.{key}` is true, but {type(model).__name__} has no layers that can be {done}; set it to false."
         )
     return layers
 
