@@ -41,7 +41,7 @@ def steps(model: Any, sequences: Any, chosen: Model, targets: Any) -> dict[str, 
         distributed.add_up_gradients(model.trainable().values())
         found |= {f"{number} {name}": loss.detach() for name, loss in parts.items()}
         found |= {f"{number} {name}": p.grad for name, p in model.trainable().items()}
-    return {name: value if value is None else value.numpy().copy() for name, value in found.items()}
+    return {name: value if value is None else value.cpu().numpy().copy() for name, value in found.items()}
 
 
 @pytest.mark.parametrize("targets", ["last", "all"])

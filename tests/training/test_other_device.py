@@ -1,0 +1,88 @@
+"""Steps, checks, embedding and whole trainings on a device that is not the CPU give what they give on the CPU."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmsrec.models import backbone, sasrec
+from llmsrec.models.llm_srec import LLMSRec
+from llmsrec.models.prefix_store import Budget
+from llmsrec.params import Model
+from tests.other_device import other_device
+from tests.training.test_together import close, steps, train
+
+TITLES = [f"Thing number {number}" for number in range(30)]
+STORES = {"in memory": Budget(), "in a file": Budget(0, 1 << 30), "nowhere": Budget(0, 0)}
+CHANGES = [
+    {"negatives": "own", "user_representation": True},
+    {"negatives": "shared", "distill_loss": "contrastive"},
+    {"negatives": "in_batch", "distill_normalize": True},
+]
+
+
+def built(tiny: Any, base: backbone.Backbone, chosen: Model, budget: Budget) -> LLMSRec:
+    """An untrained model on the device of its backbone."""
+    return LLMSRec(base, sasrec.load(tiny.folder / "models/sasrec"), TITLES, chosen, 0, budget)
+
+
+def vectors(model: LLMSRec, sequences: Any) -> dict[str, Any]:
+    return {"items": model.item_vectors(), "users": model.user_vectors(sequences)}
+
+
+@pytest.mark.parametrize("targets", ["last", "all"])
+@pytest.mark.parametrize("changes", CHANGES, ids=[str(changes["negatives"]) for changes in CHANGES])
+@pytest.mark.parametrize("kind", [*STORES, "LoRA"])
+def test_steps_and_vectors(tiny: Any, tmp_path: Path, kind: str, changes: dict[str, Any], targets: str) -> None:
+    chosen = Model(**{**tiny.config["model"], **changes})
+    budget = STORES.get(kind, Budget())
+    found = []
+    for name in ("here", "there"):
+        base = backbone.load(tiny.folder / "models/backbone")
+        if kind == "LoRA":
+            base = backbone.add_lora(base, 2, seed=0)
+        if kind == "in a file":
+            budget = replace(budget, folder=tmp_path / name)
+        if name == "here":
+            model = built(tiny, base, chosen, budget)
+            found.append(steps(model, tiny.sequences, chosen, targets) | vectors(model, tiny.sequences))
+            continue
+        with other_device() as device:
+            base.model.to(device)
+            model = built(tiny, base, chosen, budget)
+            assert {parameter.device.type for parameter in model.parameters()} == {device}
+            found.append(steps(model, tiny.sequences, chosen, targets) | vectors(model, tiny.sequences))
+    close(found[1], found[0], rtol=1e-3, atol=1e-5)
+
+
+def test_a_training_and_one_that_goes_on_from_the_cpu(tiny: Any, tmp_path: Path) -> None:
+    """What an other device's checkpoint holds is read on the CPU, and the other way round."""
+    chosen = Model(**tiny.config["model"])
+
+    def trained(resume: Path, epochs: int, there: bool) -> dict[str, Any]:
+        base = backbone.load(tiny.folder / "models/backbone")
+        if not there:
+            return train(replace(tiny, model=built(tiny, base, chosen, Budget())), resume, epochs)
+        with other_device() as device:
+            base.model.to(device)
+            found = train(replace(tiny, model=built(tiny, base, chosen, Budget())), resume, epochs)
+        return {name: value.cpu() if torch.is_tensor(value) else value for name, value in found.items()}
+
+    alone = trained(tmp_path / "here", 2, there=False)
+    close(trained(tmp_path / "there", 2, there=True), alone, rtol=1e-3, atol=5e-4)
+    trained(tmp_path / "here, then there", 1, there=False)
+    close(trained(tmp_path / "here, then there", 2, there=True), alone, rtol=1e-3, atol=5e-4)
+    trained(tmp_path / "there, then here", 1, there=True)
+    close(trained(tmp_path / "there, then here", 2, there=False), alone, rtol=1e-3, atol=5e-4)
+
+
+def test_what_is_forgotten_on_the_cpu_is_refused() -> None:
+    with other_device() as device:
+        there = torch.arange(3.0, device=device)
+        assert (there * 2)[torch.tensor([1])].tolist() == [2.0]
+        with pytest.raises(RuntimeError, match="two devices"):
+            there + torch.ones(3)
+        with pytest.raises(RuntimeError, match="two devices"):
+            torch.ones(3)[there.long()]
