@@ -3,6 +3,7 @@
     python -m benchmarks.memory                # Llama-3.2-3B, the paper's settings: a table, computed
     python -m benchmarks.memory --prompt 1024  # with prompts at the limit of `model.max_tokens`
     python -m benchmarks.memory --verify       # small models on this CPU: computed beside measured
+    python -m benchmarks.memory --verify --llama-3b   # Llama-3.2-3B itself, random, in bfloat16, for three users
 
 The formula (bytes; e = 2 for bfloat16, 4 for float32):
 
@@ -116,12 +117,12 @@ def table(prompt: int, batch: int, hidden: int) -> None:
     print(f"a kept prefix takes {per_token:,} bytes a token: {per_token * 32 / 2**20:.2f} MiB for an item of 32 tokens")
 
 
-def verify() -> None:
+def verify(shapes: list[Shape], dtypes: list[str], users: int) -> None:
     print(f"{'shape':<30}{'dtype':<10}{'again':<7}{'computed':>10}{'measured':>10}{'ratio':>7}   MiB above the weights")
-    for shape in SMALL:
-        for dtype in ("float32", "bfloat16"):
+    for shape in shapes:
+        for dtype in dtypes:
             for again in (False, True):
-                job = json.dumps({"shape": asdict(shape), "dtype": dtype, "again": again})
+                job = json.dumps({"shape": asdict(shape), "dtype": dtype, "again": again, "users": users})
                 command = [sys.executable, "-m", "benchmarks.memory", "--measure", job]
                 done = subprocess.run(command, capture_output=True, text=True, check=True, env=ALLOCATOR | os.environ)
                 found = json.loads(done.stdout.splitlines()[-1])
@@ -132,7 +133,7 @@ def verify() -> None:
                 print(f"{found['peak'] / 2**20:>10.0f}{found['peak'] / mine:>7.2f}", flush=True)
 
 
-def measure(shape: Shape, dtype: str, again: bool) -> dict[str, object]:
+def measure(shape: Shape, dtype: str, again: bool, users: int) -> dict[str, object]:
     """A step of a random model with `shape`: the peak in bytes above what was there, and its positions."""
     import numpy as np
     import torch
@@ -145,12 +146,11 @@ def measure(shape: Shape, dtype: str, again: bool) -> dict[str, object]:
     from llmsrec.training.batches import Samples
     from llmsrec.training.llm_srec import step_losses
 
-    torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    titles = [" ".join(f"word{n}" for n in rng.integers(0, 300, 8)) for _ in range(200)]
-    tokenizer = embedded.train_tokenizer(titles, shape.vocabulary, rng)
+    titles = [" ".join(f"word{n}" for n in rng.integers(0, 300, 8)) for _ in range(10 * users)]
+    tokenizer = embedded.train_tokenizer(titles, min(600, shape.vocabulary), rng)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=max(len(tokenizer), shape.vocabulary),
         hidden_size=shape.d,
         intermediate_size=shape.f,
         num_hidden_layers=shape.layers,
@@ -158,7 +158,7 @@ def measure(shape: Shape, dtype: str, again: bool) -> dict[str, object]:
         num_key_value_heads=shape.key_heads,
         head_dim=shape.head_width,
     )
-    model = LlamaModel(config).to(getattr(torch, dtype)).requires_grad_(False).eval()
+    model = LlamaModel._from_config(config, dtype=getattr(torch, dtype)).requires_grad_(False).eval()
     base = backbone.Backbone(model, tokenizer, True, 2048)
     teacher = sasrec.SASRec(len(titles), 64, 1, 1, 10, 0.0).initialise(torch.Generator().manual_seed(0))
     settings = Model(
@@ -166,7 +166,7 @@ def measure(shape: Shape, dtype: str, again: bool) -> dict[str, object]:
         user_representation=False, candidates=4, negatives="own", distill=True, uniform=True, distill_loss="mse",
         distill_normalize=False, weights=Weights(retrieval=1.0, distill=1.0, uniform=1.0),
     )  # fmt: skip
-    users, events = 20, 11
+    events = 11
     items = rng.integers(1, len(titles) + 1, users * events).astype(np.int32)
     offsets = np.concatenate([[0], np.arange(users + 1) * events])
     sequences = Sequences(offsets, items, np.full(len(items), 1_500_000_000_000))
@@ -217,13 +217,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=20, help="users of a step")
     parser.add_argument("--head-hidden", type=int, default=2048, help="`model.head_hidden`")
     parser.add_argument("--verify", action="store_true", help="measure small models on this CPU instead")
+    parser.add_argument("--llama-3b", action="store_true", help="with --verify: Llama-3.2-3B; takes 14 GiB, minutes")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure:
         job = json.loads(chosen.measure)
-        print(json.dumps(measure(Shape(**job["shape"]), job["dtype"], job["again"])))
+        print(json.dumps(measure(Shape(**job["shape"]), job["dtype"], job["again"], job["users"])))
+    elif chosen.verify and chosen.llama_3b:
+        verify([LLAMA_3B], ["bfloat16"], 3)
     elif chosen.verify:
-        verify()
+        verify(SMALL, ["float32", "bfloat16"], 20)
     else:
         table(chosen.prompt, chosen.batch, chosen.head_hidden)
 

@@ -5,8 +5,9 @@
 
 Parts: `last` (users a second, a target each), `all` (targets a second, every position, beside separate prompts of the
 last 10 items), `items` (all items after the first time), `memory` (peak of ten steps, each side in its own process),
-`profile` (where a step's time goes) and `flops` (floating-point operations of a step: needed, ours, plain). Each user
-has four candidates of their own, batches are of 20, weights are random; both sides take turns.
+`profile` (where a step's time goes), `flops` (floating-point operations of a step: needed, ours, plain) and `options`
+(ours with `backbone.dtype: bfloat16` and with `backbone.compile` beside ours without). Each user has four candidates of
+their own, batches are of 20, weights are random; the sides take turns.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from llmsrec.training.batches import WINDOW, Samples
 from llmsrec.training.llm_srec import step_losses
 
 SHAPES = {"small": common.SMALL, "wide": common.WIDE}
-PARTS = ("last", "all", "items", "memory", "profile", "flops")
+PARTS = ("last", "all", "items", "memory", "profile", "flops", "options")
 BATCH = 20
 BATCHES = {"small": 8, "wide": 5}  # that are timed
 ITEMS = 512  # items that the plain form embeds
@@ -47,16 +48,18 @@ GROUPS = {  # of operators, for the profile
 
 
 class Sides:
-    """Both forms over the same users, items, heads and language model."""
+    """Both forms over the same users, items, heads and language model, with `options` of params.yaml's `backbone`."""
 
-    def __init__(self, folder: Path, shape: Shape, targets: str, batches: int, cache: Path) -> None:
+    def __init__(self, folder: Path, shape: Shape, targets: str, batches: int, cache: Path, **options: Any) -> None:
         names = common.titles(folder)
         self.settings = common.settings().model.model_copy(update={"negatives": "own"})
         language_model, tokenizer = common.language_model(names, shape)
+        of = common.settings().backbone.model_copy(update=options)
+        language_model.to(getattr(torch, of.dtype))
         backbone = Backbone(language_model.model, tokenizer, True, language_model.config.max_position_embeddings)
-        limits = common.settings().backbone.prefixes
         teacher = common.teacher(len(names))
-        self.model = LLMSRec(backbone, teacher, names, self.settings, 0, Budget.gib(limits, cache))
+        self.model = LLMSRec(backbone, teacher, names, self.settings, 0, Budget.gib(of.prefixes, cache))
+        self.model.configure_layers(of)
         self.plain = Plain(language_model, tokenizer, names, self.settings.title_tokens, self.model)
         train = common.interactions(folder).drop_last(2)
         history = self.settings.history if targets == "last" else self.model.prompts.always_fit
@@ -139,6 +142,15 @@ def compare(unit: str, ours: Callable[[], int], plain: Callable[[], int]) -> Fig
     return figures
 
 
+def compare_options(sides_with: Callable[..., Sides]) -> Figures:
+    options: dict[str, dict[str, Any]] = {"bfloat16": {"dtype": "bfloat16"}, "compiled": {"compile": True}}
+    sides = {"float32": sides_with()} | {name: sides_with(**values) for name, values in options.items()}
+    figures = common.in_turn({f"{name}, users/s": rate(side.ours) for name, side in sides.items()})
+    for name in options:
+        figures[f"{name} / float32"] = common.ratios(figures, f"{name}, users/s", "float32, users/s")
+    return figures
+
+
 def embed(sides: Sides) -> int:
     return len(sides.model.item_vectors()) - 1
 
@@ -207,6 +219,9 @@ def report(folder: Path, parts: list[str], shapes: list[str]) -> Iterator[tuple[
             if "items" in parts and name == "small":
                 figures = compare("items", partial(embed, sides), sides.embed_plainly)
                 yield f"embedding {sides.samples.items:,} items after the first time, {shape}", figures
+            if "options" in parts:
+                title = f"options of the backbone, targets: last, {shape}"
+                yield title, compare_options(partial(Sides, folder, shape, "last", BATCHES[name], cache))
             if "profile" in parts:
                 of = {"plain": where_time_goes(partial(sides.theirs, 2)), "ours": where_time_goes(sides.ours)}
                 yield f"where a step's time goes (%), targets: last, {shape}", of

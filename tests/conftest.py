@@ -38,7 +38,9 @@ class Tiny:
         return self.folder / "models/bundle"
 
 
-def make_tiny(folder: Path, local: bool = False, lora_rank: int = 0, **settings: Any) -> Tiny:
+def make_tiny(
+    folder: Path, local: bool = False, lora_rank: int = 0, quantization: str = "none", **settings: Any
+) -> Tiny:
     """Untrained weights score as well as trained ones where two ways to score must agree."""
     import torch
     from transformers import LlamaConfig, LlamaModel
@@ -86,7 +88,7 @@ def make_tiny(folder: Path, local: bool = False, lora_rank: int = 0, **settings:
 
     config = {
         "model": {**MODEL_SETTINGS, **settings},
-        "backbone": {"dtype": "float32", "quantization": "none", "lora_rank": lora_rank},
+        "backbone": {"dtype": "float32", "quantization": quantization, "lora_rank": lora_rank},
         "seed": 0,
         "data": {part: sha256(folder / "data" / part) for part in ("filtered", "split")},
     }

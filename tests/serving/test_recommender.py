@@ -2,6 +2,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsrec.errors import RequestError
+from llmsrec.files import read_json
+from llmsrec.registry import tracking
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.recommender import Recommender, top
 from llmsrec.serving.schema import Event, Request, parse
+from tests.conftest import make_tiny
 
 DAY = 86_400_000
 USERS = np.arange(1, 41)
@@ -66,6 +70,18 @@ def test_answers_equal_offline_scoring(tiny: Any, recommender: Recommender, towe
 @pytest.mark.parametrize("tower", ["cf", "llm"])
 def test_answers_equal_offline_scoring_with_adapters_and_user_representation(tiny_lora: Any, tower: str) -> None:
     assert_same_as_offline(tiny_lora, Recommender.load(tiny_lora.bundle), tower)
+
+
+def test_a_quantized_backbone_is_served_quantized(tmp_path: Path) -> None:
+    """Products in bfloat16 differ a little with what stands beside them: so scores are near, ranks may differ."""
+    tiny = make_tiny(tmp_path, quantization="4bit")
+    answers = Recommender.load(tiny.bundle).recommend(requests_of(tiny, USERS, "llm"))
+    right = offline(tiny, "llm")
+    near = 0.02 * np.abs(right[np.isfinite(right)]).max()
+    for scores, answer in zip(right, answers, strict=True):
+        at = [int(item.parent_asin[1:]) - 1 for item in answer.items]
+        np.testing.assert_allclose([item.score for item in answer.items], scores[at], rtol=0, atol=near)
+    assert tracking.requirements(read_json(tiny.bundle / "config.json"))[-1].startswith("bitsandbytes==")
 
 
 def test_towers_differ_and_both_depend_on_order(recommender: Recommender) -> None:

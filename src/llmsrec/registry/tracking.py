@@ -194,10 +194,17 @@ def _logged_model(client: MlflowClient, experiment_id: str, run_id: str, digest:
     return whole
 
 
+def requirements(config: dict[str, Any]) -> list[str]:
+    """The packages that serve a bundle with this config.json, pinned to what is installed here."""
+    names = [*SERVING, *(["bitsandbytes"] if config["backbone"]["quantization"] != "none" else [])]
+    return [f"{name}=={installed(name).partition('+')[0]}" for name in names]
+
+
 def _log_model(run_id: str, bundle: Path, digest: str) -> str:
     asins = pl.read_parquet(bundle / "items.parquet")["parent_asin"].head(2)
     history = [{"parent_asin": asin, "timestamp": 1_391_040_000_000} for asin in asins]
-    tower = "cf" if read_json(bundle / "config.json")["distilled"] else "llm"
+    config = read_json(bundle / "config.json")
+    tower = "cf" if config["distilled"] else "llm"
     with TemporaryDirectory() as elsewhere, mlflow.start_run(run_id=run_id):
         # MLflow runs the code that it is given, and Python leaves bytecode beside it: not so in the bundle, DVC's out.
         package = Path(shutil.copytree(bundle / "code/llmsrec", Path(elsewhere) / "llmsrec"))
@@ -206,7 +213,7 @@ def _log_model(run_id: str, bundle: Path, digest: str) -> str:
             python_model=str(package / "registry/pyfunc.py"),
             artifacts={"bundle": str(bundle)},
             code_paths=[str(package)],
-            pip_requirements=[f"{name}=={installed(name).partition('+')[0]}" for name in SERVING],
+            pip_requirements=requirements(config),
             input_example=[{"history": history, "k": 1, "tower": tower}],
             tags={BUNDLE: digest},
         )
