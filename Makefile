@@ -21,6 +21,7 @@ tune: setup
 	dvc repro tuning/dvc.yaml
 
 FILES ?= ../shared/data
+bench: export OMP_NUM_THREADS ?= 1
 bench: setup
 	python -m benchmarks.step --files $(FILES)
 	python -m benchmarks.epoch --files $(FILES)
