@@ -22,7 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import read_json, sha256, write_json
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it recommends kernels from a hub as soon as it is imported
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it recommends kernels from a hub, and tells of casts
 VARIANTS = 64  # of a layer's code that torch.compile makes (with a mask, with a gradient, ...) before it gives up
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
