@@ -59,7 +59,7 @@ class Sides:
         backbone = Backbone(language_model.model, tokenizer, True, language_model.config.max_position_embeddings)
         teacher = common.teacher(len(names))
         self.model = LLMSRec(backbone, teacher, names, self.settings, 0, Budget.gib(of.prefixes, cache))
-        self.model.configure_layers(of)
+        self.model.configure_layers(of.gradient_checkpointing, of.compile)
         self.plain = Plain(language_model, tokenizer, names, self.settings.title_tokens, self.model)
         train = common.interactions(folder).drop_last(2)
         history = self.settings.history if targets == "last" else self.model.prompts.always_fit

@@ -32,7 +32,7 @@ def main(stage: Stage) -> None:
         params.train.seed,
         Budget.gib(backbone.prefixes, stage.root / PREFIXES),
     )
-    model.configure_layers(backbone)
+    model.configure_layers(backbone.gradient_checkpointing, backbone.compile)
     curve = train(
         model,
         Sequences.read(Path("data/split/train.parquet")),

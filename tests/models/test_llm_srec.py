@@ -3,7 +3,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -260,7 +259,7 @@ def test_compiled_layers_give_the_same_losses_and_gradients(
         if kind == "LoRA":
             base = backbone.add_lora(base, 2, seed=0)
         model = LLMSRec(base, teacher, TITLES, settings, seed=0)
-        model.configure_layers(SimpleNamespace(compile=compile, gradient_checkpointing=again))
+        model.configure_layers(again, compile)
         losses = losses_of(model.train(), sequences, settings, "all")
         sum(losses.values()).backward()
         gradients = [parameter.grad for parameter in model.trainable().values()]

@@ -82,18 +82,18 @@ class LLMSRec(nn.Module):
         else:
             print("item prefixes are not reused: the backbone is not causal or is being fine-tuned", flush=True)
 
-    def configure_layers(self, settings: Any) -> None:
-        """Have the backbone's layers computed again in the backward pass, or compiled, as `settings`, params.yaml's
-        `backbone`, asks. Values stay the same, but for rounding where they are compiled.
+    def configure_layers(self, gradient_checkpointing: bool, compile: bool) -> None:
+        """Have the backbone's layers computed again in the backward pass, or compiled. Values stay the same, but for
+        rounding where they are compiled.
 
         Raises:
             ParamsError: it cannot be done with this model, or on this machine.
         """
-        if settings.gradient_checkpointing:
+        if gradient_checkpointing:
             backbones.checkpoint_layers(self.backbone)
-        if settings.compile and self.decoder is not None:
+        if compile and self.decoder is not None:
             self.decoder.compile()
-        elif settings.compile:
+        elif compile:
             backbones.compile_layers(self.backbone)
 
     def train(self, mode: bool = True) -> "LLMSRec":

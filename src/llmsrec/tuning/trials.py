@@ -93,7 +93,7 @@ def untrained(params: Params, teacher: Path = SASREC) -> llm_srec.LLMSRec:
     """LLM-SRec as the stage llm_srec begins with it."""
     loading = params.backbone.model_dump(include={"dtype", "quantization", "lora_rank"})
     model = llm_srec.build(BACKBONE, teacher, ITEMS, params.model.model_dump(), loading, params.train.seed)
-    model.configure_layers(params.backbone)
+    model.configure_layers(params.backbone.gradient_checkpointing, params.backbone.compile)
     return model
 
 
