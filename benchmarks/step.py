@@ -142,9 +142,9 @@ def compare(unit: str, ours: Callable[[], int], plain: Callable[[], int]) -> Fig
     return figures
 
 
-def compare_options(sides_with: Callable[..., Sides]) -> Figures:
+def compare_options(ours: Sides, sides_with: Callable[..., Sides]) -> Figures:
     options: dict[str, dict[str, Any]] = {"bfloat16": {"dtype": "bfloat16"}, "compiled": {"compile": True}}
-    sides = {"float32": sides_with()} | {name: sides_with(**values) for name, values in options.items()}
+    sides = {"float32": ours} | {name: sides_with(**values) for name, values in options.items()}
     figures = common.in_turn({f"{name}, users/s": rate(side.ours) for name, side in sides.items()})
     for name in options:
         figures[f"{name} / float32"] = common.ratios(figures, f"{name}, users/s", "float32, users/s")
@@ -221,7 +221,7 @@ def report(folder: Path, parts: list[str], shapes: list[str]) -> Iterator[tuple[
                 yield f"embedding {sides.samples.items:,} items after the first time, {shape}", figures
             if "options" in parts:
                 title = f"options of the backbone, targets: last, {shape}"
-                yield title, compare_options(partial(Sides, folder, shape, "last", BATCHES[name], cache))
+                yield title, compare_options(sides, partial(Sides, folder, shape, "last", BATCHES[name], cache))
             if "profile" in parts:
                 of = {"plain": where_time_goes(partial(sides.theirs, 2)), "ours": where_time_goes(sides.ours)}
                 yield f"where a step's time goes (%), targets: last, {shape}", of

@@ -266,6 +266,7 @@ def test_compiled_layers_give_the_same_losses_and_gradients(
         return [*losses.values(), *gradients, model.user_vectors(sequences)]
 
     torch._dynamo.reset()
+    backbone.try_compiler.cache_clear()
     counters.clear()
     plain = outcomes(compile=False)
     assert not counters["stats"]

@@ -1,5 +1,6 @@
 """Steps, checks, embedding and whole trainings on a device that is not the CPU give what they give on the CPU."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,17 +40,13 @@ def test_steps_and_vectors(tiny: Any, tmp_path: Path, kind: str, changes: dict[s
     chosen = Model(**{**tiny.config["model"], **changes})
     budget = STORES.get(kind, Budget())
     found = []
-    for name in ("here", "there"):
+    for place in (nullcontext("cpu"), other_device()):
         base = backbone.load(tiny.folder / "models/backbone")
         if kind == "LoRA":
             base = backbone.add_lora(base, 2, seed=0)
         if kind == "in a file":
-            budget = replace(budget, folder=tmp_path / name)
-        if name == "here":
-            model = built(tiny, base, chosen, budget)
-            found.append(steps(model, tiny.sequences, chosen, targets) | vectors(model, tiny.sequences))
-            continue
-        with other_device() as device:
+            budget = replace(budget, folder=tmp_path / str(len(found)))
+        with place as device:
             base.model.to(device)
             model = built(tiny, base, chosen, budget)
             assert {parameter.device.type for parameter in model.parameters()} == {device}
@@ -63,9 +60,7 @@ def test_a_training_and_one_that_goes_on_from_the_cpu(tiny: Any, tmp_path: Path)
 
     def trained(resume: Path, epochs: int, there: bool) -> dict[str, Any]:
         base = backbone.load(tiny.folder / "models/backbone")
-        if not there:
-            return train(replace(tiny, model=built(tiny, base, chosen, Budget())), resume, epochs)
-        with other_device() as device:
+        with other_device() if there else nullcontext("cpu") as device:
             base.model.to(device)
             found = train(replace(tiny, model=built(tiny, base, chosen, Budget())), resume, epochs)
         return {name: value.cpu() if torch.is_tensor(value) else value for name, value in found.items()}

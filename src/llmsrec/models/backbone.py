@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,17 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     Raises:
         ParamsError: no compiler works here.
     """
+    try_compiler()
+    return torch.compile(function, dynamic=True, recompile_limit=VARIANTS)  # type: ignore[call-overload]
+
+
+@cache
+def try_compiler() -> None:
+    """Compile something small, once.
+
+    Raises:
+        ParamsError: it cannot be done here.
+    """
     from torch._dynamo.exc import BackendCompilerFailed
 
     try:
@@ -189,7 +200,6 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             f"`backbone.compile` is true, but torch.compile fails here ({str(error).splitlines()[0]}); install a C++ "
             "compiler such as g++, or set it to false."
         ) from error
-    return torch.compile(function, dynamic=True, recompile_limit=VARIANTS)  # type: ignore[call-overload]
 
 
 def _layers(model: nn.Module, key: str, done: str) -> list[Any]:
