@@ -27,6 +27,14 @@ def test_a_workflow_calls_what_exists_and_may_only_read(path: Path) -> None:
     assert workflow["permissions"] == {"contents": "read"}
     assert all("permissions" not in job for job in workflow["jobs"].values())
     for step in steps(path):
-        assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]) if "uses" in step else step["run"]
+        assert "uses" in step or step["run"]
         assert set(re.findall(r"\bmake ([\w-]+)", step.get("run", ""))) <= TARGETS
         assert "${{" not in step.get("run", ""), "what others wrote reaches a shell only by `env`"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_an_action_is_a_commit_that_nobody_can_move_and_its_version_stands_beside_it(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if "uses:" in line]
+    assert lines and len(lines) == sum("uses" in step for step in steps(path))
+    for line in lines:
+        assert re.fullmatch(r"\s+- uses: [\w-]+/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", line), line
