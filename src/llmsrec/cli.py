@@ -170,7 +170,7 @@ def promote(options: argparse.Namespace) -> None:
         promotion.refuse(verdict, options.force)
         print(f"\nnothing was changed; --yes moves {options.to} to version {verdict.version}")
         return
-    made = promotion.promote(_root(), verdict, options.reason if options.force else None)
+    made = promotion.promote(_root(), verdict, options.reason or "", options.force)
     print(f"\n{options.to} is version {made.version}; decision {made.number}, see `llmsrec history {made.number}`")
 
 

@@ -1,5 +1,6 @@
 """Aliases of a real registry: moved together and on the record, or left as they were."""
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -95,6 +96,13 @@ def test_a_refusal_changes_nothing_and_says_by_how_much(client: MlflowClient, ca
     assert "forced against: quality, order  'to see it live'" in run(capsys, "history")
 
 
+def test_a_reason_is_kept_wherever_one_is_given(client: MlflowClient, capsys: Any) -> None:
+    promote(capsys, "1", "--yes", "--reason", "first of its kind")
+    assert run(capsys, "history").rstrip().endswith("'first of its kind'")
+    assert "- reason: first of its kind" in run(capsys, "history", "1")
+    assert json.loads(run(capsys, "history", "--json"))[0]["reason"] == "first of its kind"
+
+
 @pytest.mark.parametrize(
     ("version", "to", "said"),
     [
@@ -184,7 +192,7 @@ def test_rules_that_changed_meanwhile(client: MlflowClient, root: Path, capsys: 
     (root / "params.yaml").write_text(text.replace("slice_margin: 0.02", "slice_margin: 0.01"))
     try:
         with pytest.raises(Exception, match="changed while the rules were checked"):
-            promotion.promote(root, verdict, None)
+            promotion.promote(root, verdict)
     finally:
         (root / "params.yaml").write_text(text)
     assert there(client) == {}

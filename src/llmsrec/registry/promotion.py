@@ -108,25 +108,26 @@ def review(root: Path, wanted: str, to: str, settle: bool) -> Verdict:
         )
 
 
-def promote(root: Path, verdict: Verdict, reason: str | None) -> Decision:
+def promote(root: Path, verdict: Verdict, reason: str = "", forced: bool = False) -> Decision:
     """Move the aliases as judged, and record it.
 
     Args:
-        reason: why a version that the rules refuse is promoted all the same; None if it need not be.
+        reason: why, for the record; may be empty unless `forced`.
+        forced: promote a version that the rules refuse all the same.
 
     Raises:
         RequestError: the rules refuse it, or somebody else moved aliases since it was judged.
         ParamsError: the rules have changed since.
         DataError: the registry failed; the aliases are as they were.
     """
-    refuse(verdict, forced=reason is not None)
+    refuse(verdict, forced)
     if parameters.load(root / "params.yaml").registry != verdict.settings:
         raise ParamsError(
             "`registry` in params.yaml changed while the rules were checked; nothing was promoted. Run the command "
             "again."
         )
     wanted = aliases.decide("promote", verdict.version, verdict.to, verdict.before, verdict.after, verdict.last + 1)
-    wanted = replace(wanted, reason=reason or "", broken=verdict.broken())
+    wanted = replace(wanted, reason=reason, broken=verdict.broken())
     tags = {
         "validation": "forced" if verdict.broken() else "passed",
         "validation.by": wanted.by,
