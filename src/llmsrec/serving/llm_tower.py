@@ -53,6 +53,10 @@ class LLMTower:
         hidden = read_out(self._model, prompts, self._item_inputs.__getitem__, self._user_out, seen)
         return self._f_user(hidden.cpu().numpy())
 
+    def lengths(self, histories: list[History]) -> np.ndarray:
+        """`[B]` about how many tokens each prompt has, for putting prompts of like length together."""
+        return self._prompts.user_lengths([h.items for h in histories])
+
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self._device)
 

@@ -16,9 +16,11 @@ BATCH = 32  # histories that go through a tower at once
 
 
 class Tower(Protocol):
-    """What gives `[B, d']` user vectors of `B` histories."""
+    """What gives `[B, d']` user vectors of `B` histories, and about how many positions each takes of the model."""
 
     def vectors(self, histories: list[History]) -> np.ndarray: ...
+
+    def lengths(self, histories: list[History]) -> np.ndarray: ...
 
 
 class Recommender:
@@ -45,7 +47,7 @@ class Recommender:
 
     def warm(self) -> None:
         """Load what the first request of either tower would have to wait for."""
-        self._tower("llm")
+        self.tower("llm")
 
     def recommend(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer requests in their order; each answer is what the request alone would get.
@@ -65,21 +67,41 @@ class Recommender:
                     f"request {number}, `k` is {request.k}, but the catalogue has {len(self._asins)} items; "
                     f"ask for 1 to {len(self._asins)}."
                 )
-        histories = [self._history(request) for request in requests]
+        histories = [
+            self.history([e.parent_asin for e in request.history], [e.timestamp for e in request.history])
+            for request in requests
+        ]
         scores = self._scores([request.tower for request in requests], histories)
         return [self._answer(*row) for row in zip(requests, histories, scores, strict=True)]
 
-    def _history(self, request: Request) -> History:
+    def history(self, asins: list[str], timestamps: list[int]) -> History:
         """Oldest first (ties in the order given), the first of repeats kept, as in the data that was trained on."""
-        events = sorted(request.history, key=lambda event: event.timestamp)
-        first = {event.parent_asin: event.timestamp for event in reversed(events)}
-        asins = list(dict.fromkeys(event.parent_asin for event in events))
-        known = [asin for asin in asins if asin in self._ids]
+        first: dict[str, int] = {}
+        for place in sorted(range(len(asins)), key=timestamps.__getitem__):
+            first.setdefault(asins[place], timestamps[place])
+        known = [asin for asin in first if asin in self._ids]
         return History(
             items=np.array([self._ids[asin] for asin in known], dtype=np.int64),
             timestamps=np.array([first[asin] for asin in known], dtype=np.int64),
-            unknown=[asin for asin in asins if asin not in self._ids],
+            unknown=[asin for asin in first if asin not in self._ids],
         )
+
+    def rank(self, histories: list[History], tower: str, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What `recommend` ranks, for histories that are one batch: `[<= k]` indices of items, best first, and scores.
+
+        The order in which a tower sees the batch is the caller's, and so is its size.
+
+        Args:
+            histories: each with one known item at least.
+        """
+        scores = self.tower(tower).vectors(histories) @ self._item_vectors
+        best = [top(row, k, exclude=history.items - 1) for row, history in zip(scores, histories, strict=True)]
+        return [(indices, row[indices]) for indices, row in zip(best, scores, strict=True)]
+
+    def popular(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """What a history without a known item gets: `[k]` indices of items, best first, and their events."""
+        best = top(self._counts, k, exclude=np.empty(0, dtype=np.int64))
+        return best, self._counts[best]
 
     def _scores(self, towers: list[str], histories: list[History]) -> list[np.ndarray]:
         """`[I]` scores of each history: a tower's, or the items' popularity where no item is known."""
@@ -88,7 +110,7 @@ class Recommender:
             rows = [row for row, tower in enumerate(towers) if tower == name and len(histories[row].items)]
             for start in range(0, len(rows), BATCH):
                 batch = rows[start : start + BATCH]
-                vectors = self._tower(name).vectors([histories[row] for row in batch])
+                vectors = self.tower(name).vectors([histories[row] for row in batch])
                 for row, values in zip(batch, vectors @ self._item_vectors, strict=True):
                     scores[row] = values
         return scores
@@ -104,7 +126,12 @@ class Recommender:
             fallback=None if len(history.items) else "popular",
         )
 
-    def _tower(self, name: str) -> Tower:
+    def tower(self, name: str) -> Tower:
+        """What reads histories for the tower `name`; loaded when it is first asked for.
+
+        Raises:
+            RequestError: the `llm` tower where torch is not installed.
+        """
         with self._loading:
             if name not in self._towers:
                 # torch and transformers take seconds, and the `cf` tower needs neither.

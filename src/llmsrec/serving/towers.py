@@ -27,14 +27,14 @@ class Teacher:
 
     def __init__(self, bundle: Bundle) -> None:
         self._last = bundle.session("sasrec")
-        self._length = bundle.config["shapes"]["max_length"]
+        self.length = bundle.config["shapes"]["max_length"]
 
     def vectors(self, histories: list[History]) -> np.ndarray:
         """`[B, d]` float32 of `B` histories with one item at least."""
-        table = np.zeros((len(histories), self._length), dtype=np.int64)
+        table = np.zeros((len(histories), self.length), dtype=np.int64)
         for row, history in zip(table, histories, strict=True):
-            recent = history.items[-self._length :]
-            row[self._length - len(recent) :] = recent
+            recent = history.items[-self.length :]
+            row[self.length - len(recent) :] = recent
         return self._last(table)
 
 
@@ -48,3 +48,7 @@ class CFTower:
     def vectors(self, histories: list[History]) -> np.ndarray:
         """`[B, d']` float32."""
         return self._f_cf_user(self._teacher.vectors(histories))
+
+    def lengths(self, histories: list[History]) -> np.ndarray:
+        """`[B]` positions that SASRec reads: all of them, however short a history is."""
+        return np.full(len(histories), self._teacher.length)
