@@ -161,6 +161,11 @@ def promote(options: argparse.Namespace) -> None:
     if options.force and not options.reason:
         raise RequestError("--force is given without --reason; say why, it is kept for good: --reason TEXT.")
     verdict = promotion.review(_root(), options.version, options.to, settle=options.yes)
+    if not isinstance(verdict, promotion.Verdict):
+        print(
+            f"already so: {options.to} is version {verdict.version} by decision {verdict.number}; nothing was changed"
+        )
+        return
     now = verdict.aliases.get(options.to)
     print(f"{verdict.model} version {verdict.version} -> {options.to} (now: {f'version {now}' if now else 'none'})\n")
     print(decision.table(verdict.rules))
@@ -178,7 +183,13 @@ def rollback(options: argparse.Namespace) -> None:
     """Go back, and say what is where now."""
     from llmsrec.registry import promotion
 
-    made = promotion.rollback(_root(), options.alias, options.reason)
+    made, now = promotion.rollback(_root(), options.alias, options.reason)
+    if not now:
+        print(
+            f"already so: decision {made.number} rolled {made.alias} back to version {made.version}, and there is no "
+            "version before it on record; promote one by its number instead"
+        )
+        return
     print(f"{made.alias} is version {made.version} again (it was {made.before[made.alias]}); decision {made.number}")
 
 

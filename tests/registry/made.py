@@ -123,7 +123,7 @@ before, after = {"previous": None, "staging": 1}, {"previous": 1, "staging": num
 made = aliases.decide("promote", number, "staging", before, after, 2)
 print("ready", flush=True)
 sys.stdin.readline()
-aliases.carry_out(root, "gated", {"staging": 1}, made, {}, {}, "text")
+aliases.carry_out(root, "gated", {"staging": 1}, made, {}, "text")
 """
 
 

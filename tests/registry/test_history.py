@@ -59,11 +59,18 @@ def test_a_record_is_shown_and_a_missing_one_is_one_line(ledger: history.Ledger,
 
 
 def test_an_outcome_is_said_once_and_a_number_is_taken_once(ledger: history.Ledger) -> None:
-    with pytest.raises(Exception, match="done"):
-        ledger.close(1, "undone")
+    assert ledger.close(1, "undone") == "done", "the first word counts"
+    assert [decision.outcome for decision in ledger.decisions()] == ["done", None]
     with pytest.raises(RequestError, match="made decision 2 at the same time"):
         ledger.claim(aliases.decide("promote", 9, "staging", {"staging": 1}, {"staging": 9}, 2))
     assert [decision.version for decision in ledger.decisions()] == [1, 2]
+
+
+def test_a_decision_of_an_older_ledger_is_read(ledger: history.Ledger) -> None:
+    (key, value) = min(ledger._client.get_run(ledger.run_id).data.params.items())
+    older = {name: part for name, part in json.loads(value).items() if not name.startswith("tags_")}
+    ledger._client.log_param(ledger.run_id, "0003", json.dumps(older))
+    assert key == "0001" and ledger.decisions()[-1].tags_before == {}
 
 
 def test_a_model_without_decisions_has_no_ledger(ledger: history.Ledger, registry: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
 
 from llmsrec import cli
@@ -81,7 +82,9 @@ def test_a_versions_life(client: MlflowClient, capsys: Any) -> None:
     assert all(" done " in line for line in lines) and "'clicks fell'" in lines[3]
     text = run(capsys, "history", "2")
     assert "promote gated version 2 to staging" in text and "minus that of version 1 in staging" in text
-    assert "no previous version" in run(capsys, "rollback", "staging", fails=True)
+    again = run(capsys, "rollback", "staging")  # as after a kill: it cannot know whether its outcome was seen
+    assert "already so: decision 4 rolled staging back to version 1" in again
+    assert there(client) == {"staging": 1, "champion": 2} and len(run(capsys, "history").splitlines()) == 4
 
 
 def test_a_refusal_changes_nothing_and_says_by_how_much(client: MlflowClient, capsys: Any) -> None:
@@ -188,6 +191,7 @@ def test_a_version_that_no_run_made(client: MlflowClient, capsys: Any) -> None:
 
 def test_rules_that_changed_meanwhile(client: MlflowClient, root: Path, capsys: Any) -> None:
     verdict = promotion.review(root, "1", "staging", settle=True)
+    assert isinstance(verdict, promotion.Verdict)
     text = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(text.replace("slice_margin: 0.02", "slice_margin: 0.01"))
     try:
@@ -198,21 +202,58 @@ def test_rules_that_changed_meanwhile(client: MlflowClient, root: Path, capsys: 
     assert there(client) == {}
 
 
-def test_a_decision_that_was_cut_short_is_settled(client: MlflowClient, root: Path, capsys: Any) -> None:
+def test_what_is_so_already_is_no_error_and_no_decision(client: MlflowClient, capsys: Any) -> None:
+    promote(capsys, "1", "--yes")
+    for more in ((), ("--yes",)):
+        assert "already so: staging is version 1 by decision 1" in promote(capsys, "1", *more)
+    assert "no previous version" in run(capsys, "rollback", "staging", fails=True)
+    client.set_registered_model_alias("gated", "staging", "2")
+    assert "by no decision" in promote(capsys, "2", "--yes", fails=True)
+    assert len(run(capsys, "history").splitlines()) == 1
+
+
+def test_a_decision_that_runs_is_waited_for_and_one_that_hangs_is_named(
+    client: MlflowClient, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    promote(capsys, "1", "--yes")
+    monkeypatch.setattr(aliases, "PATIENCE", 0.2)
+    with FileLock(root / aliases.LOCK):
+        assert "another process decides" in run(capsys, "rollback", "staging", fails=True)
+        assert "nothing was changed" in promote(capsys, "2"), "who only looks need not wait"
+
+
+def test_a_decision_settled_from_elsewhere_while_its_maker_lives(
+    client: MlflowClient, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Two machines share no lock: the one that is late puts back what it moved, and what the other moved stays."""
+    promote(capsys, "1", "--yes")
+    before, move = client.get_model_version("gated", "2").tags, aliases._move
+    (tmp_path / "mlruns").mkdir()
+
+    def stall(stalled: MlflowClient, model: str, to: history.Aliases) -> None:
+        monkeypatch.setattr(aliases, "_move", move)
+        assert aliases.last(client, model, tmp_path, settle=True) == 2
+        move(stalled, model, to)
+
+    monkeypatch.setattr(aliases, "_move", stall)
+    assert "undid decision 2; nothing of yours was done" in promote(capsys, "2", "--yes", fails=True)
+    assert there(client) == {"staging": 1} and client.get_model_version("gated", "2").tags == before
+    promote(capsys, "2", "--yes")
+    assert [line.split()[7] for line in run(capsys, "history").splitlines()] == ["done", "undone", "done"]
+
+
+def test_an_alias_that_other_hands_moved_after_a_kill_stays(client: MlflowClient, root: Path, capsys: Any) -> None:
     promote(capsys, "1", "--yes")
     ledger = history.ledger(client, "gated")
     assert ledger
-    made = aliases.decide("promote", 2, "staging", {"previous": None, "staging": 1}, {"previous": 1, "staging": 2}, 2)
-    ledger.claim(made)
+    ledger.claim(
+        aliases.decide("promote", 2, "staging", {"previous": None, "staging": 1}, {"previous": 1, "staging": 2}, 2)
+    )
     client.set_registered_model_alias("gated", "previous", "1")  # killed here
-    assert "has been making decision 2" in promote(capsys, "2", "--yes", fails=True)
-    client.delete_run(ledger.run_id)
-    ledger = history.open_ledger(client, "gated", root)
-    old = "2026-01-01T00:00:00+00:00"
-    ledger.claim(aliases.replace(made, number=1, at=old))
-    promotion.review(root, "2", "staging", settle=True)
-    assert there(client) == {"staging": 1}
-    assert [decision.outcome for decision in ledger.decisions()] == ["undone"]
+    client.set_registered_model_alias("gated", "staging", "3")  # in MLflow's UI
+    assert aliases.last(client, "gated", root, settle=True) == 2
+    assert there(client) == {"staging": 3}
+    assert [decision.outcome for decision in ledger.decisions()] == ["done", "undone"]
 
 
 def test_two_at_once_from_two_processes(client: MlflowClient, root: Path, capsys: Any) -> None:

@@ -3,18 +3,22 @@
 import getpass
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 
 from llmsrec.errors import DataError, RequestError
 from llmsrec.registry import history, tracking
 from llmsrec.registry.history import Aliases, Decision, Ledger
 
-ABANDONED = timedelta(minutes=2)  # moving aliases takes a second; who has not ended by then was killed
+LOCK = "mlruns/.decisions.lock"
+PATIENCE = 15  # s that one process waits for another's decision; making it takes a second
 REMEDY = "The aliases are as they were; run the command again"
 
 
@@ -33,7 +37,6 @@ def carry_out(
     model: str,
     aliases: dict[str, int],
     wanted: Decision,
-    tags: dict[str, str],
     about: dict[str, Any],
     text: str,
 ) -> Decision:
@@ -41,22 +44,49 @@ def carry_out(
 
     `previous` moves before `staging`, and each in one write: whoever reads `staging` meanwhile finds the version before
     or the version after, tagged and on record.
+
+    Raises:
+        RequestError: somebody else decides at the same time, or moved aliases since they were read.
+        DataError: the registry failed.
     """
-    record = {"model": model, **asdict(wanted), "aliases_before": aliases, **about}
-    with tracking.session(root, REMEDY) as client:
+    with tracking.session(root, REMEDY) as client, _alone(root):
         ledger = history.open_ledger(client, model, root)
-        ledger.claim(wanted)
         tagged = client.get_model_version(model, str(wanted.version)).tags
+        wanted = replace(wanted, tags_before={key: tagged.get(key) for key in wanted.tags_after})
+        record = {"model": model, **asdict(wanted), "aliases_before": aliases, **about}
+        ledger.claim(wanted)
         try:
             _unchanged(client, model, root, ledger, aliases)
             ledger.keep(wanted.number, record, text)
-            _tag(client, model, wanted.version, dict(tags))
+            _tag(client, model, wanted.version, wanted.tags_after)
+            _still_open(ledger, wanted)
             _move(client, model, wanted.after)
-            ledger.close(wanted.number, "done")
+            outcome = ledger.close(wanted.number, "done")
         except BaseException as error:
-            _undo(client, model, ledger, wanted, {key: tagged.get(key) for key in tags}, error)
+            _undo(client, model, ledger, wanted, error)
             raise
+        if outcome != "done":
+            _put_back(client, model, ledger, wanted)
+            raise _overtaken(wanted)
     return replace(wanted, outcome="done")
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Of the processes that decide from this repository, be the only one; the lock goes with its process.
+
+    From elsewhere others may decide meanwhile: of them all the ledger takes one outcome for a decision, and who is
+    late follows it (`_put_back`).
+    """
+    path = root / LOCK
+    try:
+        with FileLock(path, timeout=PATIENCE):
+            yield
+    except Timeout as error:
+        raise RequestError(
+            f"another process decides from {root} and has not ended for {PATIENCE} s; nothing of yours was done. Wait "
+            f"for it or end it (`fuser {path}` names it), then run the command again."
+        ) from error
 
 
 def _move(client: MlflowClient, model: str, to: Aliases) -> None:
@@ -79,22 +109,43 @@ def _tag(client: MlflowClient, model: str, version: int, tags: dict[str, str | N
             client.delete_model_version_tag(model, str(version), key)
 
 
-def _undo(
-    client: MlflowClient, model: str, ledger: Ledger, made: Decision, tags: dict[str, str | None], error: BaseException
-) -> None:
+def _undo(client: MlflowClient, model: str, ledger: Ledger, made: Decision, error: BaseException) -> None:
     """Put everything back; where even that fails, say what the next command will do."""
-    aliases = "may not be as they were"
     try:
-        _move(client, model, made.before)
-        aliases = "are as they were"
-        _tag(client, model, made.version, tags)
+        _put_back(client, model, ledger, made)
         ledger.close(made.number, "undone")
     except Exception as second:
         raise DataError(
             f"MLflow failed in the middle ({_first_line(error)}), and then again ({_first_line(second)}). The aliases "
-            f"{aliases}; decision {made.number} is unfinished: the next `llmsrec promote --yes` or `llmsrec rollback`, "
-            f"from {ABANDONED.seconds // 60} minutes on, settles it before anything else."
+            f"may not be as they were; decision {made.number} is unfinished: the next `llmsrec promote --yes` or "
+            "`llmsrec rollback` settles it before anything else."
         ) from error
+
+
+def _put_back(client: MlflowClient, model: str, ledger: Ledger, made: Decision) -> None:
+    """What `made` moved goes to where it was, or to where a later decision wants it; what others moved stays."""
+    later = [other for other in ledger.decisions() if other.number > made.number and other.outcome != "undone"]
+    target = dict(made.before)
+    for other in later:
+        target |= {alias: version for alias, version in other.after.items() if alias in target}
+    now = read(client, model)
+    _move(client, model, {alias: target[alias] for alias in target if now.get(alias) == made.after[alias]})
+    if all(other.version != made.version for other in later):
+        _tag(client, model, made.version, made.tags_before)
+
+
+def _still_open(ledger: Ledger, made: Decision) -> None:
+    """Raise RequestError if somebody elsewhere took the decision for one that was cut short, and settled it."""
+    newest = ledger.decisions()[-1]
+    if newest.number != made.number or newest.outcome is not None:
+        raise _overtaken(made)
+
+
+def _overtaken(made: Decision) -> RequestError:
+    return RequestError(
+        f"somebody else decided at the same time and undid decision {made.number}; nothing of yours was done. Look at "
+        "`llmsrec history` and run the command again."
+    )
 
 
 def _unchanged(client: MlflowClient, model: str, root: Path, ledger: Ledger, aliases: dict[str, int]) -> None:
@@ -110,28 +161,48 @@ def _unchanged(client: MlflowClient, model: str, root: Path, ledger: Ledger, ali
 def last(client: MlflowClient, model: str, root: Path, settle: bool) -> int:
     """The number of the last decision, 0 if there is none.
 
+    Args:
+        settle: end it first if it was cut short.
+
     Raises:
-        RequestError: it is being made just now.
+        RequestError: a process of this repository is making it and does not end.
     """
+    if not settle:
+        ledger = history.ledger(client, model)
+        return max((decision.number for decision in ledger.decisions()), default=0) if ledger else 0
+    with _alone(root):  # who is still at it has ended then, and whoever was killed has let go
+        ledger = history.ledger(client, model)
+        decisions = ledger.decisions() if ledger else []
+        if not ledger or not decisions:
+            return 0
+        if decisions[-1].outcome is None:
+            _settle(client, model, ledger, decisions[-1])
+        return decisions[-1].number
+
+
+def _settle(client: MlflowClient, model: str, ledger: Ledger, cut: Decision) -> None:
+    """End a decision that was cut short: done if all its aliases have moved, else undone. No clock is asked.
+
+    Tags are written before aliases move, so a version whose aliases have moved is tagged.
+    """
+    now = read(client, model)
+    done = all(now.get(alias) == version for alias, version in cut.after.items())
+    if not done:
+        _put_back(client, model, ledger, cut)
+    outcome = ledger.close(cut.number, "done" if done else "undone")
+    if outcome == "undone":
+        _put_back(client, model, ledger, cut)  # again, for what its maker, alive elsewhere, wrote meanwhile
+    elif not done:
+        _tag(client, model, cut.version, cut.tags_after)
+        _move(client, model, cut.after)
+
+
+def already(client: MlflowClient, model: str, alias: str, version: int) -> Decision | None:
+    """The decision by which `alias` is `version`; None where it was moved by other hands."""
     ledger = history.ledger(client, model)
     decisions = ledger.decisions() if ledger else []
-    if not ledger or not decisions:
-        return 0
-    last = decisions[-1]
-    if last.outcome is None:
-        if datetime.now(UTC) - datetime.fromisoformat(last.at) < ABANDONED:
-            raise RequestError(
-                f"{last.by} has been making decision {last.number} since {last.at} ({last.action} of version "
-                f"{last.version} to {last.alias}); run the command again when it is done."
-            )
-        if settle:
-            there = read(client, model)
-            if all(there.get(alias) == version for alias, version in last.after.items()):
-                ledger.close(last.number, "done")
-            else:
-                _move(client, model, last.before)
-                ledger.close(last.number, "undone")
-    return last.number
+    done = [decision for decision in decisions if decision.outcome == "done" and decision.alias == alias]
+    return done[-1] if done and done[-1].version == version else None
 
 
 def decide(action: str, version: int, alias: str, before: Aliases, after: Aliases, number: int) -> Decision:

@@ -4,11 +4,11 @@ They are kept in one MLflow run of an experiment of their own, so they outlive t
 all who share a server. Decision n is the run's parameter `000n`, and its record an artifact. MLflow lets a parameter
 be written once and refuses another value, also from another machine at the same instant: so writing `000n` is what
 decides between two who want to move aliases at once. The outcome is a second parameter, `000n.outcome`; a decision
-without one was cut short, and says itself what the aliases were before.
+without one was cut short, and says itself what the aliases and the version's tags were before.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Decision:
         broken: the rules that did not hold; only with `--force`.
         token: makes each attempt a value of its own.
         outcome: done; undone (it failed and the aliases are as they were); None while it is being made.
+        tags_before, tags_after: the version's tags that it writes; None for one that was not there.
     """
 
     number: int
@@ -53,6 +54,8 @@ class Decision:
     broken: list[str]
     token: str
     outcome: str | None = None
+    tags_before: dict[str, str | None] = field(default_factory=dict)  # the first decisions of a ledger may have none
+    tags_after: dict[str, str | None] = field(default_factory=dict)
 
     def line(self) -> str:
         """One line of `llmsrec history`."""
@@ -99,9 +102,17 @@ class Ledger:
                 f"{taken.alias}); nothing of yours was done. Look at `llmsrec history` and run the command again."
             ) from error
 
-    def close(self, number: int, outcome: str) -> None:
-        """Say what came of a decision; it is said once."""
-        self._client.log_param(self.run_id, f"{number:04}.outcome", outcome)
+    def close(self, number: int, outcome: str) -> str:
+        """Say what came of a decision; it is said once. Returns what was said first, perhaps by somebody else."""
+        key = f"{number:04}.outcome"
+        try:
+            self._client.log_param(self.run_id, key, outcome)
+        except MlflowException:
+            said: str | None = self._client.get_run(self.run_id).data.params.get(key)
+            if said is None:
+                raise
+            return said
+        return outcome
 
     def keep(self, number: int, record: dict[str, Any], text: str) -> None:
         """Store a decision's record, as JSON and as Markdown."""

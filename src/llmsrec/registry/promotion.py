@@ -56,13 +56,16 @@ class Verdict:
         return [rule.name for rule in self.rules if not rule.holds]
 
 
-def review(root: Path, wanted: str, to: str, settle: bool) -> Verdict:
+def review(root: Path, wanted: str, to: str, settle: bool) -> Verdict | Decision:
     """Judge a version by the rules in `root`/params.yaml; nothing is changed.
 
     Args:
         wanted: a version's number or an alias of it.
         to: the alias that it is to have: staging, or champion for what is in staging.
         settle: first end a decision that was cut short (`Ledger`).
+
+    Returns:
+        What the rules say; or the decision by which `to` is this version already.
 
     Raises:
         RequestError: no such version, or an alias that is not promoted to.
@@ -73,11 +76,16 @@ def review(root: Path, wanted: str, to: str, settle: bool) -> Verdict:
     settings = parameters.load(root / "params.yaml")
     with tracking.existing(root, aliases.REMEDY) as client, tempfile.TemporaryDirectory() as folder:
         model = settings.registry.model
-        version = evidence.find(client, model, wanted)
         last = aliases.last(client, model, root, settle)
+        version = evidence.find(client, model, wanted)
         there, number = aliases.read(client, model), int(version.version)
         if there.get(to) == number:
-            raise RequestError(f"{model} version {number} is in {to} already; nothing was changed.")
+            if made := aliases.already(client, model, to, number):
+                return made
+            raise RequestError(
+                f"{model} version {number} is in {to} already, but by no decision: the alias was moved by other means. "
+                f"Nothing was changed; delete the alias {to} in MLflow to have the version judged."
+            )
         if to == "champion" and there.get("staging") != number:
             raise RequestError(
                 f"only what is in staging becomes champion, and that is {there.get('staging', 'no version')}, not "
@@ -127,14 +135,14 @@ def promote(root: Path, verdict: Verdict, reason: str = "", forced: bool = False
             "again."
         )
     wanted = aliases.decide("promote", verdict.version, verdict.to, verdict.before, verdict.after, verdict.last + 1)
-    wanted = replace(wanted, reason=reason, broken=verdict.broken())
-    tags = {
+    tags: dict[str, str | None] = {
         "validation": "forced" if verdict.broken() else "passed",
         "validation.by": wanted.by,
         "validation.at": wanted.at,
         "validation.bundle_sha256": verdict.about["bundle_sha256"],
         "validation.decision": str(wanted.number),
     }
+    wanted = replace(wanted, reason=reason, broken=verdict.broken(), tags_after=tags)
     about = {
         "installed": decision.installed(),
         "rules": [rule.to_dict() for rule in verdict.rules],
@@ -143,7 +151,7 @@ def promote(root: Path, verdict: Verdict, reason: str = "", forced: bool = False
         "changed_since_training": verdict.changed,
     }
     text = decision.markdown(verdict.model, wanted, verdict.rules, verdict.about["bundle_sha256"])
-    return aliases.carry_out(root, verdict.model, verdict.aliases, wanted, tags, about, text)
+    return aliases.carry_out(root, verdict.model, verdict.aliases, wanted, about, text)
 
 
 def refuse(verdict: Verdict, forced: bool) -> None:
@@ -152,8 +160,11 @@ def refuse(verdict: Verdict, forced: bool) -> None:
         raise RequestError(decision.refusal(verdict.model, verdict.version, verdict.to, verdict.failures()))
 
 
-def rollback(root: Path, alias: str, reason: str) -> Decision:
+def rollback(root: Path, alias: str, reason: str) -> tuple[Decision, bool]:
     """Return `staging` to the version that `previous` names, once its bundle has shown that it still answers.
+
+    Returns:
+        The decision, and whether it was made now: where the last one on `staging` is a rollback already, that is it.
 
     Raises:
         RequestError: another alias, or there is no previous version.
@@ -164,10 +175,13 @@ def rollback(root: Path, alias: str, reason: str) -> Decision:
     settings = parameters.load(root / "params.yaml").registry
     with tracking.existing(root, aliases.REMEDY) as client, tempfile.TemporaryDirectory() as folder:
         model = settings.model
-        evidence.find(client, model, alias)
         last = aliases.last(client, model, root, settle=True)
+        evidence.find(client, model, alias)
         there = aliases.read(client, model)
         if "previous" not in there:
+            made = aliases.already(client, model, alias, there.get(alias, 0))
+            if made and made.action == "rollback":
+                return made, False
             raise RequestError(f"{model} has no previous version to return to; promote one by its number instead.")
         version = evidence.find(client, model, "previous")
         digest = evidence.model(version, Path(folder))
@@ -179,7 +193,7 @@ def rollback(root: Path, alias: str, reason: str) -> Decision:
     wanted = replace(aliases.decide("rollback", int(version.version), alias, before, after, last + 1), reason=reason)
     about = {"installed": decision.installed(), "version": {"bundle_sha256": digest, "smoke": asdict(tried)}}
     text = decision.markdown(model, wanted, [], digest)
-    return aliases.carry_out(root, model, there, wanted, {}, about, text)
+    return aliases.carry_out(root, model, there, wanted, about, text), True
 
 
 def _holder(client: MlflowClient, model: str, number: int | None, folder: Path) -> gate.There:
