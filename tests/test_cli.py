@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 def test_recommend_from_a_bundle_as_table_and_as_json(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["recommend", "--bundle", str(tiny.bundle), "--tower", "cf", "--k", "3"]
-    history = ["--history", "B2@86400000", "X9@1", "B1@172800000"]
+    history = ["--history", "B2@1391040000000", "X9@631152000000", "B1@1391126400000"]
     assert cli.main([*command, *history, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (len(answer["items"]), answer["used"], answer["unknown"], answer["fallback"]) == (3, 2, ["X9"], None)
@@ -28,8 +28,8 @@ def test_recommend_from_a_bundle_as_table_and_as_json(tiny: Any, capsys: pytest.
 
 
 def test_an_item_without_a_time_was_bought_last(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    outputs = []
-    for history in (["B2", "B1@1"], ["B1@1", "B2@1700000000000"], ["B2@1", "B1@1700000000000"]):
+    outputs, then = [], 1_391_040_000_000
+    for history in (["B2", f"B1@{then}"], [f"B1@{then}", "B2@1700000000000"], [f"B2@{then}", "B1@1700000000000"]):
         cli.main(["recommend", "--bundle", str(tiny.bundle), "--tower", "cf", "--history", *history])
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1] != outputs[2]
@@ -40,14 +40,29 @@ def test_no_history_says_that_the_items_are_popular(tiny: Any, capsys: pytest.Ca
     assert "most popular" in capsys.readouterr().out
 
 
+def test_an_id_may_hold_an_at_sign_as_the_time_comes_after_the_last_one(tiny: Any, capsys: Any) -> None:
+    history = ["a@1@1391040000000", "B00@x@1391040000001", "B1"]
+    command = ["recommend", "--bundle", str(tiny.bundle), "--tower", "cf", "--json", "--history", *history]
+    assert cli.main(command) == 0
+    assert json.loads(capsys.readouterr().out)["unknown"] == ["a@1", "B00@x"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--k", "0"], "`k` is 0"),
         (["--k", "31"], "`k` is 31, but the catalogue has 30 items"),
         (["--tower", "gpt"], '`tower` is "gpt": must be one of llm, cf'),
-        (["--history", "B1@yesterday"], "'B1@yesterday' has no time in ms"),
-        (["--history", "B1@-1"], "`history.0.timestamp` is -1"),
+        (["--history", "B1@yesterday"], 'history "B1@yesterday": no time in ms comes after the last @. Write <id>@13'),
+        (
+            ["--history", "B1@-1"],
+            'history "B1@-1": the time is outside the years 1990 to 2100; it must be ms since 1970',
+        ),
+        (["--history", "B1@1391040000"], "the time is outside the years 1990 to 2100"),
+        (["--history", f"B1@{'9' * 5000}"], "the time is outside the years 1990 to 2100"),
+        (["--history", "B1@1_391_040_000_000"], "no time in ms comes after the last @"),
+        (["--history", "B00@x"], "an id with an @ in it needs its time"),
+        (["--history", "@1391040000000"], "no item's id comes before the @"),
     ],
 )
 def test_a_bad_request_is_one_line(

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from llmsrec import presets
-from llmsrec.errors import LLMSRecError, RequestError
+from llmsrec.errors import LLMSRecError, RequestError, shown
 from llmsrec.files import atomic, read_json
 from llmsrec.serving import schema
+from llmsrec.times import OUTSIDE, are_ms
+
+LONGEST_TIME = 20  # characters; Python refuses to read numbers of thousands of digits
 
 Answered = Callable[[argparse.Namespace], None]
 
@@ -42,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--bundle", type=Path, help="folder of a bundle, such as models/bundle")
     command.add_argument(
         "--history", nargs="*", default=[], metavar="ASIN[@MS]",
-        help="parent_asin of each item, and when it was bought in ms since epoch (default: now)",
+        help="parent_asin of each item, and after the last @ when it was bought in ms since epoch (default: now)",
     )  # fmt: skip
     command.add_argument("--k", type=int, default=10, help="how many items (default: %(default)s)")
     command.add_argument(
@@ -271,15 +275,20 @@ def _add(commands: Any, name: str, run: Answered, text: str, example: str) -> ar
 
 
 def _event(text: str) -> dict[str, Any]:
-    asin, mark, when = text.partition("@")
+    """An item of --history: `<id>` for now, or `<id>@<ms>`, where the id may hold an @ itself."""
+    asin, mark, when = text.rpartition("@")
     if not mark:
-        return {"parent_asin": asin, "timestamp": int(time.time() * 1000)}
-    try:
-        return {"parent_asin": asin, "timestamp": int(when)}
-    except ValueError as error:
+        return {"parent_asin": text, "timestamp": int(time.time() * 1000)}
+    digits = re.fullmatch("-?[0-9]+", when)
+    if not digits or len(when) > LONGEST_TIME or not are_ms(int(when)):
+        wrong = f"the time is {OUTSIDE}" if digits else "no time in ms comes after the last @"
         raise RequestError(
-            f"{text!r} has no time in ms after the @; write {asin}@1391040000000, or {asin} for now."
-        ) from error
+            f"--history {shown(text)}: {wrong}. Write <id>@1391040000000, or <id> alone for now; an id with an @ in it "
+            "needs its time."
+        )
+    if not asin:
+        raise RequestError(f"--history {shown(text)}: no item's id comes before the @; write <id>@1391040000000.")
+    return {"parent_asin": asin, "timestamp": int(when)}
 
 
 def _registered(uri: str) -> Path:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsrec.data import json_lines
-from llmsrec.data.layouts import EARLIEST, ITEMS, LATEST, REVIEWS
+from llmsrec.data.layouts import ITEMS, REVIEWS
 from llmsrec.errors import DataError
+from llmsrec.times import EARLIEST, LATEST
 
 NOW = 1_391_040_000_000
 

@@ -85,7 +85,10 @@ def environment(folder: Path, names: set[str]) -> Path:
 @IMAGES
 def test_what_a_serving_image_holds_is_enough(registry: Any, files: list[str], tmp_path: Path) -> None:
     model = tracking.bundle_of("models:/llm-srec@candidate", registry.root).parents[1]
-    history = [{"parent_asin": asin, "timestamp": day * 86_400_000} for day, asin in enumerate(("B3", "B1", "B4"))]
+    history = [
+        {"parent_asin": asin, "timestamp": 1_391_040_000_000 + day * 86_400_000}
+        for day, asin in enumerate(("B3", "B1", "B4"))
+    ]
     requests = [{"history": history, "k": 3, "tower": tower} for tower in ("cf", "llm")]
     done = subprocess.run(
         [sys.executable, "-S", "-c", ASK, str(model), json.dumps(requests)],  # -S: not what is installed here

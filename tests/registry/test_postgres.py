@@ -113,7 +113,7 @@ def test_a_versions_life_over_http(
     assert not (root / "mlruns/mlflow.db").exists()
 
     bundle = tracking.bundle_of("models:/gated@staging", root)
-    asked = parse([{"history": [{"parent_asin": "B3", "timestamp": 0}], "k": 3, "tower": "cf"}])
+    asked = parse([{"history": [{"parent_asin": "B3", "timestamp": 1_391_040_000_000}], "k": 3, "tower": "cf"}])
     assert Recommender.load(bundle).recommend(asked) == Recommender.load(tiny.bundle).recommend(asked)
 
 

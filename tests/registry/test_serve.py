@@ -67,7 +67,7 @@ def post(url: str, body: Any) -> tuple[int, Any]:
 
 def test_both_towers_answer_as_the_bundle_does(registry: Any, url: str) -> None:
     inputs = [{"history": HISTORY, "k": 7, "tower": tower} for tower in ("cf", "llm")]
-    inputs.append({"history": [{"parent_asin": "X1", "timestamp": 0}], "k": 2, "tower": "cf"})
+    inputs.append({"history": [{"parent_asin": "X1", "timestamp": 1_391_040_000_000}], "k": 2, "tower": "cf"})
     status, body = post(url, {"inputs": inputs})
     assert (status, set(body)) == (200, {"predictions"})
     for found, answer in zip(
@@ -91,7 +91,11 @@ def test_both_towers_answer_as_the_bundle_does(registry: Any, url: str) -> None:
         ({"k": "5"}, '`k` is "5": Input should be a valid integer'),
         ({"k": 31}, "`k` is 31, but the catalogue has 30 items"),
         ({"tower": "gpt"}, "must be one of llm, cf"),
-        ({"history": [{"parent_asin": "B1", "timestamp": -5}]}, "`history.0.timestamp` is -5"),
+        ({"history": [{"parent_asin": "B1", "timestamp": -5}]}, "`history.0.timestamp` is -5: outside the years 1990"),
+        (
+            {"history": [{"parent_asin": "B1", "timestamp": 1_391_040_000}]},
+            "`history.0.timestamp` is 1391040000: outside the years 1990 to 2100; it must be ms since 1970",
+        ),
         ({"history": [{"parent_asin": 7, "timestamp": 5}]}, "`history.0.parent_asin` is 7"),
         ({"history": None}, "`history` is null"),
         ({"kk": 5}, "`kk` is not a field of a request"),

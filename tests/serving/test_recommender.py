@@ -18,7 +18,7 @@ from llmsrec.serving.recommender import Recommender, top
 from llmsrec.serving.schema import Event, Request, parse
 from tests.conftest import make_tiny
 
-DAY = 86_400_000
+START, DAY = 1_391_040_000_000, 86_400_000  # ms
 USERS = np.arange(1, 41)
 
 
@@ -28,14 +28,15 @@ def recommender(tiny: Any) -> Recommender:
 
 
 def request(items: list[int], k: int = 10, tower: str = "cf", times: list[int] | None = None) -> Request:
+    """Of items bought `times` ms after START."""
     times = times or [DAY * n for n in range(1, len(items) + 1)]
-    events = [Event(parent_asin=f"B{item}", timestamp=time) for item, time in zip(items, times, strict=True)]
+    events = [Event(parent_asin=f"B{item}", timestamp=START + time) for item, time in zip(items, times, strict=True)]
     return Request(history=events, k=k, tower=tower)
 
 
 def requests_of(tiny: Any, users: np.ndarray, tower: str) -> list[Request]:
     histories = [tiny.sequences.of(user) for user in users]
-    return [request(items.tolist(), 10, tower, times.tolist()) for items, times in histories]
+    return [request(items.tolist(), 10, tower, (times - START).tolist()) for items, times in histories]
 
 
 def offline(tiny: Any, tower: str) -> np.ndarray:
@@ -135,7 +136,7 @@ def test_of_repeats_the_first_is_used(recommender: Recommender) -> None:
 def test_unknown_items_are_skipped_and_named_oldest_first(recommender: Recommender, tower: str) -> None:
     known = request([5, 6], tower=tower, times=[DAY, 4 * DAY])
     events = [("X9", 3 * DAY), ("B6", 4 * DAY), ("", 2 * DAY), ("B5", DAY), ("X9", 5 * DAY), ("{0}%s", 6 * DAY)]
-    odd = Request(history=[Event(parent_asin=asin, timestamp=time) for asin, time in events], tower=tower)
+    odd = Request(history=[Event(parent_asin=asin, timestamp=START + time) for asin, time in events], tower=tower)
     first, second = recommender.recommend([known, odd])
     assert second.unknown == ["", "X9", "{0}%s"]
     assert second.model_copy(update={"unknown": []}) == first
@@ -146,7 +147,7 @@ def test_unknown_items_are_skipped_and_named_oldest_first(recommender: Recommend
 def test_nothing_known_gives_the_most_popular_and_says_so(
     tiny: Any, recommender: Recommender, tower: str, asins: list[str]
 ) -> None:
-    history = [Event(parent_asin=asin, timestamp=DAY) for asin in asins]
+    history = [Event(parent_asin=asin, timestamp=START) for asin in asins]
     (answer,) = recommender.recommend([Request(history=history, k=30, tower=tower)])
     popular = tiny.catalogue.sort("count", "item_id", descending=[True, False])
     assert [item.parent_asin for item in answer.items] == popular["parent_asin"].to_list()
@@ -188,7 +189,7 @@ from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import parse
 assert Path(llmsrec.__file__).is_relative_to(bundle / "code"), llmsrec.__file__
 recommender = Recommender.load(bundle)
-history = [{"parent_asin": f"B{n}", "timestamp": n * 86_400_000} for n in (1, 2, 3)]
+history = [{"parent_asin": f"B{n}", "timestamp": 1_391_040_000_000 + n * 86_400_000} for n in (1, 2, 3)]
 cf = recommender.recommend(parse([{"history": history, "tower": "cf"}]))
 assert not {"torch", "transformers", "peft", "mlflow", "dvc"} & sys.modules.keys()
 llm = recommender.recommend(parse([{"history": history, "tower": "llm"}]))
@@ -209,7 +210,7 @@ def test_the_bundles_own_code_suffices_and_the_cf_tower_needs_no_torch(tiny: Any
 def test_the_cf_tower_of_a_model_without_distillation_is_refused(tiny: Any) -> None:
     bundle = Bundle.open(tiny.bundle)
     recommender = Recommender(dataclasses.replace(bundle, config={**bundle.config, "distilled": False}))
-    request = {"history": [{"parent_asin": "B1", "timestamp": 1}], "k": 3}
+    request = {"history": [{"parent_asin": "B1", "timestamp": START}], "k": 3}
     with pytest.raises(RequestError, match=r"request 1, `tower` is 'cf'.*model\.distill=false"):
         recommender.recommend(parse([{**request, "tower": "llm"}, {**request, "tower": "cf"}]))
     assert len(recommender.recommend(parse([{**request, "tower": "llm"}]))[0].items) == 3

@@ -1,7 +1,11 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from llmsrec.data.layouts import check_review
 from llmsrec.errors import RequestError
 from llmsrec.serving.schema import Request, parse
+from llmsrec.times import EARLIEST, LATEST
 
 EVENT = {"parent_asin": "B1", "timestamp": 1_391_040_000_000}
 
@@ -63,3 +67,15 @@ def test_what_was_sent_is_shown_as_json_and_can_be_sent_back() -> None:
         with pytest.raises(RequestError) as told:
             parse([{"history": [], "tower": tower}])
         assert f"`tower` is {shown}: must be" in str(told.value).encode().decode()
+
+
+@given(st.one_of(st.integers(), st.sampled_from([EARLIEST - 1, EARLIEST, LATEST, LATEST + 1, 1_391_040_000])))
+def test_a_time_is_refused_as_in_a_raw_file_and_in_its_words(time: int) -> None:
+    try:
+        check_review({"user_id": "u", "parent_asin": "i", "rating": 5.0, "timestamp": time})
+    except ValueError as raw:
+        with pytest.raises(RequestError) as refused:
+            parse([{"history": [{"parent_asin": "i", "timestamp": time}]}])
+        assert str(raw).partition(", outside")[2] == str(refused.value).partition(": outside")[2]
+    else:
+        assert parse([{"history": [{"parent_asin": "i", "timestamp": time}]}])[0].history[0].timestamp == time

@@ -17,8 +17,9 @@ import pyarrow.json as pj
 from isal import igzip
 from isal.igzip_lib import IsalError
 
-from llmsrec.data.layouts import EARLIEST, LATEST, Layout
+from llmsrec.data.layouts import Layout
 from llmsrec.errors import DataError, shown
+from llmsrec.times import are_ms
 
 LONGEST_LINE = 1 << 26  # bytes; a longer one is not a review but a file without lines
 
@@ -127,6 +128,6 @@ def _is_clean(table: pa.Table, layout: Layout) -> bool:
             return False
         if pa.types.is_integer(column.type):
             smallest, largest = pc.min_max(column).values()
-            if smallest.as_py() < EARLIEST or largest.as_py() > LATEST:
+            if not are_ms(smallest.as_py(), largest.as_py()):
                 return False
     return True

@@ -8,10 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from llmsrec.errors import shown
-
-# Times outside are not milliseconds: seconds of any year before 2109 lie below, microseconds above.
-EARLIEST = 631_152_000_000  # 1990-01-01, ms
-LATEST = 4_102_444_800_000  # 2100-01-01, ms
+from llmsrec.times import OUTSIDE, are_ms
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,8 @@ def check_review(line: dict[str, Any]) -> tuple[str, str, float, int]:
         raise ValueError(
             f"timestamp is {shown(timestamp)}, not an integer; write ms since 1970 without quotes or point"
         )
-    if not EARLIEST <= timestamp <= LATEST:
-        raise ValueError(f"timestamp is {timestamp}, outside the years 1990 to 2100; it must be ms since 1970")
+    if not are_ms(timestamp):
+        raise ValueError(f"timestamp is {timestamp}, {OUTSIDE}")
     return _text(line, "user_id"), _text(line, "parent_asin"), float(rating), timestamp
 
 

@@ -39,6 +39,7 @@ CODE = (
     "serving/recommender.py",
     "serving/schema.py",
     "serving/towers.py",
+    "times.py",
 )
 BACKBONE_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 PROMPTS = ("history", "date_format", "title_tokens", "max_tokens", "user_representation")

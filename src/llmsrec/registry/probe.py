@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 STARTED = time.perf_counter()
-WARM_UP, LENGTH, DAY = 3, 10, 86_400_000
+WARM_UP, LENGTH = 3, 10
+START, DAY = 1_391_040_000_000, 86_400_000  # ms
 
 
 def main(folder: Path, requests: int) -> None:
@@ -32,7 +33,7 @@ def main(folder: Path, requests: int) -> None:
 
     def ask(tower: str, number: int) -> None:
         history = [asins[(number * length + place) % len(asins)] for place in range(length)]
-        events = [{"parent_asin": asin, "timestamp": place * DAY} for place, asin in enumerate(history)]
+        events = [{"parent_asin": asin, "timestamp": START + place * DAY} for place, asin in enumerate(history)]
         request = schema.parse([{"history": events, "k": length, "tower": tower}])
         (answer,) = recommender.recommend(request)
         found = [item.parent_asin for item in answer.items]

@@ -5,11 +5,11 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from llmsrec.errors import RequestError, shown
+from llmsrec.times import OUTSIDE, are_ms
 
 Tower = Literal["llm", "cf"]
 TOWERS: tuple[str, ...] = get_args(Tower)
 LONGEST_HISTORY = 10_000
-LATEST_MS = 253_402_300_799_999  # the end of the year 9999: prompts show dates with four digits of year
 
 
 class Strict(BaseModel):
@@ -22,7 +22,14 @@ class Event(Strict):
     """An item that the user bought or reviewed, and when (ms since epoch)."""
 
     parent_asin: str
-    timestamp: int = Field(ge=0, le=LATEST_MS)
+    timestamp: int
+
+    @field_validator("timestamp")
+    @classmethod
+    def timestamp_is_ms(cls, value: int) -> int:
+        if not are_ms(value):
+            raise ValueError(OUTSIDE)
+        return value
 
 
 class Request(Strict):

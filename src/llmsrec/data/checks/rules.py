@@ -6,7 +6,7 @@ from typing import Any
 
 import great_expectations.expectations as gxe
 
-from llmsrec.data.layouts import EARLIEST, LATEST
+from llmsrec.times import EARLIEST, LATEST
 
 LOWEST_RATING, HIGHEST_RATING = 0, 5
 
