@@ -1,3 +1,6 @@
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -131,6 +134,55 @@ def test_shuffling_keeps_numbers_and_dates_in_place(tokenizer: Any, settings: An
     text = show(tokenizer, build(tokenizer, settings).users([items[::-1]], [times]), 0)
     assert "[No.1 Time: 2014/01/30 Title: Blue Tent" in text
     assert "[No.2 Time: 2014/01/31 Title: Red Soap" in text
+
+
+def test_threads_that_meet_new_days_get_the_prompts_of_a_single_thread(tokenizer: Any, settings: Any) -> None:
+    shared = build(tokenizer, settings)
+    rng = np.random.default_rng(0)
+    count, each = 8, 60
+    items = rng.integers(1, 5, (count * each, 4))
+    times = DAY_MS * np.sort(rng.integers(0, 30_000, (count * each, 4)), axis=1)
+    start = threading.Barrier(count)
+
+    def run(thread: int) -> list[PromptBatch]:
+        start.wait()
+        return [
+            shared.users(items[row : row + 1], times[row : row + 1])
+            for row in range(each * thread, each * (thread + 1))
+        ]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(count) as threads:
+            made = [prompt for prompts in threads.map(run, range(count)) for prompt in prompts]
+    finally:
+        sys.setswitchinterval(interval)
+    alone = build(tokenizer, settings).users(items, times)
+    assert_same(shared.users(items, times), alone)
+    for row, prompt in enumerate(made):
+        length = prompt.lengths[0]
+        assert length == alone.lengths[row]
+        np.testing.assert_array_equal(prompt.token_ids[0], alone.token_ids[row, :length])
+        np.testing.assert_array_equal(prompt.slots[0], alone.slots[row, :length])
+
+
+def test_what_is_kept_does_not_grow_with_the_days_that_were_seen(
+    tokenizer: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmsrec.models.prompts.DATES", 100)
+    prompts = build(tokenizer, settings)
+
+    def kept() -> int:
+        """Numbers in arrays, and remembered dates."""
+        arrays = [value for value in vars(prompts._pieces).values() if isinstance(value, np.ndarray)]
+        return sum(array.size for array in arrays) + prompts._date_tokens.cache_info().currsize
+
+    sizes = []
+    for days in np.arange(10_000).reshape(-1, 25, 4):
+        prompts.users([np.array([1, 2, 1, 2])] * 25, list(DAY_MS * days))
+        sizes.append(kept())
+    assert sizes[0] == sizes[-1]
 
 
 def test_right_padding_and_lengths(tokenizer: Any, settings: Any) -> None:

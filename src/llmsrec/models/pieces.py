@@ -84,6 +84,9 @@ class Part:
 class Pieces:
     """Tokens of all texts in one flat array; a slot is a piece of one position that holds no token.
 
+    Once all pieces are added, nothing changes any more, so that threads can make batches at the same time: the texts of
+    a single batch, such as dates, are handed to `batch` and not kept. Their pieces are numbered on from the last one.
+
     Attributes:
         sizes: `[P]` positions of each piece.
     """
@@ -104,12 +107,32 @@ class Pieces:
         values = np.fromiter(slots, dtype=np.int64)
         return self._add(np.zeros_like(values), values, np.ones_like(values))
 
-    def batch(self, count: int, parts: Sequence[Part], branched: bool = False, constant: int = 0) -> PromptBatch:
-        """`count` prompts, each the join of its stretches in `parts`; `constant` as in `PromptBatch`."""
+    def batch(
+        self,
+        count: int,
+        parts: Sequence[Part],
+        texts: Sequence[np.ndarray | Sequence[int]] = (),
+        branched: bool = False,
+        constant: int = 0,
+    ) -> PromptBatch:
+        """`count` prompts, each the join of its stretches in `parts`.
+
+        Args:
+            texts: token ids of the texts that are pieces of this batch alone.
+            branched: whether the parts have branches.
+            constant: as in `PromptBatch`.
+        """
         whole = Part.join(parts)
         lengths = np.bincount(whole.rows, weights=whole.sizes, minlength=count).astype(np.int64)
         ends = whole.sizes.cumsum()
-        source = np.repeat(self._starts[whole.pieces] - ends + whole.sizes, whole.sizes) + np.arange(ends[-1])
+        pieces, tokens = len(self.sizes), len(self._tokens)
+        more = np.fromiter(chain.from_iterable(texts), dtype=np.int64)
+        starts_of_more = tokens + np.cumsum([0, *map(len, texts)])
+        starts = self._starts.take(whole.pieces, mode="clip")
+        starts[whole.pieces >= pieces] = starts_of_more[whole.pieces[whole.pieces >= pieces] - pieces]
+        source = np.repeat(starts - ends + whole.sizes, whole.sizes) + np.arange(ends[-1])
+        token_ids, slots = self._tokens.take(source, mode="clip"), self._slots.take(source, mode="clip")
+        token_ids[source >= tokens], slots[source >= tokens] = more[source[source >= tokens] - tokens], 0
         rows = np.repeat(np.arange(count), lengths)
         columns = np.arange(ends[-1]) - np.repeat(lengths.cumsum() - lengths, lengths)
 
@@ -118,7 +141,7 @@ class Pieces:
             table[rows, columns] = values
             return table
 
-        token_ids, slots = padded(self._tokens[source]), padded(self._slots[source])
+        token_ids, slots = padded(token_ids), padded(slots)
         if not branched:
             return PromptBatch(token_ids, slots, lengths, constant=constant)
         branches, visible = (padded(np.repeat(values, whole.sizes)) for values in (whole.branches, whole.visible))

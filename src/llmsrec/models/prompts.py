@@ -8,6 +8,7 @@ title that spells one of them, or a special token of the tokenizer, is tokenised
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ PHRASES = (REPRESENTATION, ORDER, ORDER_C, TITLE, GENERATE, GENERATE_C, ITEM, IT
 
 DAY_MS = 86_400_000
 LONGEST_DATE = 12  # tokens of " YYYY/MM/DD", a character each at worst
+DATES = 1 << 14  # days whose tokens are remembered: 45 years, so that training meets each once
 DATE_FORMATS = {"YYYY/MM/DD": "%Y/%m/%d", "YYYY-MM-DD": "%Y-%m-%d"}
 
 
@@ -51,8 +53,9 @@ class Settings(Protocol):
 class Prompts:
     """Builds user and item prompts for one tokenizer and one catalogue.
 
-    All text is tokenised once, into one flat array of pieces: the fixed words, each title, each date; a slot is a piece
-    of one position. A batch of prompts is a list of pieces, put together by indexing.
+    Fixed words and titles are tokenised once, into one flat array of pieces; a slot is a piece of one position. A batch
+    of prompts is a list of these pieces and of its own dates, put together by indexing. Threads may share one: nothing
+    changes but a memo of bounded size of the tokens of dates.
 
     Args:
         tokenizer: a Hugging Face fast tokenizer.
@@ -71,8 +74,8 @@ class Prompts:
     def __init__(self, tokenizer: Any, titles: Sequence[str], settings: Settings, limit: int | None = None) -> None:
         self.history = settings.history
         self.max_tokens = min(settings.max_tokens, limit or settings.max_tokens)
-        self._encode = encode = plain_text_encoder(tokenizer)
-        self._date_format = settings.date_format
+        encode = plain_text_encoder(tokenizer)
+        self._date_tokens = lru_cache(DATES)(lambda day: encode([_date(day, settings.date_format)])[0])
         begin, end = _frame(tokenizer)
         explicit = settings.user_representation
         user_head, self.user_tail = encode([ORDER_C, GENERATE_C] if explicit else [ORDER, GENERATE])
@@ -94,7 +97,6 @@ class Prompts:
         (out,), (closing,) = pieces.add_slots([OUT]), pieces.add([end])
         self._user_end = [*pieces.add([self.user_tail]), out, closing]
         self._item_end = [*pieces.add([self.item_tail]), out, closing]
-        self._days: dict[int, int] = {}  # day since the epoch -> the piece with its date
 
         sizes, self._title_sizes = pieces.sizes, np.array([0, *map(len, cut)])
         self._number_sizes = sizes[self._numbers]
@@ -120,10 +122,10 @@ class Prompts:
             items: per user the item ids of the history, oldest first; one item at least.
             timestamps: per user the times in ms since epoch; shown as dates, kept in place when items are shuffled.
         """
-        trunk = self._trunk(items, timestamps)
+        trunk, dates = self._trunk(items, timestamps)
         rows = np.arange(len(items))
         parts = [trunk, Part.of(self._user_end, rows, self._pieces)]
-        return self._pieces.batch(len(items), parts, constant=self._constant)
+        return self._pieces.batch(len(items), parts, dates, constant=self._constant)
 
     def positions(
         self, items: Sequence[np.ndarray], timestamps: Sequence[np.ndarray], shortest: Sequence[int]
@@ -138,7 +140,7 @@ class Prompts:
             timestamps: per user the times in ms.
             shortest: per user the number of items of the shortest history, 1 or more.
         """
-        trunk = self._trunk(items, timestamps)
+        trunk, dates = self._trunk(items, timestamps)
         ends = np.flatnonzero((trunk.pieces > self._items) & (trunk.pieces <= self._items + self._count))
         owner = trunk.rows[ends]
         number = np.arange(len(owner)) - np.searchsorted(owner, owner) + 1  # of a history's items, counted from 1
@@ -146,7 +148,7 @@ class Prompts:
         kept = number >= first
         places = trunk.places()[ends][kept]
         endings = Part.of(self._user_end, owner[kept], self._pieces, (number - first + 1)[kept], places)
-        return self._pieces.batch(len(items), [trunk, endings], branched=True, constant=self._constant)
+        return self._pieces.batch(len(items), [trunk, endings], dates, branched=True, constant=self._constant)
 
     def items(self, item_ids: np.ndarray) -> PromptBatch:
         """Item prompts of Table 2: title, item embedding, [ItemOut]."""
@@ -172,28 +174,34 @@ class Prompts:
         ends = counts.cumsum()
         return total[ends] - total[ends - counts] + (int(self._number_sizes[0]) + self._event_fixed + 6) * counts
 
-    def _trunk(self, items: Sequence[np.ndarray], timestamps: Sequence[np.ndarray]) -> "Part":
-        """User prompts up to the last item embedding; lose the oldest items, then title text, until they fit."""
+    def _trunk(self, items: Sequence[np.ndarray], timestamps: Sequence[np.ndarray]) -> tuple["Part", list[list[int]]]:
+        """User prompts up to the last item embedding, and the tokens of their dates, which are pieces of this batch.
+
+        They lose the oldest items, then title text, until they fit.
+        """
         recent = [history[-self.history :] for history in items]
         lengths = np.array([len(history) for history in recent])
         event = np.concatenate(recent).astype(np.int64)
-        dates = self._dates(np.concatenate([times[-self.history :] for times in timestamps]) // DAY_MS)
+        days = np.concatenate([times[-self.history :] for times in timestamps]) // DAY_MS
+        distinct, date = np.unique(days, return_inverse=True)
+        dates = [self._date_tokens(day) for day in distinct.tolist()]
+        date_sizes = np.array([len(tokens) for tokens in dates])
         rows = np.repeat(np.arange(len(recent)), lengths)
         age = np.repeat(lengths.cumsum(), lengths) - np.arange(len(event)) - 1  # 0 is the newest
 
         # A prompt of its n newest events holds their texts and the first n numbers.
         texts = np.zeros((len(recent), self.history), dtype=np.int64)
-        texts[rows, age] = self._title_sizes[event] + self._pieces.sizes[dates] + self._event_fixed
+        texts[rows, age] = self._title_sizes[event] + date_sizes[date] + self._event_fixed
         needed = texts.cumsum(axis=1) + self._number_sizes.cumsum()
         fit = np.maximum(1, (needed <= self._room).sum(axis=1))
         kept = age < fit[rows]
-        event, dates, rows, age = event[kept], dates[kept], rows[kept], age[kept]
+        event, date, rows, age = event[kept], date[kept], rows[kept], age[kept]
         number = np.minimum(lengths, fit)[rows] - age - 1
 
         pieces = np.stack(
             [
                 np.asarray(self._numbers)[number],
-                dates,
+                np.zeros(len(event), dtype=np.int64),  # its date: see below
                 np.full(len(event), self._title_word),
                 self._titles + event,
                 np.full(len(event), self._comma),
@@ -202,9 +210,10 @@ class Prompts:
             axis=1,
         )
         sizes = self._pieces.sizes[pieces]
+        pieces[:, 1], sizes[:, 1] = len(self._pieces.sizes) + date, date_sizes[date]
         sizes[:, 3] -= np.maximum(0, needed[:, 0] - self._room)[rows]  # of one event that does not fit
         texts_part = Part(pieces.ravel(), sizes.ravel(), np.repeat(rows, pieces.shape[1]))
-        return Part.join([Part.of(self._head, np.arange(len(recent)), self._pieces), texts_part])
+        return Part.join([Part.of(self._head, np.arange(len(recent)), self._pieces), texts_part]), dates
 
     def _item_prefixes(self, item_ids: np.ndarray) -> "Part":
         head, comma = (np.full(len(item_ids), piece) for piece in (self._item_head, self._comma))
@@ -212,14 +221,6 @@ class Prompts:
         part = Part.of(pieces, np.arange(len(item_ids)), self._pieces)
         part.sizes[1::3] = np.minimum(part.sizes[1::3], self._item_room)
         return part
-
-    def _dates(self, days: np.ndarray) -> np.ndarray:
-        """The pieces with the dates of `days` since the epoch; a day is tokenised when it first comes up."""
-        distinct, where = np.unique(days, return_inverse=True)
-        new = [day for day in distinct.tolist() if day not in self._days]
-        texts = self._encode([_date(day, self._date_format) for day in new])
-        self._days.update(zip(new, self._pieces.add(texts), strict=True))
-        return np.array([self._days[day] for day in distinct.tolist()])[where]
 
 
 def plain_text_encoder(tokenizer: Any) -> Callable[[Sequence[str]], list[list[int]]]:
