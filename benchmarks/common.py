@@ -27,6 +27,7 @@ from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.models.sasrec import SASRec
 from llmsrec.training.batches import Samples
 from llmsrec.training.llm_srec import step_losses
+from llmsrec.training.sasrec import build
 
 ROOT = Path(__file__).resolve().parents[1]
 REPEATS = 5
@@ -88,9 +89,7 @@ def settings() -> params.Params:
 
 def teacher(items: int, seed: int = 0) -> SASRec:
     """A SASRec with random weights and the committed shape."""
-    of = settings().sasrec
-    model = SASRec(items, of.dim, of.blocks, of.heads, of.max_length, of.dropout)
-    return model.initialise(torch.Generator().manual_seed(seed))
+    return build(items, settings().sasrec.model_copy(update={"seed": seed}))
 
 
 def language_model(names: list[str], shape: Shape) -> tuple[LlamaForCausalLM, Any]:

@@ -4,7 +4,8 @@
 
 Binary cross-entropy: targets a second of `train_epoch`, beside a loop that samples user by user with numpy and pads
 every row to 50; its model has the same shape, put together from torch's own modules. Full cross-entropy: the
-floating-point operations that the formulas need, a second, beside a large product's. All take turns.
+floating-point operations that the formulas need, a second, beside a large product's. Prefixes: samples a second of the
+strong teacher (`benchmarks.teacher`), beside the same whose last block computes all positions. All take turns.
 """
 
 from functools import partial
@@ -20,12 +21,18 @@ from llmsrec import params
 from llmsrec.data.sequences import Sequences
 from llmsrec.models import sequence_losses
 from llmsrec.models.sasrec import SASRec
-from llmsrec.training.sasrec import BETAS, POOL, train_epoch
+from llmsrec.training.sasrec import BETAS, POOL, SHAPE, Samples, build, train_epoch
 
 PLAIN_BATCHES = 8
+PREFIX_BATCHES = 32
 SETTINGS: dict[str, Any] = {
-    "dim": 64, "blocks": 2, "heads": 1, "max_length": 50, "dropout": 0.2, "negatives": 1, "gbce_t": 0.0,
-    "batch_size": 128, "lr": 0.001, "epochs": 1, "patience": 1, "seed": 0,
+    "dim": 64, "blocks": 2, "heads": 1, "max_length": 50, "dropout": 0.2, "norm": "pre", "feed_forward": 1,
+    "activation": "relu", "low_pass": 0.0, "samples": "sequences", "label_smoothing": 0.0, "negatives": 1,
+    "gbce_t": 0.0, "batch_size": 128, "lr": 0.001, "schedule": "constant", "epochs": 1, "patience": 1, "seed": 0,
+}  # fmt: skip
+STRONG: dict[str, Any] = {
+    "heads": 2, "dropout": 0.5, "norm": "post", "feed_forward": 4, "activation": "gelu", "low_pass": 0.7,
+    "samples": "prefixes", "batch_size": 256,
 }  # fmt: skip
 
 
@@ -41,35 +48,45 @@ def main() -> None:
 def measure(train: Sequences, items: int) -> common.Figures:
     """Each figure's values, one a repetition; a ratio is of two timings that follow each other."""
     bce, ce = (params.SASRec(**SETTINGS, loss=loss) for loss in ("bce", "ce"))
-    table = train.last(bce.max_length + 1)
+    strong = params.SASRec(**SETTINGS | STRONG, loss="ce")
     rng = np.random.default_rng(0)
-    users = rng.permutation(np.flatnonzero(train.lengths() >= 2))
-    sample, few = users[: POOL * bce.batch_size], users[: PLAIN_BATCHES * bce.batch_size]
+    everyone = rng.permutation(np.flatnonzero(train.lengths() >= 2))
+    few = everyone[: PLAIN_BATCHES * bce.batch_size]
     histories = {int(user): train.of(user)[0].tolist() for user in few}
-    models = [build(items, bce) for _ in range(2)]
+    models = [build(items, of) for of in (bce, ce, strong)]
+    models.append(AllPositions(items, **strong.model_dump(include=SHAPE)))
+    models[3].load_state_dict(models[2].state_dict())
     plain = Plain(items, bce)
-    assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in models[0][0].parameters())
+    assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in models[0].parameters())
     adam = torch.optim.Adam(plain.parameters(), lr=bce.lr)
-    count, few_count = targets(table[sample]), targets(table[few])
+    optimizers = [torch.optim.Adam(model.parameters(), lr=0.001, betas=BETAS, fused=True) for model in models]
+    sequences = some(Samples.of(train, bce), POOL * bce.batch_size, rng)
+    prefixes = some(Samples.of(train, strong), PREFIX_BATCHES * strong.batch_size, rng)
+    count = int((sequences.lengths - 1).sum())
+    few_count = int(np.minimum(train.lengths()[few] - 1, bce.max_length).sum())
 
     def plainly() -> float:
         return few_count / common.timed(lambda: plain_steps(plain, adam, histories, items, bce, rng))
 
-    def ours(number: int, settings: params.SASRec) -> float:
-        return count / common.timed(partial(train_epoch, *models[number], table, sample, settings, 0))
+    def ours(number: int, samples: Samples, targets: int, settings: params.SASRec) -> float:
+        return targets / common.timed(partial(train_epoch, models[number], optimizers[number], samples, settings, 0))
 
     product, whole, alone = "large fp32 product, GFlop/s", "full CE, whole step", "full CE, loss and gradients"
+    last, every = "prefixes, last position of the last block", "prefixes, all positions of it"
     found = common.in_turn(
         {
             "BCE, plain, targets/s": plainly,
-            "BCE, ours, targets/s": lambda: ours(0, bce),
+            "BCE, ours, targets/s": lambda: ours(0, sequences, count, bce),
             product: common.matrix_rate,
-            f"{whole}, targets/s": lambda: ours(1, ce),
+            f"{whole}, targets/s": lambda: ours(1, sequences, count, ce),
             f"{alone}, needed GFlop/s": lambda: loss_rate(items, ce.dim),
+            f"{last}, targets/s": lambda: ours(2, prefixes, len(prefixes.ends), strong),
+            f"{every}, targets/s": lambda: ours(3, prefixes, len(prefixes.ends), strong),
         }
     )
     found["BCE, ours / plain"] = common.ratios(found, "BCE, ours, targets/s", "BCE, plain, targets/s")
-    each = needed(table[sample], items, ce) / count / 1e9
+    found["prefixes, last / all positions"] = common.ratios(found, f"{last}, targets/s", f"{every}, targets/s")
+    each = needed(sequences.lengths - 1, items, ce) / count / 1e9
     found[f"{whole}, needed GFlop/s"] = [each * rate for rate in found[f"{whole}, targets/s"]]
     for part in (whole, alone):
         found[f"{part}, % of the product"] = [
@@ -78,10 +95,17 @@ def measure(train: Sequences, items: int) -> common.Figures:
     return found
 
 
-def build(items: int, settings: params.SASRec) -> tuple[SASRec, torch.optim.Optimizer]:
-    model = SASRec(items, settings.dim, settings.blocks, settings.heads, settings.max_length, settings.dropout)
-    model.initialise(torch.Generator().manual_seed(0))
-    return model, torch.optim.Adam(model.parameters(), lr=settings.lr, betas=BETAS, fused=True)
+class AllPositions(SASRec):
+    """With the obvious form of `last`."""
+
+    def last(self, items: Tensor) -> Tensor:
+        return self(items)[:, -1]
+
+
+def some(samples: Samples, count: int, rng: np.random.Generator) -> Samples:
+    """`count` of the samples, drawn by `rng`."""
+    chosen = rng.permutation(len(samples.ends))[:count]
+    return Samples(samples.train, samples.ends[chosen], samples.lengths[chosen])
 
 
 class Plain(nn.Module):
@@ -139,14 +163,9 @@ def plain_steps(
         optimizer.step()
 
 
-def targets(table: np.ndarray) -> int:
-    """Positions to learn from in right-aligned rows: all events but the first."""
-    return int((np.count_nonzero(table, axis=1) - 1).sum())
-
-
-def needed(table: np.ndarray, items: int, settings: params.SASRec) -> float:
-    """Floating-point operations of a pass, forward and backward: matrix products alone, without padding, causal."""
-    lengths = np.count_nonzero(table, axis=1) - 1
+def needed(lengths: np.ndarray, items: int, settings: params.SASRec) -> float:
+    """Floating-point operations of a pass over sequences with so many targets, forward and backward: matrix products
+    alone, without padding, causal."""
     dim, blocks = settings.dim, settings.blocks
     projections = 2 * 6 * dim**2 * blocks * lengths.sum()
     attention = 2 * 2 * dim * blocks * (lengths * (lengths + 1) / 2).sum()

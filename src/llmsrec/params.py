@@ -96,11 +96,18 @@ class SASRec(Section):
     heads: int = Field(ge=1)
     max_length: int = Field(ge=1)
     dropout: float = Field(ge=0, lt=1)
+    norm: Literal["pre", "post"]
+    feed_forward: int = Field(ge=1)
+    activation: Literal["relu", "gelu"]
+    low_pass: float = Field(ge=0, lt=1)
+    samples: Literal["sequences", "prefixes"]
     loss: Literal["bce", "ce", "sampled_softmax", "gbce"]
+    label_smoothing: float = Field(ge=0, lt=1)
     negatives: int = Field(ge=1)
     gbce_t: float = Field(ge=0, le=1)
     batch_size: int = Field(ge=1)
     lr: float = Field(gt=0)
+    schedule: Literal["constant", "linear"]
     epochs: int = Field(ge=1)
     patience: int = Field(ge=1)
     seed: int = Seed
@@ -109,6 +116,15 @@ class SASRec(Section):
     def heads_divide_dim(self) -> "SASRec":
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} must be a multiple of heads {self.heads}")
+        return self
+
+    @model_validator(mode="after")
+    def low_pass_has_its_place(self) -> "SASRec":
+        if self.low_pass and (self.norm, self.samples) != ("post", "prefixes"):
+            raise ValueError(
+                f"low_pass {self.low_pass} mixes all positions of a post-norm block, so that only a sample's last may "
+                "be trained; set norm to post and samples to prefixes, or low_pass to 0"
+            )
         return self
 
 

@@ -27,6 +27,15 @@ def plain_cross_entropy(scores: list[list[float]], targets: list[int]) -> float:
     return sum(terms) / len(terms)
 
 
+def plain_smoothed(scores: list[list[float]], targets: list[int], smoothing: float) -> float:
+    terms = []
+    for row, target in zip(scores, targets, strict=True):
+        total = sum(map(math.exp, row[1:]))
+        weights = [smoothing / len(row[1:]) + (1 - smoothing) * (item == target) for item in range(1, len(row))]
+        terms.append(-sum(w * math.log(math.exp(score) / total) for w, score in zip(weights, row[1:], strict=True)))
+    return sum(terms) / len(terms)
+
+
 def plain_sampled_softmax(scores: list[list[float]], targets: list[int], negatives: list[int]) -> float:
     terms = []
     for row, target in zip(scores, targets, strict=True):
@@ -69,6 +78,7 @@ def test_each_loss_agrees_with_its_definition(batch, t):
     scores, y, own, k = (x.tolist() for x in (users @ items.T, targets, negatives, shared))
     assert losses.bce(users, targets, negatives, items).item() == pytest.approx(plain_bce(scores, y, own))
     assert losses.cross_entropy(users, targets, items).item() == pytest.approx(plain_cross_entropy(scores, y))
+    assert losses.cross_entropy(users, targets, items, t).item() == pytest.approx(plain_smoothed(scores, y, t))
     assert losses.sampled_softmax(users, targets, shared, items).item() == pytest.approx(
         plain_sampled_softmax(scores, y, k)
     )
@@ -100,17 +110,18 @@ def test_gbce_at_first_pulls_targets_as_hard_as_it_pushes_negatives(t):
     assert pushes.item() == pytest.approx(-pulls.item(), rel=2e-3)  # beta / K is small against 1
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_full_cross_entropy_in_chunks_has_torchs_loss_and_gradients(monkeypatch, count, dtype):
+def test_full_cross_entropy_in_chunks_has_torchs_loss_and_gradients(monkeypatch, count, dtype, smoothing):
     monkeypatch.setattr(losses, "CHUNK_BYTES", 0)  # the smallest chunks
     generator = torch.Generator().manual_seed(count)
     users = torch.randn(count, 5, generator=generator, dtype=dtype, requires_grad=True)
     items = torch.randn(31, 5, generator=generator, dtype=dtype, requires_grad=True)
     targets = torch.randint(1, 31, (count,), generator=generator)
-    plain = torch.nn.functional.cross_entropy(users @ items[1:].T, targets - 1)
+    plain = torch.nn.functional.cross_entropy(users @ items[1:].T, targets - 1, label_smoothing=smoothing)
     expected = torch.autograd.grad(3 * plain, (users, items))
-    loss = losses.cross_entropy(users, targets, items)
+    loss = losses.cross_entropy(users, targets, items, smoothing)
     found = torch.autograd.grad(3 * loss, (users, items))
     torch.testing.assert_close(loss, plain, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

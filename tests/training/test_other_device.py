@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,9 @@ from llmsrec.models import backbone, sasrec
 from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.models.prefix_store import Budget
 from llmsrec.params import Model
+from llmsrec.training.sasrec import Samples, build, next_item_loss
 from tests.other_device import other_device
+from tests.training.test_sasrec import ITEMS, STRONG, routes, settings
 from tests.training.test_together import close, steps, train
 
 TITLES = [f"Thing number {number}" for number in range(30)]
@@ -71,6 +74,23 @@ def test_a_training_and_one_that_goes_on_from_the_cpu(tiny: Any, tmp_path: Path)
     close(trained(tmp_path / "here, then there", 2, there=True), alone, rtol=1e-3, atol=5e-4)
     trained(tmp_path / "there, then here", 1, there=True)
     close(trained(tmp_path / "there, then here", 2, there=False), alone, rtol=1e-3, atol=5e-4)
+
+
+@pytest.mark.parametrize("samples", ["sequences", "prefixes"])
+def test_steps_and_vectors_of_sasrec(samples: str) -> None:
+    chosen = settings(**(STRONG if samples == "prefixes" else {}) | {"dropout": 0.0})
+    sequences = routes()[0]
+    rows = torch.from_numpy(Samples.of(sequences, chosen).rows(np.arange(20)))
+    found = []
+    for place in (nullcontext("cpu"), other_device()):
+        with place as device:
+            model = build(ITEMS, chosen).to(device)
+            loss, _ = next_item_loss(model, rows.to(device), chosen, torch.Generator().manual_seed(0))
+            loss.backward()
+            values = {"loss": loss.detach(), "users": model.user_vectors(sequences)}
+            values |= {name: parameter.grad for name, parameter in model.named_parameters()}
+            found.append({name: value.cpu().numpy().copy() for name, value in values.items() if value is not None})
+    close(found[1], found[0], rtol=1e-3, atol=1e-5)
 
 
 def test_what_is_forgotten_on_the_cpu_is_refused() -> None:

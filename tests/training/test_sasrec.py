@@ -4,10 +4,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from llmsrec import params
@@ -27,11 +31,18 @@ def settings(**changes: object) -> params.SASRec:
         "heads": 1,
         "max_length": 8,
         "dropout": 0.1,
+        "norm": "pre",
+        "feed_forward": 1,
+        "activation": "relu",
+        "low_pass": 0.0,
+        "samples": "sequences",
         "loss": "ce",
+        "label_smoothing": 0.0,
         "negatives": 16,
         "gbce_t": 0.75,
         "batch_size": 16,
         "lr": 0.01,
+        "schedule": "constant",
         "epochs": 4,
         "patience": 10,
         "seed": 3,
@@ -44,6 +55,12 @@ def sequences(histories: list[list[int]]) -> Sequences:
     offsets = np.cumsum([0, 0, *map(len, histories)])
     items = np.array([item for history in histories for item in history], dtype=np.int32)
     return Sequences(offsets, items, np.zeros(len(items), dtype=np.int64))
+
+
+STRONG = {
+    "norm": "post", "feed_forward": 4, "activation": "gelu", "low_pass": 0.7, "samples": "prefixes",
+    "label_smoothing": 0.1, "schedule": "linear",
+}  # fmt: skip
 
 
 def routes(users: int = 60) -> tuple[Sequences, Sequences, np.ndarray]:
@@ -67,9 +84,13 @@ def scores(curve: list[dict]) -> list[tuple]:
     return [(row["epoch"], row["loss"], row["valid/full/ndcg_10"]) for row in curve]
 
 
+@pytest.mark.parametrize("samples", ["sequences", "prefixes"])
 @pytest.mark.parametrize("loss", ["bce", "ce", "sampled_softmax", "gbce"])
-def test_every_loss_learns_what_comes_next(tmp_path, loss):
-    model, curve = train(tmp_path, loss=loss, epochs=25, dropout=0.0, batch_size=8, lr=0.02)
+def test_every_loss_learns_what_comes_next(tmp_path, loss, samples):
+    size = {"sequences": 8, "prefixes": 32}[samples]
+    model, curve = train(
+        tmp_path, loss=loss, samples=samples, epochs=25, dropout=0.0, batch_size=size, lr=0.02, label_smoothing=0.05
+    )
     best = max(row["valid/full/ndcg_10"] for row in curve)
     assert best > 0.7  # at random, ten of about 23 items: below 0.25
     assert curve[-1]["loss"] < curve[0]["loss"]
@@ -110,36 +131,84 @@ def test_each_real_position_has_the_next_item_as_its_target(monkeypatch, loss):
     torch.testing.assert_close(users, alone, rtol=1e-5, atol=1e-6)
 
 
-def test_an_epochs_loss_is_the_mean_over_all_positions_of_the_last_steps():
+@pytest.mark.parametrize("loss", ["bce", "ce", "sampled_softmax", "gbce"])
+def test_of_a_prefix_the_last_item_alone_is_a_target(monkeypatch, loss):
+    seen: list[tuple[Tensor, Tensor]] = []
+    name = "cross_entropy" if loss == "ce" else loss
+
+    def spy(users: Tensor, targets: Tensor, *rest: object) -> Tensor:
+        seen.append((users, targets))
+        return original(users, targets, *rest)
+
+    original = getattr(sequence_losses, name)
+    monkeypatch.setattr(sequence_losses, name, spy)
+    chosen = settings(**STRONG | {"loss": loss, "dropout": 0.0})
+    model = sasrec.build(ITEMS, chosen).eval()
+    rows = torch.tensor([[0, 0, 5, 6, 7], [1, 2, 3, 4, 5]])
+    value, count = sasrec.next_item_loss(model, rows, chosen, torch.Generator().manual_seed(0))
+    ((users, targets),) = seen
+    assert targets.tolist() == [7, 5] and count == 2 and torch.isfinite(value)
+    alone = torch.cat([model(torch.tensor([[5, 6]]))[:, -1], model(torch.tensor([[1, 2, 3, 4]]))[:, -1]])
+    torch.testing.assert_close(users, alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("samples", ["sequences", "prefixes"])
+@given(histories=st.lists(st.lists(st.integers(1, 9), max_size=7), min_size=1, max_size=6))
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_samples_are_what_a_loop_over_the_sequences_cuts(samples, histories):
+    found = sasrec.Samples.of(sequences(histories), settings(samples=samples, max_length=3))
+    expected = []
+    for history in histories:
+        ends = range(2, len(history) + 1) if samples == "prefixes" else [len(history)] * (len(history) > 1)
+        expected += [history[max(0, end - 4) : end] for end in ends]
+    assert found.lengths.tolist() == [len(sample) for sample in expected]
+    for chosen in (np.arange(len(expected)), np.arange(len(expected))[::-2]):
+        if len(chosen):
+            rows, longest = found.rows(chosen), max(len(expected[number]) for number in chosen)
+            assert rows.dtype == np.int64
+            plain = [[0] * (longest - len(expected[number])) + expected[number] for number in chosen]
+            assert rows.tolist() == plain
+
+
+@pytest.mark.parametrize("samples", ["sequences", "prefixes"])
+def test_an_epochs_loss_is_the_mean_over_all_targets(samples):
     histories = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [5, 6], [7, 8, 9]]
-    model = SASRec(ITEMS, 8, 1, 1, 8, 0.0).initialise(torch.Generator().manual_seed(0))
+    chosen = settings(batch_size=2, dropout=0.0, samples=samples)
+    model = sasrec.build(ITEMS, chosen)
     nothing = torch.optim.SGD(model.parameters(), lr=0.0)
-    chosen = settings(batch_size=2, dropout=0.0)
-    found = sasrec.train_epoch(model, nothing, sequences(histories).last(9), np.array([1, 2, 3]), chosen, 1)
+    found = sasrec.train_epoch(model, nothing, sasrec.Samples.of(sequences(histories), chosen), chosen, 1)
     terms = []
     for history in histories:
-        *inputs, _ = recent = history[-9:]
-        score = (model(torch.tensor([inputs]))[0] @ model.item_vectors()[1:].T).detach()
-        terms += [float(row.logsumexp(0) - row[item - 1]) for row, item in zip(score, recent[1:], strict=True)]
-    assert len(terms) == 8 + 1 + 2
+        for end in range(2 if samples == "prefixes" else len(history), len(history) + 1):
+            *inputs, _ = recent = history[:end][-9:]
+            score = (model(torch.tensor([inputs]))[0] @ model.item_vectors()[1:].T).detach()
+            each = [float(row.logsumexp(0) - row[item - 1]) for row, item in zip(score, recent[1:], strict=True)]
+            terms += each[-1:] if samples == "prefixes" else each
+    assert len(terms) == (11 + 1 + 2 if samples == "prefixes" else 8 + 1 + 2)
     assert found == pytest.approx(np.mean(terms), rel=1e-5)
 
 
+@pytest.mark.parametrize(("schedule", "rates"), [("constant", [0.01] * 4), ("linear", [0.01, 0.0075, 0.005, 0.0025])])
+def test_the_learning_rate_of_each_epoch(schedule, rates):
+    chosen = settings(schedule=schedule)
+    model = sasrec.build(ITEMS, chosen)
+    optimizer = torch.optim.Adam(model.parameters(), lr=chosen.lr)
+    for epoch, rate in enumerate(rates, start=1):
+        sasrec.train_epoch(model, optimizer, sasrec.Samples.of(routes()[0], chosen), chosen, epoch)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+
+
 @pytest.mark.parametrize("count", [1, 5, 100, 700])
-def test_batches_hold_every_user_once_and_like_lengths_together(count):
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(2, 50, 1001)
-    users = rng.permutation(1000)[:count] + 1
-    cut = sasrec.batches(users, lengths, 4, np.random.default_rng(1))
-    assert sorted(np.concatenate(cut)) == sorted(users)
-    assert sum(len(batch) != 4 for batch in cut) <= 1
+def test_batches_hold_every_sample_once_and_like_lengths_together(count):
+    lengths = np.random.default_rng(0).integers(2, 50, count)
+    cut = sasrec.batches(lengths, 4, np.random.default_rng(1))
+    assert sorted(np.concatenate(cut).tolist()) == list(range(count))
+    assert all(len(batch) <= 4 for batch in cut) and sum(len(batch) < 4 for batch in cut) <= 1
     if count == 700:
         padded = sum(len(batch) * lengths[batch].max() for batch in cut)
-        assert padded < 1.1 * lengths[users].sum()
-        assert cut[0].min() > 0 and any(
-            lengths[a].max() > lengths[b].max() for a, b in itertools.pairwise(cut)
-        )  # in random order
-    again = sasrec.batches(users, lengths, 4, np.random.default_rng(1))
+        assert padded < 1.1 * lengths.sum()
+        assert any(lengths[a].max() > lengths[b].max() for a, b in itertools.pairwise(cut))  # in random order
+    again = sasrec.batches(lengths, 4, np.random.default_rng(1))
     assert all(np.array_equal(a, b) for a, b in zip(cut, again, strict=True))
 
 
@@ -155,12 +224,33 @@ def test_two_runs_of_one_seed_are_equal_whatever_the_global_generators_hold(tmp_
     assert not same(first, other)
 
 
-@pytest.mark.parametrize("loss", ["ce", "bce", "sampled_softmax"])
-def test_a_run_that_stops_between_epochs_goes_on_as_if_it_had_not(tmp_path, capsys, loss):
-    whole, curve = train(tmp_path / "whole", loss=loss)
-    train(tmp_path / "parts", loss=loss, epochs=2)
-    resumed, again = train(tmp_path / "parts", loss=loss)
+@pytest.mark.parametrize(
+    "changes",
+    [{"loss": "ce"}, {"loss": "bce"}, {"loss": "sampled_softmax"}, STRONG | {"schedule": "constant"}],
+    ids=["ce", "bce", "sampled_softmax", "strong"],
+)
+def test_a_run_that_stops_between_epochs_goes_on_as_if_it_had_not(tmp_path, capsys, changes):
+    whole, curve = train(tmp_path / "whole", **changes)
+    train(tmp_path / "parts", **changes, epochs=2)
+    resumed, again = train(tmp_path / "parts", **changes)
     assert "going on after epoch 2" in capsys.readouterr().out
+    assert same(whole, resumed) and scores(curve) == scores(again)
+
+
+def test_a_learning_rate_that_falls_goes_on_falling_after_a_stop(tmp_path, monkeypatch):
+    whole, curve = train(tmp_path / "whole", **STRONG)
+    validate, checks = sasrec.validate, iter([True, True, False])
+
+    def stopped(*arguments: Any) -> float:
+        if not next(checks):
+            raise KeyboardInterrupt
+        return validate(*arguments)
+
+    monkeypatch.setattr(sasrec, "validate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", **STRONG)
+    monkeypatch.setattr(sasrec, "validate", validate)
+    resumed, again = train(tmp_path / "parts", **STRONG)
     assert same(whole, resumed) and scores(curve) == scores(again)
 
 

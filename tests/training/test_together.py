@@ -15,7 +15,7 @@ from llmsrec.params import Model, Train
 from llmsrec.training import llm_srec, sasrec
 from llmsrec.training.batches import Samples
 from tests import together
-from tests.training.test_sasrec import ITEMS, routes, settings
+from tests.training.test_sasrec import ITEMS, STRONG, routes, settings
 
 ROWS = [np.arange(7), np.array([3, 9, 20]), np.array([5])]  # even, ragged, and too few for two
 
@@ -126,11 +126,20 @@ def train_sasrec(resume: Path, changes: dict[str, Any]) -> dict[str, Any]:
     return found | {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("loss", ["bce", "ce", "sampled_softmax", "gbce"])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"loss": "bce", "batch_size": 59},  # of 60 users: the second batch is too small for two
+        {"loss": "ce", "batch_size": 59},
+        {"loss": "sampled_softmax", "batch_size": 59},
+        {"loss": "gbce", "batch_size": 59},
+        STRONG | {"schedule": "constant", "batch_size": 337},  # of 338 beginnings: the second batch has one
+    ],
+    ids=["bce", "ce", "sampled_softmax", "gbce", "strong"],
+)
 def test_sasrec_ends_with_the_same_weights_whatever_the_processes_before_and_after_a_stop(
-    tmp_path: Path, loss: str
+    tmp_path: Path, chosen: dict[str, Any]
 ) -> None:
-    chosen = {"loss": loss, "batch_size": 59}  # of 60 users: the second batch is too small for two
     alone = train_sasrec(tmp_path / "alone", chosen)
     train_sasrec(tmp_path / "one then two", chosen | {"epochs": 1})
     for found in together.run(2, train_sasrec, tmp_path / "one then two", chosen):

@@ -25,9 +25,13 @@ def bce(users: Tensor, targets: Tensor, negatives: Tensor, items: Tensor) -> Ten
     return -(F.logsigmoid(positive) + F.logsigmoid(-negative)).mean()
 
 
-def cross_entropy(users: Tensor, targets: Tensor, items: Tensor) -> Tensor:
-    """Softmax cross-entropy over all I items; holds `CHUNK_BYTES` of scores at a time, never `[N, I]`."""
-    return _FullCrossEntropy.apply(users, targets, items)
+def cross_entropy(users: Tensor, targets: Tensor, items: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Softmax cross-entropy over all I items; holds `CHUNK_BYTES` of scores at a time, never `[N, I]`.
+
+    With `smoothing` s > 0 the target has 1 - s of the weight, and all items share s evenly (Szegedy et al., "Rethinking
+    the Inception Architecture", 2016, Sec. 7).
+    """
+    return _FullCrossEntropy.apply(users, targets, items, smoothing)
 
 
 def sampled_softmax(users: Tensor, targets: Tensor, negatives: Tensor, items: Tensor) -> Tensor:
@@ -94,11 +98,12 @@ class _FullCrossEntropy(Function):
 
     Scores lie item by position, `[I, n]`: on a CPU the matrix products are a quarter faster that way. The softmax is
     never divided out: with e = exp(scores - max) and z = sum(e), the gradients are (e / z) W - W[target] and its
-    counterpart, where 1 / z scales rows of the small factor instead of the large one.
+    counterpart, where 1 / z scales rows of the small factor instead of the large one. Smoothing moves a share of
+    W[target] to the items' mean, of which it needs no scores.
     """
 
     @staticmethod
-    def forward(ctx: Any, users: Tensor, targets: Tensor, items: Tensor) -> Tensor:
+    def forward(ctx: Any, users: Tensor, targets: Tensor, items: Tensor, smoothing: float) -> Tensor:
         table = items[1:]
         loss = users.new_zeros(())
         user_gradient, item_gradient = torch.empty_like(users), torch.zeros_like(items)
@@ -106,20 +111,27 @@ class _FullCrossEntropy(Function):
         for start in range(0, len(users), rows):
             window = slice(start, start + rows)
             scores = table @ users[window].T
-            loss -= scores.gather(0, targets[None, window] - 1).sum()
+            loss -= scores.gather(0, targets[None, window] - 1).sum() * (1 - smoothing)
             highest = scores.amax(dim=0)
             scores.sub_(highest).exp_()
             total = scores.sum(dim=0)
             loss += (total.log() + highest).sum()
             user_gradient[window] = (scores.T @ table).div_(total[:, None])
             item_gradient[1:].addmm_(scores, users[window] / total[:, None])
-        user_gradient.sub_(F.embedding(targets, items)).div_(len(users))
-        item_gradient.index_add_(0, targets, users, alpha=-1).div_(len(users))
+        user_gradient.sub_(F.embedding(targets, items), alpha=1 - smoothing)
+        item_gradient.index_add_(0, targets, users, alpha=smoothing - 1)
+        if smoothing:
+            mean, everyone = table.mean(dim=0), users.sum(dim=0)
+            loss -= smoothing * (mean @ everyone)
+            user_gradient.sub_(mean, alpha=smoothing)
+            item_gradient[1:].sub_(everyone, alpha=smoothing / len(table))
+        user_gradient.div_(len(users))
+        item_gradient.div_(len(users))
         ctx.save_for_backward(user_gradient, item_gradient)
         return loss / len(users)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, None]:
         user_gradient, item_gradient = ctx.saved_tensors
-        return user_gradient * gradient, None, item_gradient * gradient
+        return user_gradient * gradient, None, item_gradient * gradient, None

@@ -1,4 +1,4 @@
-"""Training SASRec: next-item prediction at every position, early stopping on validation, resumable after a kill.
+"""Training SASRec: next-item prediction, early stopping on validation, resumable after a kill.
 
 An epoch depends on the seed, its number and the state it starts from, and on nothing else: so a run that is killed
 goes on from its last whole epoch and ends with the weights that it would have had. Of several processes each takes its
@@ -6,6 +6,7 @@ share of every batch; the gradients add up to the batch's. Only dropout differs:
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from llmsrec.models import sequence_losses
 from llmsrec.models.sasrec import SASRec
 from llmsrec.training import checkpoint
 
+SHAPE = {
+    "dim", "blocks", "heads", "max_length", "dropout", "norm", "feed_forward", "activation", "low_pass"
+}  # fmt: skip
 METRIC = "valid/full/ndcg_10"
 POOL = 64  # batches' worth of users that are sorted by length together: wide enough to pad little, and still mixed
 BETAS = (0.9, 0.98)
@@ -40,7 +44,7 @@ def train(
     """Train until `settings.patience` epochs bring no better validation score, or `settings.epochs` are done.
 
     Args:
-        train: the sequences to learn from; of each, the last `max_length` steps.
+        train: the sequences to learn from.
         histories: what comes before each user's validation target, in true order.
         targets: `[U]` the validation targets, item ids.
         items: the number of items I; ids are 1..I.
@@ -55,16 +59,12 @@ def train(
         DataError: no sequence has two events, another process trains in `resume`, a checkpoint cannot be written,
             or the training diverges.
     """
-    table = train.last(settings.max_length + 1)
-    users = np.flatnonzero(train.lengths() >= 2)
-    if len(users) == 0:
+    samples = Samples.of(train, settings)
+    if len(samples.ends) == 0:
         raise DataError("no training sequence has two events, so there is no next item to learn; lower `data.core`.")
     path = resume / "epoch.safetensors"
     with checkpoint.lock(resume), torch.random.fork_rng():
-        model = SASRec(
-            items, settings.dim, settings.blocks, settings.heads, settings.max_length, settings.dropout
-        ).initialise(torch.Generator().manual_seed(settings.seed))
-        model.to(device)
+        model = build(items, settings).to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=BETAS, fused=True)
         best, curve = _weights(model), list[dict[str, Any]]()
         if (loaded := checkpoint.load(path)) is not None:
@@ -78,7 +78,7 @@ def train(
             if curve and epoch - _best(curve)["epoch"] > settings.patience:
                 break
             began = time.monotonic()
-            loss = train_epoch(model, optimizer, table, users, settings, epoch)
+            loss = train_epoch(model, optimizer, samples, settings, epoch)
             score = validate(model, histories, targets)
             curve.append({"epoch": epoch, "loss": loss, METRIC: score})
             if _best(curve)["epoch"] == epoch:
@@ -93,62 +93,99 @@ def train(
         return model.eval(), curve
 
 
-def train_epoch(
-    model: SASRec,
-    optimizer: torch.optim.Optimizer,
-    table: np.ndarray,
-    users: np.ndarray,
-    settings: params.SASRec,
-    epoch: int,
-) -> float:
-    """One pass over `users`; returns the mean loss over all positions.
+def build(items: int, settings: params.SASRec) -> SASRec:
+    """The untrained model: `settings` gives its shape and the seed of its first values."""
+    model = SASRec(items, **settings.model_dump(include=SHAPE))
+    return model.initialise(torch.Generator().manual_seed(settings.seed))
 
-    Args:
-        table: `[U + 1, max_length + 1]` right-aligned training sequences.
-        users: the rows of `table` to learn from.
+
+@dataclass(frozen=True)
+class Samples:
+    """What a pass goes over: stretches of the training sequences, each with a target at its end.
+
+    Attributes:
+        train: the training sequences.
+        ends: `[n]` where in `train.items` each sample's last event is.
+        lengths: `[n]` events of each sample, `max_length` + 1 at most.
     """
+
+    train: Sequences
+    ends: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, train: Sequences, settings: params.SASRec) -> "Samples":
+        """Each user's last events (`settings.samples: sequences`), or those up to each event but the first."""
+        place = np.arange(len(train.items)) - np.repeat(train.offsets[:-1], train.lengths())  # 0 = a user's first event
+        if settings.samples == "prefixes":
+            ends = np.flatnonzero(place > 0)
+        else:
+            ends = train.offsets[1:][train.lengths() >= 2] - 1
+        return cls(train, ends, np.minimum(place[ends], settings.max_length) + 1)
+
+    def rows(self, chosen: np.ndarray) -> np.ndarray:
+        """`[len(chosen), L]` int64: these samples right-aligned, padded with 0 to the longest of them."""
+        length = self.lengths[chosen].max()
+        before = np.arange(length - 1, -1, -1)  # events before the last
+        table = self.train.items[np.maximum(self.ends[chosen, None] - before, 0)].astype(np.int64)
+        return np.where(before < self.lengths[chosen, None], table, 0)
+
+
+def train_epoch(
+    model: SASRec, optimizer: torch.optim.Optimizer, samples: Samples, settings: params.SASRec, epoch: int
+) -> float:
+    """One pass over `samples`; returns the mean loss over all targets."""
     device = model.item.weight.device
     rng = np.random.default_rng([settings.seed, epoch])
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
     # Dropout knows no other generator than the global one.
     torch.manual_seed(int(rng.integers(2**63)) + distributed.rank())
-    lengths = np.count_nonzero(table, axis=1)
+    if settings.schedule == "linear":
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * (1 - (epoch - 1) / settings.epochs)
     model.train()
-    total, positions = torch.zeros((), device=device), 0
-    for batch in batches(users, lengths, settings.batch_size, rng):
-        rows = torch.from_numpy(table[batch, -lengths[batch].max() :]).to(device)
+    total, targets = torch.zeros((), device=device), 0
+    for batch in batches(samples.lengths, settings.batch_size, rng):
+        rows = torch.from_numpy(samples.rows(batch)).to(device)
         loss, count = next_item_loss(model, rows, settings, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         distributed.add_up_gradients(model.parameters())
         optimizer.step()
         total += loss.detach() * count
-        positions += count
-    return float(distributed.add_up(total) / positions)
+        targets += count
+    return float(distributed.add_up(total) / targets)
 
 
 def next_item_loss(
     model: SASRec, rows: Tensor, settings: params.SASRec, generator: torch.Generator
 ) -> tuple[Tensor, int]:
-    """The loss that `settings` names over every real position of right-aligned sequences `rows` `[B, L]`.
+    """The loss that `settings` names over right-aligned samples `rows` `[B, L]`.
+
+    The targets are the items after every real position (`settings.samples: sequences`), or the last alone.
 
     Returns:
-        the mean loss over the positions, and their number; of several processes, each one's part of that mean, so
+        the mean loss over the targets, and their number; of several processes, each one's part of that mean, so
         that the parts add up to it.
     """
-    inputs, real = rows[:, :-1], rows[:, :-1] != 0
+    inputs, following, real = rows[:, :-1], rows[:, 1:], rows[:, :-1] != 0
     own = distributed.stretch(len(rows))
     idle = own.start == own.stop
     if idle:  # it computes something all the same: a mean of nothing is NaN
         own = slice(0, 1)
-    targets = rows[own, 1:][real[own]]
-    users, items = model(inputs[own])[real[own]], model.item_vectors()
+    items = model.item_vectors()
+    if settings.samples == "prefixes":
+        following, real = following[:, -1:], real[:, -1:]
+        users = model.last(inputs[own])
+    else:
+        users = model(inputs[own])[real[own]]
+    targets = following[own][real[own]]
     count = len(items) - 1
     if settings.loss == "bce":
-        negatives = sequence_losses.draw_unseen(rows, count, inputs.shape[1], generator)[own][real[own]]
+        negatives = sequence_losses.draw_unseen(rows, count, real.shape[1], generator)[own][real[own]]
         loss = sequence_losses.bce(users, targets, negatives, items)
     elif settings.loss == "ce":
-        loss = sequence_losses.cross_entropy(users, targets, items)
+        loss = sequence_losses.cross_entropy(users, targets, items, settings.label_smoothing)
     else:
         negatives = sequence_losses.draw_shared(count, settings.negatives, generator)
         if settings.loss == "sampled_softmax":
@@ -159,14 +196,14 @@ def next_item_loss(
     return loss * (0.0 if idle else len(targets) / positions), positions
 
 
-def batches(users: np.ndarray, lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Every user once, in random batches of `batch_size` users of like lengths; `lengths` is indexed by user."""
-    users = rng.permutation(users)
+def batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """The numbers of all samples, each once, in random batches of `batch_size` samples of like `lengths`."""
+    order = rng.permutation(len(lengths))
     width = POOL * batch_size
-    for start in range(0, len(users), width):
-        pool = users[start : start + width]
-        users[start : start + width] = pool[np.argsort(lengths[pool], kind="stable")]
-    cut = [users[start : start + batch_size] for start in range(0, len(users), batch_size)]
+    for start in range(0, len(order), width):
+        pool = order[start : start + width]
+        order[start : start + width] = pool[np.argsort(lengths[pool], kind="stable")]
+    cut = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return [cut[index] for index in rng.permutation(len(cut))]
 
 

@@ -1,0 +1,120 @@
+"""What each habit of a stronger teacher is worth: SASRec in many settings on one data set, a line of JSON each.
+
+    python -m benchmarks.teacher --data ../beauty --out ../teacher.jsonl --rows strong strong,low_pass=0.7
+    python -m benchmarks.teacher --out ../teacher.jsonl      # the table of what is there
+
+A row is a setting: words of `SETTINGS` and keys of params.yaml's section `sasrec`, joined by commas, over the committed
+section; a later one wins. Validation picks the epoch, test is only reported. A row that is in the file is not run
+again; one that was killed goes on from its last epoch (its state is beside the file). Minutes are processor time, of
+the last start.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ruamel.yaml import YAML
+
+from benchmarks import common
+from llmsrec import params
+from llmsrec.data import candidates
+from llmsrec.data.sequences import Sequences
+from llmsrec.evaluation import metrics
+from llmsrec.evaluation.ranks import rank
+from llmsrec.models.sasrec import SASRec
+from llmsrec.training.sasrec import METRIC, train
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "committed": {},
+    "strong": {
+        "heads": 2, "dropout": 0.5, "norm": "post", "feed_forward": 4, "activation": "gelu", "samples": "prefixes",
+        "batch_size": 256,
+    },
+}  # fmt: skip
+COLUMNS = {
+    "epoch": "best epoch", "epochs": "of", "minutes": "minutes", METRIC: "valid full NDCG@10",
+    "test/full/hr_10": "test full HR@10", "test/full/ndcg_10": "test full NDCG@10",
+    "test/uni99/ndcg_10": "test uni99 NDCG@10",
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = common.arguments(__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the file of JSON lines")
+    parser.add_argument("--rows", nargs="*", default=[], help="settings to run, in this order")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    chosen = parser.parse_args()
+    if chosen.rows:
+        with common.data(chosen) as folder:
+            run(folder, chosen)
+    print(table(read(chosen.out)))
+
+
+def run(folder: Path, chosen: argparse.Namespace) -> None:
+    """Train and evaluate every row that the file lacks, and add it."""
+    print(common.machine(), flush=True)
+    sequences = Sequences.read(folder / "filtered/interactions.parquet")
+    training = Sequences.read(folder / "split/train.parquet")
+    targets = Sequences.read(folder / "split/valid.parquet").items
+    for name in chosen.rows:
+        for seed in chosen.seeds:
+            if any((row["name"], row["seed"]) == (name, seed) for row in read(chosen.out)):
+                continue
+            of, state = settings(name, seed), chosen.out.with_suffix(".state") / f"{name} {seed}"
+            print(f"\n{name}, seed {seed}: {of}", flush=True)
+            start = time.process_time()
+            model, curve = train(training, sequences.drop_last(2), targets, int(sequences.items.max()), of, state)
+            minutes = (time.process_time() - start) / 60
+            best = max(curve, key=lambda row: row[METRIC])
+            row = {"name": name, "seed": seed, "settings": of.model_dump(), "epochs": len(curve), "minutes": minutes}
+            row |= {"epoch": best["epoch"], METRIC: best[METRIC], "curve": curve} | scores(model, sequences, folder)
+            with chosen.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def settings(name: str, seed: int) -> params.SASRec:
+    """`strong,dim=128` as a section of params.yaml."""
+    values: dict[str, Any] = common.settings().sasrec.model_dump() | {"seed": seed}
+    for part in name.split(","):
+        key, equals, value = part.partition("=")
+        values |= {key: YAML(typ="safe").load(value)} if equals else SETTINGS[part]
+    return params.SASRec.model_validate(values)
+
+
+def scores(model: SASRec, sequences: Sequences, folder: Path) -> dict[str, float]:
+    """HR@10 and NDCG@10 of all users under both protocols, on valid and test."""
+    items = model.item_vectors().detach().numpy()
+    found: dict[str, float] = {}
+    for split, hidden in (("valid", 2), ("test", 1)):
+        histories = sequences.drop_last(hidden)
+        positives, negatives = candidates.read(folder / "split/candidates.parquet", split)
+        users = model.user_vectors(histories).detach().numpy()[1:]
+        places = rank(users, items, positives, histories.offsets[1:], histories.items, negatives)
+        for protocol, of_users in places.items():
+            found[f"{split}/{protocol}/ndcg_10"] = float(np.mean(metrics.ndcg(of_users, 10)))
+            found[f"{split}/{protocol}/hr_10"] = float(np.mean(of_users < 10))
+    return found
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table, a line for each row."""
+    lines = ["| setting | seed | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for row in rows:
+        cells = [f"{row[key]:.4f}".lstrip("0") if "/" in key else f"{row[key]:.0f}" for key in COLUMNS]
+        lines.append("| " + " | ".join([row["name"].replace(",", ", "), str(row["seed"]), *cells]) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
