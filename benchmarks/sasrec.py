@@ -96,10 +96,10 @@ def measure(train: Sequences, items: int) -> common.Figures:
 
 
 class AllPositions(SASRec):
-    """With the obvious form of `last`."""
+    """With the obvious form of `last_only`."""
 
-    def last(self, items: Tensor) -> Tensor:
-        return self(items)[:, -1]
+    def last_only(self, items: Tensor) -> Tensor:
+        return self.last(items)
 
 
 def some(samples: Samples, count: int, rng: np.random.Generator) -> Samples:

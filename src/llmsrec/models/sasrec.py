@@ -177,10 +177,11 @@ class SASRec(nn.Module):
         return self._encode(items, last=False)
 
     def last(self, items: Tensor) -> Tensor:
-        """The user vectors `[B, d]` of histories `[B, L]`; an empty history has one too, the same at any length.
+        """The user vectors `[B, d]` of histories `[B, L]`; an empty history has one too, the same at any length."""
+        return self(items)[:, -1]
 
-        The last block computes nothing else.
-        """
+    def last_only(self, items: Tensor) -> Tensor:
+        """`last` but for rounding, for training on prefixes: the last block computes no other position."""
         return self._encode(items, last=True)[:, -1]
 
     def _encode(self, items: Tensor, *, last: bool) -> Tensor:

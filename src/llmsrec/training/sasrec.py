@@ -176,7 +176,7 @@ def next_item_loss(
     items = model.item_vectors()
     if settings.samples == "prefixes":
         following, real = following[:, -1:], real[:, -1:]
-        users = model.last(inputs[own])
+        users = model.last_only(inputs[own])
     else:
         users = model(inputs[own])[real[own]]
     targets = following[own][real[own]]
