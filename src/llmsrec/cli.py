@@ -55,6 +55,22 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print the answer as JSON")
 
     command = _add(
+        commands, "score", score, "recommend items to all users of the data, or of a file, into one parquet file",
+        "llmsrec score --model models:/llm-srec@staging --out recommendations.parquet --tower cf",
+    )  # fmt: skip
+    source = command.add_mutually_exclusive_group()
+    source.add_argument("--model", default="models:/llm-srec@staging", help="URI of a version (default: %(default)s)")
+    source.add_argument("--bundle", type=Path, help="folder of a bundle, such as models/bundle")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the parquet file; it appears whole")
+    command.add_argument(
+        "--histories", type=Path, metavar="FILE",
+        help="parquet of user_id, parent_asin, timestamp in ms, or JSON lines of user_id, history; else data/filtered",
+    )  # fmt: skip
+    command.add_argument("--k", type=int, default=10, help="items for each user (default: %(default)s)")
+    command.add_argument("--tower", default="llm", help="llm or cf, as in `llmsrec recommend`; default: %(default)s")
+    command.add_argument("--shard", default="1/1", metavar="I/N", help="only the I-th of N parts of the users")
+
+    command = _add(
         commands, "preset", preset, "print a preset as overrides for dvc, or list the presets",
         "dvc exp run $(llmsrec preset paper/Scientific)",
     )  # fmt: skip
@@ -137,6 +153,14 @@ def recommend(options: argparse.Namespace) -> None:
         print("no item of the history is known: these are the most popular items")
     if answer.unknown:
         print(f"not in the catalogue: {', '.join(answer.unknown)}")
+
+
+def score(options: argparse.Namespace) -> None:
+    """Write the file, and say what is in it."""
+    from llmsrec.scoring import command, score
+
+    wanted = score.Wanted(options.tower, options.k, command.shard(options.shard))
+    print(command.run(_root(), options.model, options.bundle, options.out, options.histories, wanted))
 
 
 def preset(options: argparse.Namespace) -> None:
