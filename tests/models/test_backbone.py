@@ -52,24 +52,6 @@ def test_a_local_folder_is_pinned_by_its_content(local: Path, tmp_path: Path) ->
         backbone.load(out)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("model.safetensors", "holds no weights"), ("config.json", "holds no config.json")],
-)
-def test_a_folder_without_weights_or_configuration(local: Path, tmp_path: Path, name: str, message: str) -> None:
-    (local / name).unlink()
-    with pytest.raises(DataError, match=message):
-        backbone.describe(str(local), None, tmp_path, tmp_path / "out")
-    assert not (tmp_path / "out/backbone.json").exists()
-
-
-def test_damaged_weights(local: Path, tmp_path: Path) -> None:
-    (local / "model.safetensors").write_bytes(b"not weights")
-    backbone.describe(str(local), None, tmp_path, tmp_path / "out")
-    with pytest.raises(DataError, match="cannot be loaded"):
-        backbone.load(tmp_path / "out")
-
-
 @pytest.mark.parametrize("name", ["./nowhere", "nowhere", "/no/where/at/all"])
 def test_neither_a_folder_nor_a_hub_id(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=re.escape(repr(name))):

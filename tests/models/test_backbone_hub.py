@@ -82,7 +82,7 @@ def test_a_hub_model_is_fetched_once_and_kept_by_reference(endpoint: str, tmp_pa
     done = run(endpoint, tmp_path / "cache", "describe", str(out), REVISION)
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "backbone.json").read_text()) == {
-        "kind": "hub", "model": "owner/tiny", "revision": REVISION,
+        "kind": "hub", "model": "owner/tiny", "revision": REVISION, "limit": 2048,
     }  # fmt: skip
     fetched = {path.name for path in (tmp_path / "cache").rglob("snapshots/*/*")}
     assert "model.safetensors" in fetched

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from llmsrec.errors import ParamsError
 from llmsrec.files import read_json, sha256
 from llmsrec.models import embedded
 from llmsrec.models.prompts import OUT, PHRASES, Prompts
@@ -28,12 +29,26 @@ def settings(**changes: Any) -> Embedded:
 def test_it_is_an_ordinary_model_folder_without_pickles(tmp_path: Path) -> None:
     embedded.train(TITLES, settings(), tmp_path)
     assert read_json(tmp_path / "backbone.json")["kind"] == "embedded"
-    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
     ids = tokenizer("Blue Tent", return_tensors="pt")["input_ids"]
     assert torch.isfinite(model(input_ids=ids).logits).all()
     assert tokenizer.decode(ids[0], skip_special_tokens=True) == "Blue Tent"
     assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".safetensors", ".jinja"}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9, 10, 11, 20, 21])
+def test_any_number_of_steps_trains(tmp_path: Path, steps: int) -> None:
+    embedded.train(TITLES, settings(steps=steps), tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_training_that_diverges_names_the_learning_rate_and_leaves_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"loss is (nan|inf) at step \d+; lower `backbone\.embedded\.lr` \(1e\+30\)"):
+        embedded.train(TITLES, settings(lr=1e30, steps=20), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_equal_settings_give_equal_files(tmp_path: Path) -> None:

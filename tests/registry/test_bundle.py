@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from llmsrec.errors import DataError
 from llmsrec.files import read_json, sha256, write_json
+from llmsrec.models.backbone_files import read_files
 from llmsrec.registry import bundle
 from llmsrec.serving.bundle import verify
 
@@ -56,6 +57,8 @@ def test_an_embedded_and_a_local_backbone_travel_with_the_bundle(tiny: Any, tiny
         weights = "model.safetensors"
         assert sha256(built.bundle / "backbone" / weights) == sha256(built.folder / source / weights)
         assert read_json(built.bundle / "backbone/backbone.json")["kind"] == "embedded"
+        taken = {path.name for path in (built.bundle / "backbone").iterdir()}
+        assert taken == {*read_files(built.folder / source), "backbone.json"}, "what is read, and nothing else"
     assert len(load_file(tiny_lora.bundle / "adapter.safetensors")) > 0
     assert not (tiny.bundle / "adapter.safetensors").exists()
 

@@ -1,30 +1,29 @@
-"""The frozen language model: found, pinned, loaded.
+"""The frozen language model: found, pinned, tried, loaded.
 
 A backbone folder (`models/backbone/`) says which model it is in `backbone.json`; only an embedded one holds weights.
 """
 
-import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, AutoTokenizer, Cache
+from transformers import AutoConfig, AutoModel, AutoTokenizer, Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils import logging
 
-from llmsrec.errors import DataError, ParamsError
-from llmsrec.files import read_json, sha256, write_json
+from llmsrec.errors import DataError, LLMSRecError, ParamsError
+from llmsrec.files import read_json, write_json
+from llmsrec.models.backbone_checks import check_passes, check_tokenizer, check_weights, first_line, longest_input
+from llmsrec.models.backbone_files import Files, digest, fetch, only, read_files, tensor_names
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it recommends kernels from a hub, and tells of casts
+getLogger("bitsandbytes").setLevel(ERROR)  # it recommends kernels from a hub, and tells of casts
 VARIANTS = 64  # of a layer's code that torch.compile makes (with a mask, with a gradient, ...) before it gives up
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -49,33 +48,38 @@ class Backbone:
 
 
 def describe(model: str, revision: str | None, root: Path, folder: Path) -> None:
-    """Write `folder`/backbone.json for a hub id or a local folder, after seeing that it can be loaded from there.
+    """Write `folder`/backbone.json for a hub id or a local folder, after loading the model from there and trying it.
+
+    The reference holds the longest input that was tried with success, and a local folder's digest.
 
     Args:
         model: a path (absolute, or relative to `root`) to a Hugging Face model folder, or a hub id.
         revision: the hub commit, 40 hex digits; a hub id without one is refused, as it would not stay the same model.
 
     Raises:
-        DataError: a folder without configuration or weights, or a hub id that cannot be fetched.
+        DataError: a model that cannot be fetched, or that cannot be used here (see `load`).
         ParamsError: a hub id without a commit.
     """
     local = (root / model).resolve()
+    reference: dict[str, Any]
     if local.is_dir():
-        _check_folder(local)
-        write_json(folder / "backbone.json", {"kind": "local", "model": str(local), "sha256": sha256(local)})
-        return
-    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        reference = {"kind": "local", "model": str(local), "sha256": digest(read_files(local))}
+    elif model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise DataError(
             f"`backbone.model` is {model!r}: there is no folder {local}, and it is not a hub id (owner/name). "
             "Give the folder of a Hugging Face model, a hub id, or `embedded`."
         )
-    if revision is None:
+    elif revision is None:
         raise ParamsError(
             f"`backbone.model` is the hub id {model!r} without a commit; set `backbone.revision` to the 40 hex digits "
             "of one (shown in the model's list of files), so that the same params stay the same model."
         )
-    _fetch(model, revision)
-    write_json(folder / "backbone.json", {"kind": "hub", "model": model, "revision": revision})
+    else:
+        reference = {"kind": "hub", "model": model, "revision": revision}
+    print(f"backbone {model}: loading it once, to see that it can be used", flush=True)
+    limit = _load(reference, folder, "auto", "none").limit
+    print(f"backbone {model}: takes inputs of {limit or 'any number of'} tokens", flush=True)
+    write_json(folder / "backbone.json", {**reference, "limit": limit})
 
 
 def load(folder: Path, dtype: str = "float32", quantization: str = "none") -> Backbone:
@@ -87,31 +91,19 @@ def load(folder: Path, dtype: str = "float32", quantization: str = "none") -> Ba
             batch) or 4bit (NF4, products in bfloat16), by bitsandbytes.
 
     Raises:
-        DataError: missing or changed files.
+        DataError: missing or changed files, and whatever makes a model unfit: code of its own, weights that are not
+            whole, a tokenizer that does not fit, a pass of two prompts that fails.
         ParamsError: quantization without bitsandbytes.
     """
-    reference = read_json(folder / "backbone.json")
-    options: dict[str, Any] = {}
-    if reference["kind"] == "hub":
-        source, options = reference["model"], {"revision": reference["revision"]}
-        _fetch(source, reference["revision"])
-    else:
-        path = folder if reference["kind"] == "embedded" else Path(reference["model"])
-        _check_folder(path)
-        if reference["kind"] == "local" and sha256(path) != reference["sha256"]:
-            raise DataError(
-                f"{path} has changed since the backbone stage looked at it; run `dvc repro -f backbone` to take the "
-                "folder as it is now."
-            )
-        source = str(path)
-    if quantization != "none":
-        options["quantization_config"] = _quantization(quantization)
-    disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **{k: v for k, v in options.items() if k == "revision"})
-        model = AutoModel.from_pretrained(source, dtype=getattr(torch, dtype), **options)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise DataError(f"the backbone {source} cannot be loaded: {error}") from error
+    return _load(read_json(folder / "backbone.json"), folder, dtype, quantization)
+
+
+def _load(reference: dict[str, Any], folder: Path, dtype: str, quantization: str) -> Backbone:
+    options = {} if quantization == "none" else {"quantization_config": _quantization(quantization)}
+    files = _files(reference, folder)
+    source = str(folder) if reference["kind"] == "embedded" else reference["model"]
+    held = tensor_names(Path(source), files)
+    model, tokenizer, loading = _read(source, files, dtype, options)
     if torch.cuda.is_available() and quantization == "none":
         model = model.to("cuda")
     for module in model.modules():
@@ -121,7 +113,72 @@ def load(folder: Path, dtype: str = "float32", quantization: str = "none") -> Ba
             module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     model.eval()
-    return Backbone(model, tokenizer, is_causal(model), _limit(model.config))
+    try:
+        check_weights(source, model, loading, held)
+        check_tokenizer(source, tokenizer, model.get_input_embeddings().weight.shape[0])
+        check_passes(source, model)
+        limit = reference["limit"] if "limit" in reference else longest_input(model)
+        return Backbone(model, tokenizer, is_causal(model), limit)
+    except LLMSRecError:
+        raise
+    except Exception as error:  # anything can be raised by some model of some family
+        raise DataError(
+            f"the backbone {source} cannot be used: a {type(model).__name__} does not take embeddings and give a "
+            f"hidden state for each ({first_line(error)}). Choose a causal language model or an encoder."
+        ) from error
+
+
+def _files(reference: dict[str, Any], folder: Path) -> Files:
+    """The files that the reference names, which must be what they were."""
+    if reference["kind"] == "embedded":
+        return read_files(folder, follow=True)
+    if reference["kind"] == "hub":
+        return read_files(fetch(reference["model"], reference["revision"]))
+    files = read_files(Path(reference["model"]))
+    if digest(files) != reference["sha256"]:
+        raise DataError(
+            f"{reference['model']} has changed since the backbone stage looked at it; run `dvc repro -f backbone` to "
+            "take the folder as it is now."
+        )
+    return files
+
+
+def _read(source: str, files: Files, dtype: str, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """Model, tokenizer, and what transformers says of the loading.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # what it reports is looked at here, and said in a line
+    logging.disable_progress_bar()
+    try:
+        with only(files) as place:
+            config = AutoConfig.from_pretrained(place, **safe)
+            if config.is_encoder_decoder:
+                raise DataError(
+                    f"the backbone {source} is an encoder-decoder ({config.model_type}), where no single hidden state "
+                    "stands for a prompt; choose a causal language model or an encoder."
+                )
+            tokenizer = AutoTokenizer.from_pretrained(place, **safe)
+            model, loading = AutoModel.from_pretrained(
+                place,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused by name afterwards
+                **safe,
+                **options,
+            )
+    except LLMSRecError:
+        raise
+    except Exception as error:  # configurations and tokenizers are read by code of many families
+        reason = first_line(error).replace(str(place), source)
+        raise DataError(f"the backbone {source} cannot be loaded: {reason}.") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    return model, tokenizer, loading
 
 
 def is_causal(model: nn.Module) -> bool:
@@ -218,29 +275,6 @@ def _forward_again(forward: Callable[..., Any], *arguments: Any, **options: Any)
     return checkpoint(forward, *arguments, use_reentrant=False, **options)
 
 
-def _check_folder(path: Path) -> None:
-    if not (path / "config.json").exists():
-        raise DataError(f"{path} holds no config.json, so it is not a Hugging Face model folder.")
-    if not any(any(path.glob(pattern)) for pattern in WEIGHTS):
-        raise DataError(f"{path} holds no weights (*.safetensors); other formats are not read, as they can run code.")
-
-
-def _fetch(model: str, revision: str) -> None:
-    """Bring a hub model's configuration, tokenizer and safetensors into the local cache; resumes where it stopped."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.txt", "*.model", *WEIGHTS]
-    try:
-        snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        endpoint = os.environ.get("HF_ENDPOINT", "the model hub")
-        raise DataError(
-            f"the backbone {model} at {revision} cannot be fetched from {endpoint}: {str(error).splitlines()[0]} "
-            "Check the id, the commit, the network and (for gated models) HF_TOKEN, or name a local folder."
-        ) from error
-
-
 def _quantization(kind: str) -> Any:
     from transformers import BitsAndBytesConfig
     from transformers.utils import is_bitsandbytes_available
@@ -253,7 +287,3 @@ def _quantization(kind: str) -> Any:
     if kind == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-
-
-def _limit(config: Any) -> int | None:
-    return getattr(config, "max_position_embeddings", None)

@@ -21,6 +21,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llmsrec.errors import ParamsError
 from llmsrec.files import write_json
 from llmsrec.models.prompts import DAY_MS, NUMBER, OUT, PHRASES, PromptBatch, Prompts, plain_text_encoder
 from llmsrec.models.readout import branched
@@ -57,6 +58,9 @@ def train(titles: list[str], settings: Embedded, folder: Path) -> None:
     Args:
         titles: the catalogue's cleaned titles.
         folder: is created; its files are replaced.
+
+    Raises:
+        ParamsError: training diverged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(settings.seed)
@@ -143,7 +147,9 @@ def train_model(
     reading = copying(model, generator)
     parameters = [*model.parameters(), reading]
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps, pct_start=0.1)
+    # Its tenth of rising needs two steps, so fewer than 20 in all go the first part of the way of 20.
+    steps = max(settings.steps, 20)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps, pct_start=0.1)
     started = time.monotonic()
     source = lessons(len(titles), prompts, settings.batch_size, rng)
     for step, lesson in zip(range(1, settings.steps + 1), source, strict=False):
@@ -153,6 +159,11 @@ def train_model(
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
+        if not torch.isfinite(following + read):
+            raise ParamsError(
+                f"the embedded backbone's loss is {following.item() + read.item()} at step {step}; lower "
+                f"`backbone.embedded.lr` ({settings.lr:g})."
+            )
         if step % 50 == 0 or step == settings.steps:
             print(
                 f"backbone step {step}/{settings.steps}  next token {following.item():.3f}  "

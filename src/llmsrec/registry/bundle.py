@@ -17,6 +17,7 @@ import llmsrec
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
 from llmsrec.files import read_json, write_json
+from llmsrec.models.backbone_files import read_files
 from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.models.sasrec import SASRec
 from llmsrec.registry import onnx_export
@@ -28,6 +29,8 @@ CODE = (
     "files.py",
     "models/__init__.py",
     "models/backbone.py",
+    "models/backbone_checks.py",
+    "models/backbone_files.py",
     "models/prompts.py",
     "models/pieces.py",
     "models/readout.py",
@@ -41,7 +44,6 @@ CODE = (
     "serving/towers.py",
     "times.py",
 )
-BACKBONE_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 PROMPTS = ("history", "date_format", "title_tokens", "max_tokens", "user_representation")
 
 
@@ -193,11 +195,12 @@ def _write_backbone(folder: Path, model: LLMSRec, backbone: Path) -> None:
     reference, target = read_json(backbone / "backbone.json"), folder / "backbone"
     target.mkdir(parents=True)
     if reference["kind"] != "hub":
-        source = backbone if reference["kind"] == "embedded" else Path(reference["model"])
-        for pattern in BACKBONE_FILES:
-            for file in source.glob(pattern):
-                shutil.copyfile(file, target / file.name)
-        reference = {"kind": "embedded", "model": Path(reference["model"]).name, "revision": None}
+        local = reference["kind"] == "local"
+        source = Path(reference["model"]) if local else backbone
+        for name, file in read_files(source, follow=not local).items():
+            shutil.copyfile(file, target / name)
+        measured = {key: reference[key] for key in ("limit",) if key in reference}
+        reference = {"kind": "embedded", "model": Path(reference["model"]).name, "revision": None, **measured}
     write_json(target / "backbone.json", reference)
     adapter = {
         name.removeprefix("backbone."): parameter.detach().cpu().contiguous()
