@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmsrec import presets
+from llmsrec.data.imports import command as importing
 from llmsrec.errors import LLMSRecError, RequestError, shown
 from llmsrec.files import atomic, read_json
 from llmsrec.serving import schema
@@ -69,6 +70,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--k", type=int, default=10, help="items for each user (default: %(default)s)")
     command.add_argument("--tower", default="llm", help="llm or cf, as in `llmsrec recommend`; default: %(default)s")
     command.add_argument("--shard", default="1/1", metavar="I/N", help="only the I-th of N parts of the users")
+
+    command = _add(
+        commands, "import", importing.run, "turn a shop's export (CSV, TSV, JSON lines, parquet) into the raw layout",
+        'llmsrec import orders.csv --user Kunde --item Artikel --time "Bestellt am" --title Bezeichnung '
+        "--to data/incoming --category Shop",
+    )  # fmt: skip
+    importing.add_arguments(command)
 
     command = _add(
         commands, "preset", preset, "print a preset as overrides for dvc, or list the presets",

@@ -1,0 +1,63 @@
+"""`llmsrec import` as a person types it."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from llmsrec import cli
+from llmsrec.data.imports import command, formats
+
+ORDERS = 'Kunde;Artikel;Bestellt am;Bezeichnung\n7;A/1;24.12.2025 18:30;"Schuh; rot"\n;B;24.12.2025 19:00;Hut\n'
+COLUMNS = ["--user", "Kunde", "--item", "Artikel", "--time", "Bestellt am"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "orders.csv").write_text(ORDERS)
+    return tmp_path
+
+
+def test_each_error_leads_to_the_next_command_and_the_last_one_says_what_was_taken(folder, capsys):
+    to = ["--to", "in", "--category", "Shop"]
+    steps = [
+        (["import", "orders.csv", *to], "Perhaps: llmsrec import orders.csv --user Kunde --item Artikel --time 'Best"),
+        (["import", "orders.csv", *COLUMNS, *to], "orders.csv, line 3: the user (column Kunde) is empty; fill in user"),
+        (["import", "orders.csv", *COLUMNS, *to, "--skip-bad"], "is written: --time-format '%d.%m.%Y %H:%M'"),
+    ]  # fmt: skip
+    for arguments, message in steps:
+        assert cli.main(arguments) == 1
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err.count("\n")) == ("", 1)
+        assert message in captured.err
+    done = ["import", "orders.csv", *COLUMNS, *to, "--skip-bad", "--time-format", "%d.%m.%Y %H:%M"]
+    assert cli.main([*done, "--time-zone", "Europe/Berlin"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out == [
+        'orders.csv (columns as stated; fields between semicolons, quoted by ", UTF-8): user = Kunde, item = Artikel, '
+        "time = Bestellt am",
+        "times: --time-format '%d.%m.%Y %H:%M', times without a zone in Europe/Berlin; from 2025-12-24 to 2025-12-24",
+        "rows: 2 read, 1 written, 1 left out",
+        "  left out: orders.csv, line 3: the user (column Kunde) is empty",
+        "items: 1 in the events, 0 of them with a title",
+        "WARNING: no item has a title, and the language model knows items by their titles: name the column with "
+        "--title, or the catalogue with --items FILE --title COLUMN",
+        "written: in/Shop.jsonl.gz, meta_Shop.jsonl.gz, Shop.manifest.json",
+        "next: dvc exp run -S data.source=files -S data.dir=in -S data.category=Shop",
+    ]
+    event = json.loads(gzip.decompress((folder / "in/Shop.jsonl.gz").read_bytes()))
+    assert event == {"user_id": "7", "parent_asin": "A/1", "timestamp": 1_766_597_400_000}
+
+
+def test_words_for_characters_that_a_shell_eats(folder, capsys):
+    (folder / "a.tsv").write_text('u\ti\tt\nx\t27" a\t1391040000\n')
+    arguments = ["a.tsv", "--user", "u", "--item", "i", "--time", "t", "--delimiter", "tab", "--quote", "none"]
+    assert cli.main(["import", *arguments, "--to", "in", "--category", "A"]) == 0
+    assert "fields between tabs, no quotes" in capsys.readouterr().out
+
+
+def test_the_help_names_each_known_format():
+    assert set(command.FORMATS) == set(formats.FORMATS)
+    assert all(name in command.NOTES for name in formats.FORMATS)
