@@ -84,7 +84,9 @@ def test_no_bundle_and_no_registry_are_one_line(tmp_path: Path, monkeypatch: pyt
     assert "no registry at" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["recommend", "score", "import", "preset", "promote", "rollback", "history", "summary"])
+@pytest.mark.parametrize(
+    "command", ["recommend", "score", "import", "preset", "promote", "rollback", "history", "summary"]
+)
 def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])
