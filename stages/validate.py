@@ -17,13 +17,15 @@ def main(stage: Stage) -> None:
     Training waits for PASSED, whose content never changes, so that other data of the same items (split.shuffle_train)
     do not train the backbone again.
     """
-    report = checks.run(RAW, FILTERED, SPLIT, stage.params.data.core, stage.params.split.negatives)
+    params = stage.params
+    report = checks.run(RAW, FILTERED, SPLIT, params.data.core, params.split.negatives, params.checks.titles.fail)
     report.write(REPORT, DOCS)
     if not report.passed:
         raise DataError(f"{report.explain()}\nThe report is in {REPORT} and {DOCS}/index.html.")
     with atomic(PASSED) as temporary:
         temporary.write_text("All checks passed.\n", encoding="utf-8")
-    print(f"{sum(len(result.results) for result in report.results.values())} rules hold -> {REPORT}")
+    count = sum(len(result.results) for result in report.results.values())
+    print(f"{count} rules hold; {report.share('filtered.items', 'titled'):.1%} of the items have a title -> {REPORT}")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,16 @@ class Sample(Section):
     seed: int = Seed
 
 
+class LeastShare(Section):
+    """A share of the data and its limit."""
+
+    fail: float = Field(ge=0, le=1)
+
+
+class Checks(Section):
+    titles: LeastShare
+
+
 class Split(Section):
     negatives: int = Field(ge=1)
     shuffle_train: bool
@@ -246,6 +256,7 @@ class Params(Section):
     data: Data
     sample: Sample
     split: Split
+    checks: Checks
     backbone: Backbone
     sasrec: SASRec
     model: Model

@@ -14,7 +14,9 @@ import pytest
 
 from llmsrec.data import checks
 from llmsrec.data.checks import Report, rules, tables
+from llmsrec.data.titles import UNTITLED
 from llmsrec.errors import DataError
+from llmsrec.params import load
 
 ROOT = Path(__file__).parents[2]
 USERS, ITEMS, EVENTS, CORE, NEGATIVES = 10, 12, 8, 5, 3
@@ -186,6 +188,10 @@ def exchange(name: str, row: int, other: str, other_row: int) -> Change:
     return change
 
 
+def untitled(count: int) -> Change:
+    return both(*(cell("filtered/items", "title", UNTITLED, row) for row in range(count)))
+
+
 FILTERED, TRAIN, VALID, TEST = "filtered/interactions", "split/train", "split/valid", "split/test"
 CANDIDATES = "split/candidates"
 LAST_TRAIN = EVENTS - 3  # the row of the first user's last training event
@@ -215,6 +221,7 @@ BROKEN: list[tuple[str, Change, set[str]]] = [
     ("filtered.items.raw_id", cell("filtered/items", "parent_asin", None), set()),
     ("filtered.items.raw_id_unique", cell("filtered/items", "parent_asin", "B2"), set()),
     ("filtered.items.title", cell("filtered/items", "title", None), set()),
+    ("filtered.items.titled", untitled(3), set()),
     ("filtered.items.title_clean", cell("filtered/items", "title", ""), set()),
     ("filtered.items.title_clean", cell("filtered/items", "title", "Tent  for two"), set()),
     ("filtered.items.title_clean", cell("filtered/items", "title", "Tent\n"), set()),
@@ -365,6 +372,38 @@ def test_every_rule_has_data_that_trip_it():
     assert every == {rule for rule, _, _ in BROKEN}
 
 
+def test_the_share_of_items_without_a_title_is_a_figure_with_its_limit_and_a_remedy(tmp_path):
+    """A catalogue of another category, or titles that are no text, passed all rules."""
+    files = good()
+    untitled(4)(files)
+    report = check(files, tmp_path)
+    (outcome,) = (e for s in report.to_dict()["suites"] for e in s["expectations"] if e["rule"] == "titled")
+    assert (outcome["share"], outcome["limit"], outcome["unexpected_count"]) == (pytest.approx(8 / 12), 0.8, 4)
+    assert report.share("filtered.items", "titled") == outcome["share"] and tripped(report) == {"filtered.items.titled"}
+    assert "66.7%; not 4 of 12 rows, such as titled 0, item_id 1;" in report.explain()
+    assert "lower checks.titles.fail" in report.explain()
+    lenient = checks.run(*write(files, tmp_path), CORE, NEGATIVES, 0.6)
+    assert lenient.passed and lenient.share("filtered.items", "titled") == outcome["share"]
+
+
+def test_the_limit_without_params_is_the_committed_one():
+    assert load(ROOT / "params.yaml").checks.titles.fail == rules.TITLES
+
+
+def test_the_pages_count_what_their_rules_speak_of(tmp_path):
+    """ "There are reviews" stood beside the number of items."""
+    report = check(good(), tmp_path)
+    (rows,) = (
+        e
+        for s in report.to_dict()["suites"]
+        for e in s["expectations"]
+        if e["description"].startswith("there are reviews")
+    )
+    assert rows["observed"] == USERS * EVENTS != ITEMS
+    report.write(tmp_path / "checks.json", tmp_path / "docs")
+    assert str(USERS * EVENTS) in re.sub("<[^>]*>", " ", (tmp_path / "docs/raw.reviews.html").read_text())
+
+
 def test_shuffled_training_items_pass(tmp_path):
     """split.shuffle_train: items in another order within each user, times in place."""
     files = good()
@@ -409,7 +448,7 @@ def test_report_and_pages_of_data_that_fail(tmp_path):
     }
     pages = {path.stem: path.read_text() for path in (tmp_path / "docs").iterdir()}
     assert set(pages) == {"index", *(suite["name"] for suite in plain["suites"])}
-    assert "no rating is above 5" in pages["raw.reviews"]
+    assert "no item has a rating above 5" in pages["raw.reviews"]
     for page in pages.values():
         assert "http" not in page and "<script" not in page and "<img" not in page
         linked = set(re.findall(r'href="([^"#][^"]*)"', page))

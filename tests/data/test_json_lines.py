@@ -43,7 +43,7 @@ VALUES = st.one_of(
     st.floats(),
     st.text(max_size=3),
     st.just("\ud800"),
-    st.lists(st.integers(), max_size=2),
+    st.lists(st.one_of(st.integers(), st.text(max_size=2), st.just("\ud800")), max_size=2),
     st.dictionaries(st.text(max_size=2), st.integers(), max_size=1),
 )
 LINES = st.one_of(

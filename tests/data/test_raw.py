@@ -2,12 +2,15 @@
 
 import gzip
 import json
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llmsrec.data import raw
+from llmsrec.data import raw, titles
 from llmsrec.data.layouts import ITEMS, REVIEWS
 from llmsrec.errors import DataError
 
@@ -157,10 +160,17 @@ def test_items(write, tmp_path):
         {"parent_asin": "b", "title": None},
         {"parent_asin": "c"},
         {"parent_asin": "d", "title": 1984},
-        {"parent_asin": "e", "title": ["x"]},
+        {"parent_asin": "e", "title": ["x", 1]},
         {"parent_asin": "f", "title": ""},
         {"parent_asin": "a", "title": "Second"},
         {"parent_asin": "g", "title": "\ud800 half"},
+        {"parent_asin": "h", "title": None},
+        {"parent_asin": "h", "title": " &nbsp; "},
+        {"parent_asin": "i", "title": ["Two", "parts"]},
+        {"parent_asin": "j", "title": []},
+        {"parent_asin": "h", "title": "First line with a title"},
+        {"parent_asin": "k", "title": ["x", "\ud800"]},
+        {"parent_asin": "h", "title": "Another"},
     ]
     items = write("meta_A.jsonl.gz", [json.dumps(line) for line in lines])
     reviews = write("A.jsonl.gz", [review(), review()])
@@ -171,13 +181,48 @@ def test_items(write, tmp_path):
         ("c", None),
         ("d", None),
         ("e", None),
-        ("f", ""),
+        ("f", None),
         ("g", None),
+        ("h", "First line with a title"),
+        ("i", "Two parts"),
+        ("j", None),
+        ("k", None),
     ]
     counts = {name: manifest[name] for name in ("reviews", "items", "item_lines_repeated", "titles_missing")}
-    assert counts == {"reviews": 2, "items": 7, "item_lines_repeated": 1, "titles_missing": 5}
+    assert counts == {"reviews": 2, "items": 11, "item_lines_repeated": 4, "titles_missing": 8}
     assert json.loads((tmp_path / "raw/manifest.json").read_text()) == manifest
     assert manifest["files"]["A.jsonl.gz"]["bytes"] == reviews.stat().st_size
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([None, "", " ", "&nbsp;", "Tent", "Mat"]))))
+def test_an_item_of_several_lines_has_the_first_title_that_says_something(lines):
+    slow: dict[str, str | None] = {}
+    for item, title in lines:
+        if slow.get(item) is None:
+            slow[item] = title if titles.clean(pl.Series([title], dtype=pl.String)).item() != titles.UNTITLED else None
+    frame = pl.DataFrame(lines, schema={"parent_asin": pl.String, "title": pl.String}, orient="row")
+    assert raw.one_line_each(frame).rows() == list(slow.items())
+
+
+@pytest.mark.parametrize("name", ["A.jsonl", "A.jsonl.gz"])
+def test_a_byte_order_mark_at_the_start_of_a_file_is_no_part_of_its_first_line(write, tmp_path, name):
+    lines = [json.dumps(review("u")), json.dumps(review("v"))]
+    path = write(name, [BOM_UTF8 + lines[0].encode(), lines[1]])
+    assert raw.convert(path, tmp_path / "out.parquet", REVIEWS) == 2
+    assert [row[0] for row in rows(tmp_path / "out.parquet")] == ["u", "v"]
+    path = write(name, [lines[0], BOM_UTF8 + lines[1].encode()])
+    with pytest.raises(DataError, match=r"line 2 begins with a byte-order mark.*remove these three bytes"):
+        raw.convert(path, tmp_path / "out.parquet", REVIEWS)
+
+
+OLDER = {"reviewerID": "A1", "asin": "B1", "overall": 5.0, "unixReviewTime": 1391040000}
+
+
+@pytest.mark.parametrize(("line", "layout"), [(OLDER, REVIEWS), ({"asin": "B1", "title": "x"}, ITEMS)])
+def test_an_older_layout_is_named_with_the_command_that_reads_it(write, tmp_path, line, layout):
+    command = r"fields of 2014 and 2018.*`llmsrec import <file> --to <folder> --category <name>`"
+    with pytest.raises(DataError, match=command):
+        raw.convert(write("A.jsonl", [line]), tmp_path / "out.parquet", layout)
 
 
 def test_item_without_an_id_is_an_error(write, tmp_path):

@@ -32,6 +32,7 @@ EXPECTED = {
     "split.negatives": ["split", "validate", *AFTER_MODEL],
     "split.seed": ["split", "validate", *AFTER_MODEL],
     "split.shuffle_train": ["split", "validate", "sasrec", *AFTER_MODEL],
+    "checks": ["validate", "register"],
     "backbone.model": ["backbone", *AFTER_MODEL],
     "backbone.revision": ["backbone", *AFTER_MODEL],
     "backbone.embedded": ["backbone", *AFTER_MODEL],

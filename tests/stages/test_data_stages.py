@@ -46,6 +46,7 @@ def repository(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__", "files.json"))
     (folder / "src/llmsrec").mkdir(parents=True)
     shutil.copytree(ROOT / "src/llmsrec/data", folder / "src/llmsrec/data")
+    shutil.copy(ROOT / "src/llmsrec/times.py", folder / "src/llmsrec")
     yaml = YAML()
     pipeline = yaml.load((ROOT / "dvc.yaml").read_text())
     yaml.dump({"stages": {name: pipeline["stages"][name] for name in ("ingest", "filter")}}, folder / "dvc.yaml")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llmsrec.data.titles import clean
+from llmsrec.data.titles import UNTITLED, clean
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, sha256, write_json
 
@@ -76,6 +76,7 @@ def filter_reviews(raw: Path, out: Path, core: int, user_fraction: float, seed: 
             frame.write_parquet(temporary)
     manifest = {
         "steps": steps,
+        "items_with_title": int((frames["items"]["title"] != UNTITLED).sum()),
         "core": core,
         "user_fraction": user_fraction,
         "seed": seed,

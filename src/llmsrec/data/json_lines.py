@@ -6,6 +6,7 @@ Each block is parsed by Arrow; one that Arrow, or the checks after it, do not ac
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -56,10 +57,13 @@ def blocks(path: Path, size: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    """The file, decompressed if its content is gzip, whatever its name."""
+    """The file, decompressed if its content is gzip, whatever its name, behind a byte-order mark if it has one."""
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
-    return igzip.open(path, "rb") if compressed else path.open("rb")
+    stream = igzip.open(path, "rb") if compressed else path.open("rb")
+    if stream.read(len(BOM_UTF8)) != BOM_UTF8:
+        stream.seek(0)
+    return stream
 
 
 def _newlines(lines: bytes) -> int:
@@ -104,6 +108,11 @@ def parse_lines(lines: bytes, layout: Layout, path: Path, first_line: int) -> pa
                 "convert the file to UTF-8."
             ) from error
         except json.JSONDecodeError as error:
+            if line.startswith(BOM_UTF8):  # of a file that was put behind another one
+                raise DataError(
+                    f"{path}, line {number} begins with a byte-order mark (the bytes EF BB BF), which only a file may; "
+                    "remove these three bytes."
+                ) from error
             raise DataError(
                 f"{path}, line {number} is not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}, "
                 f"near {shown(error.doc[max(error.pos - 20, 0) : error.pos + 20])}; mend or remove the line."

@@ -10,6 +10,9 @@ import pyarrow as pa
 from llmsrec.errors import shown
 from llmsrec.times import OUTSIDE, are_ms
 
+OLDER = {"reviewerID", "asin", "unixReviewTime"}  # fields of the layouts of 2014 and 2018
+IMPORT = "`llmsrec import <file> --to <folder> --category <name>` makes files of this layout"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -43,9 +46,15 @@ def check_review(line: dict[str, Any]) -> tuple[str, str, float, int]:
 
 
 def check_item(line: dict[str, Any]) -> tuple[str, str | None]:
-    """One item as (parent_asin, title); a title that is missing or not text is None."""
+    """One item as (parent_asin, title).
+
+    A list of texts is joined with spaces. A title that is missing or anything else (a number, an object, a list that
+    holds one) is None, and counted as missing.
+    """
     title = line.get("title")
-    return _text(line, "parent_asin"), title if isinstance(title, str) and _is_unicode(title) else None
+    parts: list[Any] = title if isinstance(title, list) else [title]
+    is_text = bool(parts) and all(isinstance(part, str) and _is_unicode(part) for part in parts)
+    return _text(line, "parent_asin"), " ".join(parts) if is_text else None
 
 
 REVIEWS = Layout(
@@ -65,8 +74,12 @@ ITEMS = Layout("item", pa.schema([("parent_asin", pa.string()), ("title", pa.str
 
 
 def _field(line: dict[str, Any], name: str) -> Any:
-    if line.get(name) is None:
-        raise ValueError(f"{name} is {'null' if name in line else 'missing'}; each line needs one")
+    if name not in line and OLDER & line.keys():
+        raise ValueError(f"{name} is missing: these are the fields of 2014 and 2018 (asin, unixReviewTime); {IMPORT}")
+    if name not in line:
+        raise ValueError(f"{name} is missing; each line needs one. Where it has another name, {IMPORT}")
+    if line[name] is None:
+        raise ValueError(f"{name} is null; each line needs one")
     return line[name]
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from llmsrec.data.json_lines import blocks, parse_block
 from llmsrec.data.layouts import ITEMS, REVIEWS, Layout
+from llmsrec.data.titles import titled
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, sha256, write_json
 
@@ -33,7 +34,7 @@ def find(folder: Path, category: str) -> tuple[Path, Path]:
 
 
 def ingest(reviews: Path, items: Path, out: Path, origin: dict[str, Any]) -> dict[str, Any]:
-    """Write `out`/reviews.parquet (in the order of lines), items.parquet (first of repeats) and manifest.json.
+    """Write `out`/reviews.parquet (in the order of lines), items.parquet (a row an item) and manifest.json.
 
     Args:
         origin: where the files come from, for the manifest.
@@ -47,20 +48,26 @@ def ingest(reviews: Path, items: Path, out: Path, origin: dict[str, Any]) -> dic
     out.mkdir(parents=True, exist_ok=True)
     review_rows = convert(reviews, out / "reviews.parquet", REVIEWS)
     item_rows = convert(items, out / "items.parquet", ITEMS)
-    first = pl.scan_parquet(out / "items.parquet").unique("parent_asin", keep="first", maintain_order=True).collect()
+    catalogue = one_line_each(pl.read_parquet(out / "items.parquet"))
     with atomic(out / "items.parquet") as temporary:
-        first.write_parquet(temporary)
+        catalogue.write_parquet(temporary)
     manifest = {
         **origin,
         "files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in (reviews, items)},
         "reviews": review_rows,
-        "items": first.height,
-        "item_lines_repeated": item_rows - first.height,
-        "titles_missing": int(first["title"].null_count()),
+        "items": catalogue.height,
+        "item_lines_repeated": item_rows - catalogue.height,
+        "titles_missing": int(catalogue["title"].null_count()),
         "outputs": {name: sha256(out / name) for name in ("reviews.parquet", "items.parquet")},
     }
     write_json(out / "manifest.json", manifest)
     return manifest
+
+
+def one_line_each(lines: pl.DataFrame) -> pl.DataFrame:
+    """A row for each item, in the order of their first lines, with its first title that says something, or null."""
+    said = lines.with_columns(title=pl.when(titled(lines["title"])).then("title"))
+    return said.group_by("parent_asin", maintain_order=True).agg(pl.col("title").drop_nulls().first())
 
 
 def convert(source: Path, target: Path, layout: Layout, block: int = BLOCK) -> int:

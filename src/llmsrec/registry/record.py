@@ -58,6 +58,7 @@ def used(params: Params) -> dict[str, Any]:
     flat = flatten(params.model_dump())
     idle = {
         "registry.": True,
+        "checks.": True,
         "export.": True,
         "tune.": True,
         "sample.": params.data.source != "sample",

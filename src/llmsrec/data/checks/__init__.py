@@ -18,7 +18,7 @@ from llmsrec.files import sha256
 __all__ = ["Report", "run"]
 
 
-def run(raw: Path, filtered: Path, split: Path, core: int, negatives: int) -> Report:
+def run(raw: Path, filtered: Path, split: Path, core: int, negatives: int, titles: float = rules.TITLES) -> Report:
     """Check the three folders.
 
     The schema comes first; where it fails, the other rules have nothing to stand on and are not tried.
@@ -26,6 +26,7 @@ def run(raw: Path, filtered: Path, split: Path, core: int, negatives: int) -> Re
     Args:
         core: events that each user and each item must have (data.core).
         negatives: the length that each list of candidates must have (split.negatives).
+        titles: the least share of items with a title (checks.titles.fail).
 
     Raises:
         DataError: a file is missing or is not parquet.
@@ -39,7 +40,7 @@ def run(raw: Path, filtered: Path, split: Path, core: int, negatives: int) -> Re
     if results[schema.table].success:
         frames = tables.aggregate(files)
         items = frames["filtered.items"]["item_id"].count()
-        for suite in rules.suites(core, negatives, items):
+        for suite in rules.suites(core, negatives, items, titles):
             results[suite.table] = validate(context, suite, frames[suite.table].to_pandas())
     return Report({part: sha256(folder) for part, folder in folders.items()}, results)
 

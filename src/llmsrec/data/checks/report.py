@@ -62,6 +62,11 @@ class Report:
         ]
         return {"passed": self.passed, "data": dict(self.data), "suites": suites}
 
+    def share(self, table: str, rule: str) -> float | None:
+        """The share that a rule looks at; None where the table was not checked or is empty."""
+        suites = {suite["name"]: suite["expectations"] for suite in self.to_dict()["suites"]}
+        return next((one["share"] for one in suites.get(table, []) if one["rule"] == rule), None)
+
     def write(self, path: Path, docs: Path) -> None:
         """Write the JSON file, and `docs`/index.html with a page for each suite."""
         write_json(path, self.to_dict())
@@ -98,16 +103,25 @@ def _rule(result: ExpectationValidationResult) -> Any:
 
 
 def _plain(result: ExpectationValidationResult) -> dict[str, Any]:
-    """One rule's outcome. `error` is None, or why the check could not be made."""
+    """One rule's outcome. `error` is None, or why the check could not be made.
+
+    A rule on a share has that share, its limit, and what to do where it fails.
+    """
     found, rule = result.result, _rule(result)
     error = next(_exceptions(result.exception_info), None)
     if error is None and not result.success and not found:
         error = "no result and no exception"
+    of_share: dict[str, Any] = {}
+    if rule.meta.get("share"):
+        rows = found.get("element_count") or 0
+        share = 1 - found.get("unexpected_count", 0) / rows if rows else None
+        of_share = {"share": share, "limit": rule.kwargs["mostly"], "remedy": rule.meta["remedy"]}
     return {
+        **of_share,
         "rule": rule.meta["rule"],
         "description": rule.description,
         "success": bool(result.success),
-        "observed": found.get("observed_value", found.get("element_count")),
+        "observed": _scalar(found.get("observed_value", found.get("element_count"))),
         "unexpected_count": found.get("unexpected_count", 0),
         "examples": [
             {key: _scalar(value) for key, value in row.items()}
@@ -138,7 +152,9 @@ def _counted(outcome: Mapping[str, Any]) -> str:
     if not outcome["examples"]:
         return f"{outcome['observed']} rows"
     examples = "; ".join(", ".join(f"{key} {value!r}" for key, value in row.items()) for row in outcome["examples"])
-    return f"{outcome['unexpected_count']} of {outcome['observed']} rows, such as {examples}"
+    share = f"{outcome['share']:.1%}; not " if "share" in outcome else ""
+    remedy = f"; {outcome['remedy']}" if "remedy" in outcome else ""
+    return f"{share}{outcome['unexpected_count']} of {outcome['observed']} rows, such as {examples}{remedy}"
 
 
 def _page(result: ExpectationSuiteValidationResult) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from llmsrec.data.titles import UNTITLED
 from llmsrec.errors import DataError
 
 INTERACTIONS = {"user_id": "Int32", "item_id": "Int32", "timestamp": "Int64"}
@@ -112,12 +113,20 @@ def filtered_users(interactions: pl.LazyFrame, users: pl.LazyFrame) -> pl.DataFr
 
 
 def filtered_items(interactions: pl.LazyFrame, items: pl.LazyFrame) -> pl.DataFrame:
-    """A row for an item of either file; `untidy` is 1 where the title is not words with single spaces between."""
+    """A row for an item of either file.
+
+    `untidy` is 1 where the title is not words with single spaces between, `titled` is 0 where it says nothing.
+    """
     of_item = interactions.group_by("item_id").agg(pl.len().alias("events"))
     table = _numbered(of_item.join(items, on="item_id", how="full", coalesce=True), "item_id").collect()
     words = pl.col("title").str.replace_all(r"\s+", " ").str.strip_chars()
     untidy = (pl.col("title") != words) | (words == "")
-    return table.with_columns(pl.col("events").fill_null(0), untidy.fill_null(False).cast(pl.Int64).alias("untidy"))
+    titled = pl.col("title").is_in(["", UNTITLED]).not_()
+    return table.with_columns(
+        pl.col("events").fill_null(0),
+        untidy.fill_null(False).cast(pl.Int64).alias("untidy"),
+        titled.fill_null(False).cast(pl.Int64).alias("titled"),
+    )
 
 
 def split_users(files: Files) -> pl.DataFrame:
