@@ -61,6 +61,34 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is not valid JSON ({error}); delete it and run its stage again.") from error
 
 
+def tree(folder: Path, bytecode: bool = False) -> dict[str, str]:
+    """Relative name and sha256 of each file below a folder, sorted by name; the folder itself may be reached by a link.
+
+    Args:
+        bytecode: pass over `__pycache__` folders, for a process that runs this very code and so fills them.
+
+    Raises:
+        DataError: something that a list of digests does not vouch for: a link, Python's bytecode (it is run in place of
+            the source beside it), or what is neither a file nor a folder.
+    """
+    files: dict[str, str] = {}
+    for place in sorted(folder.iterdir()):
+        name, remedy = place.name, f"delete it, or take {folder} from its source again."
+        if place.is_symlink():
+            raise DataError(f"{place} is a link, which may point to something else tomorrow; {remedy}")
+        if name == "__pycache__" and place.is_dir() and bytecode:
+            continue
+        if name == "__pycache__" or place.suffix in (".pyc", ".pyo"):
+            raise DataError(f"{place} is bytecode, which Python would run instead of the source beside it; {remedy}")
+        if place.is_dir():
+            files |= {f"{name}/{below}": digest for below, digest in tree(place, bytecode).items()}
+        elif place.is_file():
+            files[name] = sha256(place)
+        else:
+            raise DataError(f"{place} is neither a file nor a folder; {remedy}")
+    return dict(sorted(files.items()))
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file, or of a folder: the sorted relative names and contents of all files below it."""
     if path.is_dir():

@@ -7,7 +7,7 @@ from torch import nn
 
 from llmsrec.models.heads import f_llm
 from llmsrec.registry.onnx_export import compare, export, same_top
-from llmsrec.serving.bundle import session
+from llmsrec.serving.bundle import Model
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def exported(head: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_file_takes_any_batch_and_agrees_with_torch(head: nn.Module, exported: Path) -> None:
     assert [path.name for path in exported.parent.iterdir()] == ["head.onnx"]
-    run = session(exported)
+    run = Model(exported)
     for size in (1, 3, 64, 200):
         rows = torch.randn(size, 12, generator=torch.Generator().manual_seed(size))
         np.testing.assert_allclose(run(rows.numpy()), head(rows).detach().numpy(), atol=1e-5)

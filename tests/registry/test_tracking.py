@@ -53,6 +53,7 @@ def test_everything_lies_below_the_root(registry: Any, client: MlflowClient) -> 
 def test_a_version_is_linked_described_and_tagged(registry: Any, client: MlflowClient) -> None:
     version = client.get_model_version_by_alias("llm-srec", "candidate")
     assert (int(version.version), version.run_id, version.description) == (1, registry.run_id, "A description.")
+    assert version.tags.pop("model_sha256")
     assert version.tags == {"data.category": "Sample", "bundle_sha256": verify(registry.bundle)}
 
 

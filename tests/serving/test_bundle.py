@@ -1,9 +1,16 @@
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import polars as pl
 import pytest
+from onnx import numpy_helper
+from safetensors.numpy import load_file, save_file
 
 from llmsrec.errors import DataError
 from llmsrec.files import sha256
@@ -64,10 +71,124 @@ def test_what_is_no_bundle_and_another_format_are_refused(copy: Path, tmp_path: 
         Bundle.open(copy)
 
 
-def test_bytecode_that_python_leaves_beside_the_code_is_no_alteration(copy: Path) -> None:
-    (copy / "code/llmsrec/__pycache__").mkdir()
-    (copy / "code/llmsrec/__pycache__/files.cpython-311.pyc").write_bytes(b"x")
-    Bundle.open(copy)
+@pytest.mark.parametrize("name", ["code/llmsrec/__pycache__/files.cpython-311.pyc", "code/llmsrec/later.pyc"])
+def test_bytecode_that_python_would_run_instead_of_the_source_is_refused(copy: Path, name: str) -> None:
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"is bytecode, which Python would run .*; delete it"):
+        Bundle.open(copy)
+    with pytest.raises(DataError, match="is bytecode"):
+        seal(copy)
+
+
+@pytest.mark.parametrize("name", ["items.parquet", "code", "onnx/f_item.onnx", "extra"])
+def test_a_link_is_refused_wherever_it_points(copy: Path, tmp_path: Path, name: str) -> None:
+    if name == "extra":
+        (tmp_path / "extra").mkdir()
+    else:
+        (copy / name).rename(tmp_path / Path(name).name)
+    (copy / name).symlink_to(tmp_path / Path(name).name)
+    with pytest.raises(DataError, match=f"{name} is a link"):
+        Bundle.open(copy)
+
+
+def test_what_is_neither_file_nor_folder_is_refused(copy: Path) -> None:
+    os.mkfifo(copy / "onnx/pipe")
+    with pytest.raises(DataError, match="pipe is neither a file nor a folder"):
+        Bundle.open(copy)
+
+
+def test_the_bundles_own_folder_may_be_reached_by_a_link(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(copy)
+    assert Bundle.open(tmp_path / "link").digest == verify(copy)
+
+
+def rewrite_items(copy: Path, change: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
+    change(pl.read_parquet(copy / "items.parquet")).write_parquet(copy / "items.parquet")
+
+
+def rewrite_tensor(copy: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    tensors = load_file(copy / "vectors.safetensors")
+    save_file(tensors | {name: change(tensors[name])}, copy / "vectors.safetensors")
+
+
+def rewrite_config(copy: Path, **shapes: Any) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"shapes": config["shapes"] | shapes}))
+
+
+def spoil(values: np.ndarray) -> np.ndarray:
+    values = values.copy()
+    values[-1] = np.nan
+    return values
+
+
+def spoil_model(copy: Path, name: str) -> None:
+    """NaN in the last number of each weight of an ONNX file; of SASRec's item embeddings in one item's only."""
+    model = onnx.load(copy / f"onnx/{name}.onnx")
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).copy()
+        if values.dtype == np.float32 and values.ndim == 2:
+            values[17 % len(values), -1] = np.nan
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+            break
+    onnx.save_model(model, copy / f"onnx/{name}.onnx")
+
+
+RESEALED = {
+    "a row short": (lambda copy: rewrite_items(copy, lambda items: items[:-1]), "29 rows for 30 items"),
+    "ids from 0": (
+        lambda copy: rewrite_items(copy, lambda items: items.with_columns(pl.col("item_id") - 1)),
+        "item ids are not 1 to 30",
+    ),
+    "a repeated id": (
+        lambda copy: rewrite_items(copy, lambda items: pl.concat([items[:29], items[:1]])),
+        "item ids are not 1 to 30",
+    ),
+    "a repeated asin": (
+        lambda copy: rewrite_items(copy, lambda items: items.with_columns(parent_asin=pl.lit("B1"))),
+        "29 rows repeat a parent_asin",
+    ),
+    "no title": (
+        lambda copy: rewrite_items(copy, lambda items: items.with_columns(title=pl.lit(None, pl.String))),
+        "30 rows have no title",
+    ),
+    "a column less": (lambda copy: rewrite_items(copy, lambda items: items.drop("count")), "its columns are item_id"),
+    "another kind": (
+        lambda copy: rewrite_items(copy, lambda items: items.with_columns(count=pl.lit("9"))),
+        "`count` holds String",
+    ),
+    "no parquet": (lambda copy: (copy / "items.parquet").write_bytes(b"x"), "items.parquet cannot be read"),
+    "NaN in vectors": (
+        lambda copy: rewrite_tensor(copy, "item_vectors", spoil),
+        "16 of 496 numbers in `item_vectors` of vectors.safetensors are NaN",
+    ),
+    "NaN in user_out": (lambda copy: rewrite_tensor(copy, "user_out", spoil), "1 of 32 numbers in `user_out`"),
+    "a vector less": (
+        lambda copy: rewrite_tensor(copy, "item_vectors", lambda values: values[:-1].copy()),
+        r"`item_vectors` is float32 of shape \(30, 16\), not float32 of shape \(31, 16\)",
+    ),
+    "no tensors": (lambda copy: (copy / "vectors.safetensors").write_bytes(b"x" * 9), "vectors.safetensors cannot be"),
+    "NaN in one item of SASRec": (lambda copy: spoil_model(copy, "sasrec"), "in an answer of onnx/sasrec.onnx are NaN"),
+    "NaN in f_user": (lambda copy: spoil_model(copy, "f_user"), "in an answer of onnx/f_user.onnx are NaN"),
+    "NaN in f_I": (lambda copy: spoil_model(copy, "f_I"), "in an answer of onnx/f_I.onnx are NaN"),
+    "no model": (lambda copy: (copy / "onnx/f_user.onnx").unlink(), "f_user.onnx is not a bundle's: it is missing"),
+    "no onnx": (lambda copy: (copy / "onnx/f_user.onnx").write_bytes(b"x"), "f_user.onnx cannot be read"),
+    "absurd length": (lambda copy: rewrite_config(copy, max_length=10**12), r"reads rows of \(6,\)"),
+    "absurd count": (lambda copy: rewrite_config(copy, items=10**12), "30 rows for 1000000000000 items"),
+    "no count": (lambda copy: rewrite_config(copy, items="30"), '`shapes.items` is "30"'),
+    "negative": (lambda copy: rewrite_config(copy, d=-1), "`shapes.d` is -1"),
+}
+
+
+@pytest.mark.parametrize("case", RESEALED)
+def test_what_was_sealed_but_cannot_be_served_is_one_line(copy: Path, case: str) -> None:
+    change, expected = RESEALED[case]
+    change(copy)
+    seal(copy)
+    with pytest.raises(DataError, match=expected) as caught:
+        Bundle.open(copy)
+    assert "\n" not in str(caught.value)
 
 
 def test_no_path_of_the_machine_and_no_pickle_is_in_a_bundle(copy: Path, tiny: Any) -> None:

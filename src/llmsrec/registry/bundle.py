@@ -21,7 +21,7 @@ from llmsrec.models.backbone_files import read_files
 from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.models.sasrec import SASRec
 from llmsrec.registry import onnx_export
-from llmsrec.serving.bundle import FORMAT, seal
+from llmsrec.serving.bundle import FORMAT, Model, seal
 
 CODE = (
     "__init__.py",
@@ -38,6 +38,7 @@ CODE = (
     "registry/pyfunc.py",
     "serving/__init__.py",
     "serving/bundle.py",
+    "serving/contents.py",
     "serving/llm_tower.py",
     "serving/recommender.py",
     "serving/schema.py",
@@ -140,7 +141,7 @@ def _write_onnx(folder: Path, model: LLMSRec, sequences: Sequences, users: int, 
                 f"{tolerance:g}. Nothing was exported; do not serve this model before the cause is known."
             )
     # What the cf tower does is one file after the other, on what ONNX Runtime itself gave.
-    run = onnx_export.session(folder / "onnx" / "f_cf_user.onnx")
+    run = Model(folder / "onnx" / "f_cf_user.onnx")
     outputs["cf"] = [outputs["f_cf_user"][0], run(outputs["sasrec"][1])]
     outputs["llm"] = outputs["f_user"]
     tops = {}

@@ -18,6 +18,7 @@ from llmsrec.files import read_json
 from llmsrec.registry import gate, names, smoke, tracking
 from llmsrec.registry.names import Found
 from llmsrec.registry.record import flatten
+from llmsrec.registry.verified import BUNDLE, check
 
 RANKS, SLICES = "reports/ranks.parquet", "reports/slices.parquet"
 # What two runs must have in common for their users to be pairs: file of the manifest that names its digest.
@@ -48,6 +49,15 @@ class Side:
     def __str__(self) -> str:
         version = f"{self.found.version}, " if self.found.version else ""
         return f"{self.found.name}: {version}run {self.found.run_id}, {self.title}"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A logged model that was brought here: its folder, what to call it, and its tags or those of its version."""
+
+    folder: Path
+    name: str
+    tags: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -164,20 +174,23 @@ def _table(path: Path | None) -> pl.DataFrame | None:
     return pl.read_parquet(path) if path else None
 
 
-def _model(client: MlflowClient, found: Found, place: Path) -> Path | None:
+def _model(client: MlflowClient, found: Found, place: Path) -> Model | None:
     """The run's model with the bundle in it, brought to `place`; None if it has none, or it is gone."""
-    uri = found.version and f"models:/{found.version}"
-    if not uri:
+    if found.version:
+        name, _, number = found.version.rpartition("/")
+        uri, tags = f"models:/{found.version}", client.get_model_version(name, number).tags
+    else:
         experiment_id = client.get_run(found.run_id).info.experiment_id
         logged = client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{found.run_id}'")
         if not logged:
             return None
-        uri = f"models:/{logged[0].model_id}"
+        uri, tags = f"models:/{logged[0].model_id}", logged[0].tags
     place.mkdir()
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(place)))
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(place)))
     except (MlflowException, OSError):
         return None
+    return Model(folder, uri, tags)
 
 
 def _differing(a: Side, b: Side) -> Table:
@@ -186,11 +199,11 @@ def _differing(a: Side, b: Side) -> Table:
     return Table("Parameters that differ", ("", "A", "B"), rows or [("none", "", "")])
 
 
-def _sizes(models: list[Path | None]) -> Table:
+def _sizes(models: list[Model | None]) -> Table:
     parts = {"bundle, kB": "", "ONNX, kB": "onnx/", "backbone, kB": "backbone/"}
     found: list[dict[str, str]] = []
     for model in models:
-        bundle = model and model / "artifacts/bundle"
+        bundle = model.folder / "artifacts/bundle" if model else None
         if bundle is None or not bundle.is_dir():
             found.append({})
             continue
@@ -203,13 +216,12 @@ def _sizes(models: list[Path | None]) -> Table:
     return Table("Sizes", ("", "A", "B"), _side_by_side(found), "" if any(found) else "no bundle of either can be had")
 
 
-def _latency(models: list[Path | None], requests: int) -> Table:
+def _latency(models: list[Model | None], requests: int) -> Table:
     """Both bundles in fresh processes, A and then B."""
     found: list[dict[str, str]] = []
     problems = []
     for name, model in zip("AB", models, strict=True):
-        digest = read_json(model / "artifacts/bundle/manifest.json")["bundle_sha256"] if model else ""
-        tried = smoke.smoke(model, digest, requests) if model else gate.Smoke("its bundle cannot be had")
+        tried = _try(model, requests)
         if tried.problem:
             problems.append(f"{name} was not tried: {tried.problem}")
         milliseconds = {
@@ -221,6 +233,17 @@ def _latency(models: list[Path | None], requests: int) -> Table:
         found.append(milliseconds | start)
     note = f"{requests} requests of each tower in a fresh process on this machine, A and then B"
     return Table("Latency", ("", "A", "B"), _side_by_side(found), "; ".join([note, *problems]))
+
+
+def _try(model: Model | None, requests: int) -> gate.Smoke:
+    """A smoke load of what is as it was registered; of nothing else is any code run."""
+    if model is None:
+        return gate.Smoke("its bundle cannot be had")
+    try:
+        check(model.name, model.folder, model.tags)
+    except DataError as error:
+        return gate.Smoke(str(error))
+    return smoke.smoke(model.folder, model.tags[BUNDLE], requests)
 
 
 def _side_by_side(found: list[dict[str, str]]) -> list[tuple[str, ...]]:

@@ -15,7 +15,7 @@ from llmsrec.files import read_json
 from llmsrec.registry import aliases
 from llmsrec.registry.gate import Evaluated, Evidence
 from llmsrec.registry.record import REPORTS, SEALED, seal
-from llmsrec.registry.tracking import BUNDLE
+from llmsrec.registry.verified import BUNDLE, verified
 
 ANEW = "Delete this version and its run in MLflow, then run `dvc repro -f -s register`."
 
@@ -49,7 +49,7 @@ def collect(client: MlflowClient, version: ModelVersion, into: Path) -> Evidence
     """
     name = f"{version.name} version {version.version}"
     reports = evaluated(client, version, into)
-    digest = model(version, into / "model")
+    digest = model(client, version, into / "model")
     bundle = into / "model/artifacts/bundle"
     for file in ("config.json", "parity.json"):
         if not (bundle / file).is_file():
@@ -62,16 +62,13 @@ def collect(client: MlflowClient, version: ModelVersion, into: Path) -> Evidence
     )
 
 
-def model(version: ModelVersion, into: Path) -> str:
-    """Bring a version's model here, as MLflow stored it, and return the digest that its bundle should have.
+def model(client: MlflowClient, version: ModelVersion, into: Path) -> str:
+    """Bring a version's model here, as MLflow stored it and as it was registered, and return its bundle's digest.
 
     Raises:
-        DataError: the version is not tagged with it, or its artifacts are gone.
+        DataError: see `verified`.
     """
-    name = f"{version.name} version {version.version}"
-    if BUNDLE not in version.tags:
-        raise DataError(f"{name} has no tag {BUNDLE}: what it should be is not known. {ANEW}")
-    _fetch(name, into, artifact_uri=f"models:/{version.name}/{version.version}")
+    verified(client, version, into)
     return version.tags[BUNDLE]
 
 

@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from llmsrec.serving.bundle import session
+from llmsrec.serving.bundle import Model
 
 BATCHES = (1, 2, 7, 64)
 TOP = 10
@@ -53,7 +53,7 @@ def compare(module: nn.Module, path: Path, inputs: Tensor) -> tuple[np.ndarray, 
         Both outputs, and their largest difference over all rows in one batch and over batches of 1 to 64 rows, relative
         to the largest output where that is above 1.
     """
-    run = session(path)
+    run = Model(path)
     with torch.no_grad():
         expected = module(inputs).numpy()
     found = run(inputs.numpy())

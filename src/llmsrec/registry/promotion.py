@@ -184,7 +184,7 @@ def rollback(root: Path, alias: str, reason: str) -> tuple[Decision, bool]:
                 return made, False
             raise RequestError(f"{model} has no previous version to return to; promote one by its number instead.")
         version = evidence.find(client, model, "previous")
-        digest = evidence.model(version, Path(folder))
+        digest = evidence.model(client, version, Path(folder))
         tried = smoke(Path(folder), digest, settings.gate.requests)
         if tried.problem:
             raise DataError(f"{model} version {version.version} cannot be returned to: {tried.problem}.")

@@ -5,17 +5,28 @@ mlflow models serve -m models:/llm-srec@candidate --env-manager local
 
 import json
 import logging
+import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+# MLflow may run this where a version is stored, and with bytecode in it that is no longer what was registered.
+sys.dont_write_bytecode = True
+if __spec__ and __spec__.cached:
+    with suppress(OSError):
+        Path(__spec__.cached).unlink()
+        Path(__spec__.cached).parent.rmdir()
+
+# ruff: noqa: E402
 from mlflow.exceptions import MlflowException
-from mlflow.models import set_model
+from mlflow.models import Model, set_model
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc import PythonModel
 from pydantic import BaseModel, ConfigDict, SkipValidation
 
 from llmsrec.errors import DataError, RequestError
+from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import Answer, Event, parse
 
@@ -50,7 +61,21 @@ class BundleModel(PythonModel):
     """A bundle behind MLflow's scoring protocol; the types below are the model's signature."""
 
     def load_context(self, context: Any) -> None:
-        self.recommender = Recommender.load(Path(context.artifacts["bundle"]))
+        """Open the bundle.
+
+        Raises:
+            DataError: it is not as it was sealed, or not the bundle that was registered.
+        """
+        bundle = Bundle.open(Path(context.artifacts["bundle"]))
+        described = bundle.folder.parents[1] / "MLmodel"  # not there while the model is being logged
+        metadata = Model.load(str(described)).metadata if described.is_file() else None
+        registered = (metadata or {}).get("bundle_sha256", bundle.digest)
+        if bundle.digest != registered:
+            raise DataError(
+                f"{bundle.folder} is the bundle {bundle.digest[:12]}, not {registered[:12]} that was registered; "
+                "`dvc repro -f -s register` registers it anew."
+            )
+        self.recommender = Recommender(bundle)
         # A service is ready when it can answer; an image for the `cf` tower alone has no torch.
         if find_spec("torch"):
             self.recommender.warm()

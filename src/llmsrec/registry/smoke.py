@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 
 from llmsrec.errors import DataError
-from llmsrec.files import sha256
 from llmsrec.registry import probe
 from llmsrec.registry.gate import Smoke
+from llmsrec.registry.verified import same_code
 from llmsrec.serving.bundle import verify
 
 LONGEST_S = 1800
@@ -31,7 +31,7 @@ def smoke(model: Path, digest: str, requests: int) -> Smoke:
         found = verify(bundle)
         if found != digest:
             return Smoke(f"the bundle is {found[:12]}, not {digest[:12]} that was registered")
-        _same_code(model, bundle)
+        same_code(model)
     except DataError as error:
         return Smoke(str(error).replace(f"{bundle}: ", "").replace(f"{bundle} ", "the bundle "))
     with tempfile.TemporaryDirectory() as elsewhere:
@@ -46,11 +46,3 @@ def smoke(model: Path, digest: str, requests: int) -> Smoke:
         return Smoke((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:500])
     measured = json.loads(done.stdout.splitlines()[-1])
     return Smoke(None, requests, measured["load_s"], measured["latency_ms"], measured["peak_mb"])
-
-
-def _same_code(model: Path, bundle: Path) -> None:
-    """MLflow runs copies of the bundle's code that no manifest lists."""
-    ours = bundle / "code/llmsrec"
-    for copy, original in ((model / "code/llmsrec", ours), (model / "pyfunc.py", ours / "registry/pyfunc.py")):
-        if not copy.exists() or sha256(copy) != sha256(original):
-            raise DataError(f"{copy.relative_to(model)}, which MLflow runs, is not the code in the bundle")

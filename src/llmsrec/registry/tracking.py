@@ -27,9 +27,12 @@ from requests import RequestException
 
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
+from llmsrec.registry import verified
 from llmsrec.registry.record import Record, check, metrics
+from llmsrec.registry.verified import BUNDLE, MODEL
+from llmsrec.serving.bundle import verify
 
-DIGEST, BUNDLE = "llmsrec.digest", "bundle_sha256"
+DIGEST = "llmsrec.digest"
 # `dvc repro` looks at files alone: in a clone it runs nothing, however empty the registry is.
 REMEDY = "`dvc repro` makes what is missing, and where it runs nothing `dvc repro -f -s register` does, from the files"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens with its pages for prompts and traces
@@ -169,17 +172,36 @@ def ensure_version(
 ) -> int:
     """The version of `model` that holds `bundle`, found by the bundle's digest or made from it.
 
+    A new version is tagged with the bundle's digest and with one over all that MLflow stored, both read back from the
+    store (`verified`). Versions from before there was the second are passed over.
+
     Args:
         run_id: the run that a new version is linked with.
         tags: of a new version.
+
+    Raises:
+        DataError: what the store gives back is not what was sent.
     """
     digest = read_json(bundle / "manifest.json")["bundle_sha256"]
     found = client.search_model_versions(f"name = '{model}' and tags.`{BUNDLE}` = '{digest}'")
-    if found:
-        return min(int(version.version) for version in found)
+    whole = [int(version.version) for version in found if MODEL in version.tags]
+    if whole:
+        return min(whole)
     logged = _logged_model(client, experiment_id, run_id, digest) or _log_model(run_id, bundle, digest)
-    made = mlflow.register_model(f"models:/{logged}", model, tags={**tags, BUNDLE: digest})
+    stored = {BUNDLE: digest, MODEL: _stored(logged, digest)}
+    client.set_logged_model_tags(logged, stored)
+    made = mlflow.register_model(f"models:/{logged}", model, tags={**tags, **stored})
     return int(made.version)
+
+
+def _stored(model_id: str, bundle_sha256: str) -> str:
+    """The digest over a logged model, as the store gives it back."""
+    with TemporaryDirectory() as elsewhere:
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model_id}", dst_path=elsewhere))
+        if verify(folder / "artifacts/bundle") != bundle_sha256:
+            raise DataError(f"logged model {model_id} holds another bundle; delete it in MLflow and register again.")
+        verified.same_code(folder)
+        return verified.digest(folder)
 
 
 def _logged_model(client: MlflowClient, experiment_id: str, run_id: str, digest: str) -> str | None:
@@ -215,6 +237,7 @@ def _log_model(run_id: str, bundle: Path, digest: str) -> str:
             code_paths=[str(package)],
             pip_requirements=requirements(config),
             input_example=[{"history": history, "k": 1, "tower": tower}],
+            metadata={BUNDLE: digest},  # for who loads it without the registry
             tags={BUNDLE: digest},
         )
     return info.model_id
@@ -261,15 +284,16 @@ def bundle_of(uri: str, root: Path) -> Path:
     """The bundle of a version, such as `models:/llm-srec@candidate`; brought here if it lies elsewhere.
 
     Raises:
-        DataError: no registry, no such version, or its artifacts are gone.
+        RequestError: the URI names no version.
+        DataError: no registry, no such version, or its artifacts are missing or not what was registered.
     """
     require(root)
     with connected(root) as client:
         try:
-            folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=client.tracking_uri)
+            version = verified.named(client, uri)
         except MlflowException as error:
             raise DataError(
                 f"{uri} cannot be had from {client.tracking_uri}: {str(error).splitlines()[0].rstrip('.')}. "
                 f"`llmsrec summary` names the version that was registered last; if that is it, {REMEDY}."
             ) from error
-    return Path(folder) / "artifacts/bundle"
+        return verified.verified(client, version) / "artifacts/bundle"

@@ -25,11 +25,30 @@ import onnxruntime as ort
 import polars as pl
 from safetensors.numpy import load_file
 
-from llmsrec.errors import DataError
-from llmsrec.files import read_json, sha256
+from llmsrec.errors import DataError, shown
+from llmsrec.files import read_json, tree
+from llmsrec.serving import contents
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+
+
+class Model:
+    """An ONNX file with one input and one output, as a function of one batch, on one thread.
+
+    Attributes:
+        row: the shape of one row of its input.
+    """
+
+    def __init__(self, path: Path) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        (source,) = self._session.get_inputs()
+        self._name, self.row = source.name, tuple(source.shape[1:])
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        return self._session.run(None, {self._name: batch})[0]
 
 
 @dataclass(frozen=True)
@@ -38,90 +57,94 @@ class Bundle:
 
     Attributes:
         folder: where it lies.
+        digest: bundle_sha256 of its manifest.
         config: config.json.
         items: items.parquet, rows in the order of item ids 1..I.
         tensors: vectors.safetensors.
+        models: onnx/<name>.onnx by name. They run on one thread: they are small, a service answers several requests at
+            once, and a container may own less than the machine's cores.
     """
 
     folder: Path
+    digest: str
     config: dict[str, Any]
     items: pl.DataFrame
     tensors: dict[str, np.ndarray]
+    models: dict[str, Model]
 
     @classmethod
     def open(cls, folder: Path) -> "Bundle":
-        """Open and verify.
+        """Open and verify: the files, and that what they hold is finite and fits together.
 
         Raises:
-            DataError: not a bundle, another format, a file that is missing, altered or not the bundle's.
+            DataError: not a bundle, another format, a file that is missing, altered or not the bundle's, or contents
+                that nothing could be recommended from.
         """
-        verify(folder)
+        digest = verify(folder, running=Path(__file__).resolve().is_relative_to(folder.resolve()))
         config = read_json(folder / "config.json")
-        if config["format"] != FORMAT:
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            written = shown(config.get("format")) if isinstance(config, dict) else "unknown"
             raise DataError(
-                f"{folder} is a bundle of format {config['format']}, and this code reads format {FORMAT}; use the code "
+                f"{folder} is a bundle of format {written}, and this code reads format {FORMAT}; use the code "
                 "in its own code/ folder, or export the model again (`dvc repro export`)."
             )
-        items = pl.read_parquet(folder / "items.parquet")
-        return cls(folder, config, items, load_file(folder / "vectors.safetensors"))
-
-    def session(self, name: str) -> Callable[[np.ndarray], np.ndarray]:
-        """onnx/<name>.onnx as a function of one batch.
-
-        One thread: the models are small, a service answers several requests at once, and a container may own less
-        than the machine's cores.
-        """
-        return session(self.folder / "onnx" / f"{name}.onnx")
-
-
-def session(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """An ONNX file with one input and one output, as a function."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    running = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = running.get_inputs()[0].name
-    return lambda batch: running.run(None, {name: batch})[0]
+        items = _read(folder / "items.parquet", pl.read_parquet)
+        tensors = _read(folder / "vectors.safetensors", load_file)
+        models = {path.stem: _read(path, Model) for path in sorted((folder / "onnx").glob("*.onnx"))}
+        opened = cls(folder, digest, config, items, tensors, models)
+        contents.check(opened)
+        return opened
 
 
 def seal(folder: Path) -> str:
     """Write manifest.json over all files of a bundle and return the bundle's digest."""
-    files = {name: sha256(folder / name) for name in _names(folder)}
+    files = tree(folder)
+    files.pop(MANIFEST, None)
     digest = _digest(files)
     text = json.dumps({"bundle_sha256": digest, "files": files}, indent=2, sort_keys=True)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return digest
 
 
-def verify(folder: Path) -> str:
+def verify(folder: Path, running: bool = False) -> str:
     """Compare a bundle with its manifest and return its digest.
 
+    Args:
+        running: this process runs the bundle's own code, so Python may have left bytecode beside it already.
+
     Raises:
-        DataError: there is no manifest, or a file is missing, altered or not listed; the first is named.
+        DataError: there is no manifest, or a file is missing, altered, not listed, a link or bytecode; the first is
+            named.
     """
     if not (folder / MANIFEST).is_file():
         raise DataError(
             f"{folder} holds no {MANIFEST}, so it is not a bundle; `dvc repro export` writes models/bundle."
         )
-    manifest, remedy = read_json(folder / MANIFEST), "Take the bundle from its source again, or export it anew."
+    files, remedy = tree(folder, bytecode=running), "Take the bundle from its source again, or export it anew."
+    del files[MANIFEST]
+    manifest = read_json(folder / MANIFEST)
     if not (isinstance(manifest, dict) and isinstance(manifest.get("files"), dict)):
         raise DataError(f"{folder / MANIFEST} is not a manifest. {remedy}")
-    listed, found = manifest["files"], _names(folder)
-    for name in sorted({*listed, *found}):
-        if name not in found:
+    listed = manifest["files"]
+    for name in sorted({*listed, *files}):
+        if name not in files:
             raise DataError(f"{folder}: {name} is in {MANIFEST} but not in the folder. {remedy}")
         if name not in listed:
             raise DataError(f"{folder}: {name} is in the folder but not in {MANIFEST}. {remedy}")
-        if sha256(folder / name) != listed[name]:
+        if files[name] != listed[name]:
             raise DataError(f"{folder}: {name} is not the file that {MANIFEST} describes. {remedy}")
     if _digest(listed) != manifest.get("bundle_sha256"):
         raise DataError(f"{folder}: {MANIFEST} does not match its own bundle_sha256. {remedy}")
-    return manifest["bundle_sha256"]
+    return str(manifest["bundle_sha256"])
 
 
-def _names(folder: Path) -> list[str]:
-    """Relative names of a bundle's files, sorted; bytecode that Python wrote beside code/ does not count."""
-    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return sorted(name for name in (path.relative_to(folder).as_posix() for path in files) if name != MANIFEST)
+def _read(path: Path, reader: Callable[[Any], Any]) -> Any:
+    """A file of the bundle. The libraries that read it raise what they like for one that is not of its kind."""
+    try:
+        return reader(path)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise DataError(f"{path} cannot be read: {reason}. Export the model again (`dvc repro export`).") from error
 
 
 def _digest(files: dict[str, str]) -> str:

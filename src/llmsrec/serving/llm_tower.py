@@ -34,14 +34,14 @@ class LLMTower:
         settings = SimpleNamespace(**config["prompts"])
         self._prompts = Prompts(backbone.tokenizer, bundle.items["title"].to_list(), settings, backbone.limit)
         self._device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
-        f_item_input = bundle.session("f_I")
+        f_item_input = bundle.models["f_I"]
         parts = np.array_split(bundle.tensors["item_embeddings"], 1 + len(bundle.items) // 1024)
         self._item_inputs = self._tensor(np.concatenate([f_item_input(part) for part in parts]))
         self._user_out = self._tensor(bundle.tensors["user_out"])
-        self._f_user = bundle.session("f_user")
+        self._f_user = bundle.models["f_user"]
         self._explicit = settings.user_representation
         if self._explicit:
-            self._teacher, self._f_U = Teacher(bundle), bundle.session("f_U")
+            self._teacher, self._f_U = Teacher(bundle), bundle.models["f_U"]
 
     @torch.no_grad()
     def vectors(self, histories: list[History]) -> np.ndarray:

@@ -26,7 +26,7 @@ class Teacher:
     """SASRec on ONNX Runtime: O_u, what the sequential recommender makes of a history."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._last = bundle.session("sasrec")
+        self._last = bundle.models["sasrec"]
         self.length = bundle.config["shapes"]["max_length"]
 
     def vectors(self, histories: list[History]) -> np.ndarray:
@@ -43,7 +43,7 @@ class CFTower:
 
     def __init__(self, bundle: Bundle) -> None:
         self._teacher = Teacher(bundle)
-        self._f_cf_user = bundle.session("f_cf_user")
+        self._f_cf_user = bundle.models["f_cf_user"]
 
     def vectors(self, histories: list[History]) -> np.ndarray:
         """`[B, d']` float32."""
