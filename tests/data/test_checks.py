@@ -206,7 +206,6 @@ BROKEN: list[tuple[str, Change, set[str]]] = [
     ("raw.reviews.item", cell("raw/reviews", "parent_asin", ""), set()),
     ("raw.reviews.user", cell("raw/reviews", "user_id", None), set()),
     ("raw.reviews.user", cell("raw/reviews", "user_id", ""), set()),
-    ("raw.reviews.rating", cell("raw/reviews", "rating", None), set()),
     ("raw.reviews.rating", cell("raw/reviews", "rating", float("nan")), set()),
     ("raw.reviews.time", cell("raw/reviews", "timestamp", None), set()),
     ("raw.reviews.rating_low", cell("raw/reviews", "rating", -1.0), set()),
@@ -402,6 +401,14 @@ def test_the_pages_count_what_their_rules_speak_of(tmp_path):
     assert rows["observed"] == USERS * EVENTS != ITEMS
     report.write(tmp_path / "checks.json", tmp_path / "docs")
     assert str(USERS * EVENTS) in re.sub("<[^>]*>", " ", (tmp_path / "docs/raw.reviews.html").read_text())
+
+
+@pytest.mark.parametrize("without", [1, EVENTS * USERS])
+def test_reviews_without_a_rating_pass(tmp_path, without):
+    files = good()
+    rating = pl.when(pl.int_range(pl.len()) >= without).then(pl.col("rating"))
+    files["raw/reviews"] = files["raw/reviews"].with_columns(rating.cast(pl.Float32))
+    assert check(files, tmp_path).passed
 
 
 def test_shuffled_training_items_pass(tmp_path):

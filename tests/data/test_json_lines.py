@@ -48,6 +48,8 @@ VALUES = st.one_of(
 )
 LINES = st.one_of(
     st.builds(review, st.text(min_size=1, max_size=3), timestamp=st.integers(EARLIEST, LATEST)).map(json.dumps),
+    st.builds(review, rating=st.none() | st.floats() | st.integers(0, 5)).map(json.dumps),
+    st.just(json.dumps({"user_id": "u", "parent_asin": "i", "timestamp": NOW})),
     st.dictionaries(st.sampled_from(["user_id", "parent_asin", "rating", "timestamp", "title"]), VALUES).map(
         json.dumps
     ),

@@ -67,7 +67,6 @@ def without(field: str) -> dict:
         ("[1, 2]", "it holds [1, 2], not an object"),
         ("null", "it holds null, not an object"),
         (without("user_id"), "user_id is missing; each line needs one"),
-        (without("rating"), "rating is missing"),
         (without("timestamp"), "timestamp is missing"),
         (review(user=None), "user_id is null"),
         (review(user=""), 'user_id is "", not a string with text'),
@@ -152,6 +151,13 @@ def test_what_was_there_stays(write, tmp_path):
     with pytest.raises(DataError):
         raw.convert(write("A.jsonl", ["{"]), tmp_path / "out.parquet", REVIEWS)
     assert (tmp_path / "out.parquet").read_text() == "before"
+
+
+def test_a_rating_may_be_missing(write, tmp_path):
+    lines = [without("rating"), review(rating=None), review()]
+    for name, some in (("one.jsonl", lines), ("none.jsonl", lines[:2])):
+        raw.convert(write(name, some), tmp_path / "out.parquet", REVIEWS)
+        assert [row[2] for row in rows(tmp_path / "out.parquet")] == [None, None, 4.0][: len(some)]
 
 
 def test_items(write, tmp_path):

@@ -133,10 +133,9 @@ def _is_clean(table: pa.Table, layout: Layout) -> bool:
         column = table[name]
         if pa.types.is_string(column.type) and pc.min(pc.binary_length(column)).as_py() == 0:
             return False
-        if pa.types.is_floating(column.type) and not pc.all(pc.is_finite(column)).as_py():
-            return False
         if pa.types.is_integer(column.type):
             smallest, largest = pc.min_max(column).values()
             if not are_ms(smallest.as_py(), largest.as_py()):
                 return False
-    return True
+    numbers = (column for column in table.columns if pa.types.is_floating(column.type))
+    return all(pc.all(pc.is_finite(column), min_count=0).as_py() for column in numbers)

@@ -31,18 +31,23 @@ class Layout:
     check: Callable[[dict[str, Any]], tuple[Any, ...]]
 
 
-def check_review(line: dict[str, Any]) -> tuple[str, str, float, int]:
-    """One review as (user_id, parent_asin, rating, timestamp)."""
-    rating, timestamp = _field(line, "rating"), _field(line, "timestamp")
-    if type(rating) not in (int, float) or not math.isfinite(rating):
-        raise ValueError(f"rating is {shown(rating)}, not a number; write it as 5.0")
+def check_review(line: dict[str, Any]) -> tuple[str, str, float | None, int]:
+    """One review as (user_id, parent_asin, rating, timestamp); a rating that is missing is None."""
+    rating, timestamp = line.get("rating"), _field(line, "timestamp")
+    if rating is not None and (type(rating) not in (int, float) or not math.isfinite(rating)):
+        raise ValueError(f"rating is {shown(rating)}, not a number; write it as 5.0 or leave it out")
     if type(timestamp) is not int:
         raise ValueError(
             f"timestamp is {shown(timestamp)}, not an integer; write ms since 1970 without quotes or point"
         )
     if not are_ms(timestamp):
         raise ValueError(f"timestamp is {timestamp}, {OUTSIDE}")
-    return _text(line, "user_id"), _text(line, "parent_asin"), float(rating), timestamp
+    return (
+        _text(line, "user_id"),
+        _text(line, "parent_asin"),
+        None if rating is None else float(rating),
+        timestamp,
+    )
 
 
 def check_item(line: dict[str, Any]) -> tuple[str, str | None]:
@@ -67,7 +72,7 @@ REVIEWS = Layout(
             ("timestamp", pa.int64()),
         ]
     ),
-    ("user_id", "parent_asin", "rating", "timestamp"),
+    ("user_id", "parent_asin", "timestamp"),
     check_review,
 )
 ITEMS = Layout("item", pa.schema([("parent_asin", pa.string()), ("title", pa.string())]), ("parent_asin",), check_item)

@@ -184,6 +184,13 @@ def test_the_sample_comes_back_from_a_csv(tmp_path):
     assert back.equals(items.with_columns(pl.when(stripped != "").then(stripped).alias("title")))
 
 
+def test_events_without_ratings_are_ingested(orders):
+    run(request(orders))
+    raw.ingest(*raw.find(orders.parent / "in", "Shop"), orders.parent / "raw", {})
+    rows = pl.read_parquet(orders.parent / "raw/reviews.parquet")
+    assert rows.to_dicts() == [{**event, "rating": None} for event in EVENTS]
+
+
 AMAZON = {"reviewerID": "A1", "asin": "B0", "overall": 5.0, "unixReviewTime": 1391040000}
 KNOWN = {
     "recbole": (

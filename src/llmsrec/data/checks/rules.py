@@ -49,7 +49,7 @@ def suites(core: int, negatives: int, items: int, titles: float = TITLES) -> lis
                 _sum("rows", "there are reviews (the number is their sum over the items)", "reviews"),
                 _filled("item", "each review names an item", "parent_asin"),
                 _none("user", "no item has a review without a user", "without_user"),
-                _none("rating", "no item has a review without a rating", "without_rating"),
+                _none("rating", "no item has a rating that is no number (none at all is fine)", "rating_nan"),
                 _none("time", "no item has a review without a time", "without_time"),
                 _least("rating_low", f"no item has a rating below {LOWEST_RATING}", "rating_min", LOWEST_RATING),
                 _most("rating_high", f"no item has a rating above {HIGHEST_RATING}", "rating_max", HIGHEST_RATING),

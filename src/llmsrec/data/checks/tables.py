@@ -73,13 +73,13 @@ def aggregate(files: Files) -> dict[str, pl.DataFrame]:
 
 
 def raw_reviews(reviews: pl.LazyFrame) -> pl.DataFrame:
-    """A row for an item: how many reviews, how many without user, rating or time, and the ranges."""
+    """A row for an item: how many reviews, how many without user or time or with NaN as rating, and the ranges."""
     return (
         reviews.group_by(_filled("parent_asin"))
         .agg(
             pl.len().alias("reviews"),
             _filled("user_id").null_count().alias("without_user"),
-            pl.col("rating").fill_nan(None).null_count().alias("without_rating"),
+            pl.col("rating").is_nan().sum().alias("rating_nan"),
             pl.col("timestamp").null_count().alias("without_time"),
             pl.col("rating").min().alias("rating_min"),
             pl.col("rating").max().alias("rating_max"),
