@@ -50,7 +50,10 @@ class Decoder:
         inputs, read = embeddings[None], torch.tensor([[3, 6]], device=embeddings.device)
         with torch.no_grad():
             expected = model(inputs_embeds=inputs, use_cache=False).last_hidden_state[0, [3, 6]].float()
-            found = decoder(inputs, read)[0]
+            try:
+                found = decoder(inputs, read)[0]
+            except (RuntimeError, TypeError, ValueError, AttributeError):  # shapes or parts of another kind
+                return None
         tolerance = 1e-4 if embeddings.dtype == torch.float32 else 0.1
         return decoder if (found - expected).norm() <= tolerance * expected.norm() else None
 

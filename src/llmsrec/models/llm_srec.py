@@ -24,13 +24,12 @@ from llmsrec.files import atomic, read_json, write_json
 from llmsrec.models import backbone as backbones
 from llmsrec.models import sasrec as sasrecs
 from llmsrec.models.backbone import Backbone
-from llmsrec.models.decoder import Decoder
 from llmsrec.models.heads import f_input, output_heads
 from llmsrec.models.prefix_store import Budget
-from llmsrec.models.prefixes import ItemPrefixes
 from llmsrec.models.prompts import PromptBatch, Prompts
-from llmsrec.models.readout import read_out
+from llmsrec.models.readout import read_out, read_out_by_length
 from llmsrec.models.sasrec import SASRec
+from llmsrec.models.shortcuts import choose
 
 BATCH_TOKENS = 8_192  # prompt tokens in one forward pass without gradient
 
@@ -66,21 +65,28 @@ class LLMSRec(nn.Module):
             self.f_user, self.f_item, self.f_cf_user = output_heads(d_llm, d, settings)
             self.f_I = f_input(d, d_llm)
             self.f_U = f_input(d, d_llm) if settings.user_representation else None
-        # The new tokens start as the word before them, whose hidden state sums the prompt up (docs/experiments.md).
-        words = backbone.model.get_input_embeddings().weight.detach()  # type: ignore[operator]
-        self.user_out = nn.Parameter(words[self.prompts.user_tail[-1]].float().clone())
-        self.item_out = nn.Parameter(words[self.prompts.item_tail[-1]].float().clone())
-        self.to(words.device)
-        self.causal, self.d_prime = backbone.causal, settings.d_prime
-        self.decoder, self.prefixes = None, None
-        if self.causal and not any(p.requires_grad for p in backbone.model.parameters()):
-            self.decoder = Decoder.of(backbone.model)
-            if self.decoder is None:
-                print("all positions of all layers are computed: the backbone's layers are not Llama's", flush=True)
-            budget = prefixes or Budget()
-            self.prefixes = ItemPrefixes(backbone.model, self.decoder, self.prompts, len(titles), budget)
-        else:
-            print("item prefixes are not reused: the backbone is not causal or is being fine-tuned", flush=True)
+        # The new tokens start as the word before them, whose hidden state sums the prompt up (docs/experiments.md): as
+        # the model's input, which some models scale.
+        embedding: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
+        last = torch.tensor([self.prompts.user_tail[-1], self.prompts.item_tail[-1]], device=embedding.weight.device)
+        with torch.no_grad():
+            user_out, item_out = embedding(last).float()
+        self.user_out, self.item_out = nn.Parameter(user_out.clone()), nn.Parameter(item_out.clone())
+        self.to(embedding.weight.device)
+        self.d_prime = settings.d_prime
+        with torch.no_grad():
+            shortcuts = choose(
+                backbone.model,
+                backbone.causal,
+                self.prompts,
+                self.item_inputs,
+                self.user_out,
+                self.item_out,
+                None if self.f_U is None else self._some_user_inputs,
+                prefixes or Budget(),
+            )
+        self.padding, self.trunk = shortcuts.padding, shortcuts.trunk
+        self.decoder, self.prefixes = shortcuts.decoder, shortcuts.prefixes
 
     def configure_layers(self, gradient_checkpointing: bool, compile: bool) -> None:
         """Have the backbone's layers computed again in the backward pass, or compiled. Values stay the same, but for
@@ -135,14 +141,14 @@ class LLMSRec(nn.Module):
     ) -> Tensor:
         """h_u of each user's histories of the first `shortest`, `shortest + 1`, ... events, up to all: `[R, d_llm]`.
 
-        A causal model runs what the histories share once; the values are those of separate prompts. `teacher`
+        What the histories share is run once where that is right; the values are those of separate prompts. `teacher`
         `[R, d]` is O_u of each history.
         """
         single = all(len(history) == short for history, short in zip(items, shortest, strict=True))
         if single:
             return self.hidden_users(items, timestamps, teacher)
-        # With a user representation in them, prompts of different histories differ from the start.
-        if self.causal and self.f_U is None:
+        # Those that may not fit lose their oldest items, so that they do not begin alike.
+        if self.trunk and max(map(len, items)) <= self.prompts.always_fit:
             return self._read_out(self.prompts.positions(items, timestamps, shortest), self.user_out)
         split_items, split_times = [], []
         for history, times, short in zip(items, timestamps, shortest, strict=True):
@@ -208,7 +214,13 @@ class LLMSRec(nn.Module):
     def _read_out(self, prompts: PromptBatch, out: Tensor, user_inputs: Tensor | None = None) -> Tensor:
         if self.decoder is not None:
             return self.decoder.read_out(prompts, self.item_inputs, out, user_inputs)
-        return read_out(self.backbone, prompts, self.item_inputs, out, user_inputs)
+        run = read_out if self.padding else read_out_by_length
+        return run(self.backbone, prompts, self.item_inputs, out, user_inputs)
+
+    def _some_user_inputs(self, count: int) -> Tensor:
+        """f_U of some vectors, here the first items' own: `[count, d_llm]`."""
+        items = torch.arange(count, device=self.device) % (len(self.teacher.item_vectors()) - 1) + 1
+        return self.f_U(self.teacher.item_vectors()[items])  # type: ignore[misc]
 
     def save(self, folder: Path, settings: dict[str, Any]) -> None:
         """Write the trained parameters and the settings that rebuild the model around them."""

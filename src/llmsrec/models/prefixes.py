@@ -26,7 +26,7 @@ class ItemPrefixes:
         decoder: runs it, if it is Llama-like.
         prompts: prompts of the catalogue.
         items: I, the number of items.
-        budget: of the keys and values; where they would take more, they are computed at each use.
+        budget: of the keys and values, see `keep`; nothing is kept if None.
 
     Attributes:
         store: None where they are computed at each use.
@@ -34,7 +34,9 @@ class ItemPrefixes:
         group: `[I + 1]` number of the group that each item is computed with.
     """
 
-    def __init__(self, model: nn.Module, decoder: Decoder | None, prompts: Prompts, items: int, budget: Budget) -> None:
+    def __init__(
+        self, model: nn.Module, decoder: Decoder | None, prompts: Prompts, items: int, budget: Budget | None = None
+    ) -> None:
         self.model, self.decoder = model, decoder
         self.tail = torch.tensor(prompts.item_tail, device=model.device)  # type: ignore[arg-type]
         self._tokens, lengths = prompts.item_prefixes(np.arange(1, items + 1))
@@ -43,6 +45,12 @@ class ItemPrefixes:
         self._groups = list(groups(self.lengths.cpu().numpy(), GROUP))
         for number, members in enumerate(self._groups):
             self.group[members] = number
+        self.store: Store | None = None
+        if budget is not None:
+            self.keep(budget)
+
+    def keep(self, budget: Budget) -> None:
+        """From now on keep keys and values, if they do not take more than `budget`: in memory, or in a file."""
         self.store = self._choose(budget)
 
     def read_out(self, item_ids: Tensor, item_inputs: ItemInputs, out: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ class Prompts:
 
     Attributes:
         user_tail, item_tail: the tokens between a prompt's last item embedding and its out token.
+        title_sizes: `[I + 1]` tokens of each title, as far as it is kept; 0 for item 0.
         always_fit: so many history items lose nothing to the limit in tokens; 1 or more.
 
     Raises:
@@ -98,7 +99,7 @@ class Prompts:
         self._user_end = [*pieces.add([self.user_tail]), out, closing]
         self._item_end = [*pieces.add([self.item_tail]), out, closing]
 
-        sizes, self._title_sizes = pieces.sizes, np.array([0, *map(len, cut)])
+        sizes, self.title_sizes = pieces.sizes, np.array([0, *map(len, cut)])
         self._number_sizes = sizes[self._numbers]
         self._event_fixed = int(sizes[self._title_word] + sizes[self._comma]) + 1
         fixed = int(sizes[[*self._head, *self._user_end]].sum())
@@ -112,7 +113,7 @@ class Prompts:
                 "`model.max_tokens`, or choose a backbone with longer inputs."
             )
         # So many history items fit whatever they are (one always does, its title cut if need be).
-        widest = int(self._number_sizes.max() + self._title_sizes.max()) + self._event_fixed + LONGEST_DATE
+        widest = int(self._number_sizes.max() + self.title_sizes.max()) + self._event_fixed + LONGEST_DATE
         self.always_fit = max(1, min(self.history, self._room // widest))
 
     def users(self, items: Sequence[np.ndarray], timestamps: Sequence[np.ndarray]) -> PromptBatch:
@@ -170,7 +171,7 @@ class Prompts:
         """`[B]` a cheap estimate of each user prompt's length, for putting prompts of like length together."""
         recent = [history[-self.history :] for history in items]
         counts = np.array([len(history) for history in recent])
-        total = np.concatenate([[0], self._title_sizes[np.concatenate(recent)].cumsum()])
+        total = np.concatenate([[0], self.title_sizes[np.concatenate(recent)].cumsum()])
         ends = counts.cumsum()
         return total[ends] - total[ends - counts] + (int(self._number_sizes[0]) + self._event_fixed + 6) * counts
 
@@ -191,7 +192,7 @@ class Prompts:
 
         # A prompt of its n newest events holds their texts and the first n numbers.
         texts = np.zeros((len(recent), self.history), dtype=np.int64)
-        texts[rows, age] = self._title_sizes[event] + date_sizes[date] + self._event_fixed
+        texts[rows, age] = self.title_sizes[event] + date_sizes[date] + self._event_fixed
         needed = texts.cumsum(axis=1) + self._number_sizes.cumsum()
         fit = np.maximum(1, (needed <= self._room).sum(axis=1))
         kept = age < fit[rows]

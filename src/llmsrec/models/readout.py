@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -40,6 +41,25 @@ def read_out(
     return hidden[slots == OUT].float()
 
 
+def read_out_by_length(
+    model: nn.Module,
+    prompts: PromptBatch,
+    item_inputs: ItemInputs,
+    out: Tensor,
+    user_inputs: Tensor | None = None,
+) -> Tensor:
+    """As `read_out`, of prompts without branches, in batches of one length: for a model that does not mask padding."""
+    order, hidden = [], []
+    for length in np.unique(prompts.lengths):
+        rows = np.flatnonzero(prompts.lengths == length)
+        batch = PromptBatch(prompts.token_ids[rows, :length], prompts.slots[rows, :length], prompts.lengths[rows])
+        inputs = None if user_inputs is None else user_inputs[torch.from_numpy(rows).to(user_inputs.device)]
+        hidden.append(read_out(model, batch, item_inputs, out, inputs))
+        order.append(rows)
+    places = torch.from_numpy(np.argsort(np.concatenate(order))).to(out.device)
+    return torch.cat(hidden)[places]
+
+
 def embed(
     model: nn.Module, prompts: PromptBatch, item_inputs: ItemInputs, out: Tensor, user_inputs: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -72,7 +92,10 @@ def branched(prompts: PromptBatch, dtype: torch.dtype, device: torch.device) -> 
     mask = torch.zeros(sees.shape, dtype=dtype, device=device).masked_fill_(~sees, torch.finfo(dtype).min)
     # Within its branch, a position's number starts where the visible trunk ends.
     first = torch.where(branches.diff(dim=1, prepend=branches[:, :1]) != 0, place, 0).cummax(dim=1).values
-    return {"attention_mask": mask[:, None], "position_ids": torch.where(branches > 0, visible + place - first, place)}
+    positions = torch.where(branches > 0, visible + place - first, place)
+    # Padding could come to stand beyond a model's last position.
+    present = place < torch.from_numpy(prompts.lengths).to(device)[:, None]
+    return {"attention_mask": mask[:, None], "position_ids": positions.masked_fill(~present, 0)}
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ CODE = (
     "models/prompts.py",
     "models/pieces.py",
     "models/readout.py",
+    "models/yardstick.py",
     "registry/__init__.py",
     "registry/pyfunc.py",
     "serving/__init__.py",

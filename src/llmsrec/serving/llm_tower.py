@@ -10,7 +10,8 @@ from torch import Tensor
 from llmsrec.errors import DataError
 from llmsrec.models import backbone as backbones
 from llmsrec.models.prompts import Prompts
-from llmsrec.models.readout import read_out
+from llmsrec.models.readout import read_out, read_out_by_length
+from llmsrec.models.yardstick import Yardstick
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.towers import History, Teacher
 
@@ -42,6 +43,9 @@ class LLMTower:
         self._explicit = settings.user_representation
         if self._explicit:
             self._teacher, self._f_U = Teacher(bundle), bundle.models["f_U"]
+        user_inputs = self._some_user_inputs if self._explicit else None
+        yardstick = Yardstick(self._model, self._prompts, self._item_inputs.__getitem__, self._user_out, user_inputs)
+        self._read_out = read_out if yardstick.padding() else read_out_by_length
 
     @torch.no_grad()
     def vectors(self, histories: list[History]) -> np.ndarray:
@@ -49,13 +53,21 @@ class LLMTower:
         prompts = self._prompts.users([h.items for h in histories], [h.timestamps for h in histories])
         seen = None
         if self._explicit:
-            seen = self._tensor(self._f_U(self._teacher.vectors(histories)))
-        hidden = read_out(self._model, prompts, self._item_inputs.__getitem__, self._user_out, seen)
+            seen = self._user_inputs(histories)
+        hidden = self._read_out(self._model, prompts, self._item_inputs.__getitem__, self._user_out, seen)
         return self._f_user(hidden.cpu().numpy())
 
     def lengths(self, histories: list[History]) -> np.ndarray:
         """`[B]` about how many tokens each prompt has, for putting prompts of like length together."""
         return self._prompts.user_lengths([h.items for h in histories])
+
+    def _user_inputs(self, histories: list[History]) -> Tensor:
+        """f_U(O_u): `[B, d_llm]`."""
+        return self._tensor(self._f_U(self._teacher.vectors(histories)))
+
+    def _some_user_inputs(self, count: int) -> Tensor:
+        numbers = np.arange(count) % len(self._item_inputs[1:]) + 1
+        return self._user_inputs([History(np.array([item]), np.array([0]), []) for item in numbers])
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self._device)
