@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llmsrec.errors import DataError
+from llmsrec.models.backbone_checks import first_line
 from llmsrec.models.prompts import DAY_MS, PromptBatch, Prompts
 from llmsrec.models.readout import ItemInputs, read_out, read_out_by_length
 
@@ -120,7 +121,7 @@ class Yardstick:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a model's code stumbles over, the plain pass does without it
-            apart, reason = float("inf"), f"the model fails ({summary(error)})"
+            apart, reason = float("inf"), f"the model fails ({first_line(error)})"
         good = apart <= tolerance(self.model)
         if not good and said is not None:
             print(f"{said} {reason}", flush=True)
@@ -136,7 +137,7 @@ class Yardstick:
             raise
         except Exception as error:
             raise DataError(
-                f"the backbone {name} cannot run a prompt of {length} tokens ({summary(error)}); choose another "
+                f"the backbone {name} cannot run a prompt of {length} tokens ({first_line(error)}); choose another "
                 "`backbone.model`, or lower `model.max_tokens`, `model.history` or `model.title_tokens`."
             ) from error
         if not hidden.isfinite().all():
@@ -175,12 +176,6 @@ def tolerance(model: Any) -> float:
     if getattr(model.config, "quantization_config", None) is not None:
         return QUANTIZED
     return TOLERANCE[model.get_input_embeddings().weight.dtype]
-
-
-def summary(error: Exception) -> str:
-    """An error's kind and the first line of its text, short enough for a message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:100]}" if lines else type(error).__name__
 
 
 def _half_words(model: nn.Module, item_inputs: ItemInputs) -> ItemInputs:
