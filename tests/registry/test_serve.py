@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import parse
+from tests.answers import assert_same_answer
 
 DAY = 86_400_000
 HISTORY = [{"parent_asin": f"B{n}", "timestamp": 1_391_040_000_000 + n * DAY} for n in (3, 1, 4, 15, 9)]
@@ -73,12 +73,8 @@ def test_both_towers_answer_as_the_bundle_does(registry: Any, url: str) -> None:
     for found, answer in zip(
         body["predictions"], Recommender.load(registry.bundle).recommend(parse(inputs)), strict=True
     ):
-        expected = answer.model_dump()
         assert list(found) == ["items", "used", "unknown", "fallback"]
-        for one, two in zip(found.pop("items"), expected.pop("items"), strict=True):
-            assert (one["parent_asin"], one["title"]) == (two["parent_asin"], two["title"])
-            np.testing.assert_allclose(one["score"], two["score"], atol=1e-4)
-        assert found == expected
+        assert_same_answer(found, answer.model_dump())
     assert body["predictions"][2] | {"items": None} == {
         "items": None, "used": 0, "unknown": ["X1"], "fallback": "popular"
     }  # fmt: skip

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from llmsrec.data.layouts import check_review
 from llmsrec.errors import RequestError
+from llmsrec.serving import limits
 from llmsrec.serving.schema import Request, parse
 from llmsrec.times import EARLIEST, LATEST
 
@@ -79,3 +80,29 @@ def test_a_time_is_refused_as_in_a_raw_file_and_in_its_words(time: int) -> None:
         assert str(raw).partition(", outside")[2] == str(refused.value).partition(": outside")[2]
     else:
         assert parse([{"history": [{"parent_asin": "i", "timestamp": time}]}])[0].history[0].timestamp == time
+
+
+def asked(k: int = 1, events: int = 0) -> dict[str, object]:
+    return {"history": [EVENT] * events, "k": k}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([asked()] * (limits.REQUESTS + 1), "257 requests in one call, and 256 are the most"),
+        ([asked(limits.ITEMS), asked(1)], "the `k` of 2 requests add up to 10001, and 10000 are the most"),
+        ([asked(10**4000)], "request 0, `k` is 10{56}\\.\\.\\.: Input should be less than or equal to 10000"),
+        ([asked(events=1000)] * 51, "the histories of 51 requests hold 51000 events, and 50000 are the most"),
+        ([asked(events=limits.HISTORY + 1)], "request 0, `history` .* at most 1000 items"),
+        ([{"history": [{**EVENT, "parent_asin": "x" * 257}]}], "`history.0.parent_asin` .* at most 256 characters"),
+    ],
+)
+def test_more_than_one_call_may_ask_for_is_one_line(values: list[object], expected: str) -> None:
+    with pytest.raises(RequestError, match=expected) as caught:
+        limits.check_sums(parse(values))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_as_much_as_one_call_may_ask_for_is_read() -> None:
+    limits.check_sums(parse([asked(39, 195)] * limits.REQUESTS))
+    limits.check_sums(parse([asked(limits.ITEMS, limits.HISTORY)]))

@@ -40,6 +40,7 @@ CODE = (
     "serving/__init__.py",
     "serving/bundle.py",
     "serving/contents.py",
+    "serving/limits.py",
     "serving/llm_tower.py",
     "serving/recommender.py",
     "serving/schema.py",

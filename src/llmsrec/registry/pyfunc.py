@@ -84,6 +84,8 @@ class BundleModel(PythonModel):
         """Answer requests; every error becomes a status and one message, never a traceback."""
         try:
             return self.recommender.recommend(parse([asked.sent() for asked in model_input]))
+        except RecursionError as error:
+            raise Refused("the request is nested too deeply", error_code=INVALID_PARAMETER_VALUE) from error
         except RequestError as error:
             raise Refused(str(error), error_code=INVALID_PARAMETER_VALUE) from error
         except DataError as error:

@@ -8,11 +8,14 @@ from typing import Protocol
 import numpy as np
 
 from llmsrec.errors import RequestError
+from llmsrec.serving import limits
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.schema import Answer, Recommendation, Request
 from llmsrec.serving.towers import CFTower, History
 
-BATCH = 32  # histories that go through a tower at once
+# Histories that go through a tower at once. One where that costs nothing: the last digits of a product depend on how
+# many rows it has.
+BATCH = {"cf": 1, "llm": 32}
 
 
 class Tower(Protocol):
@@ -52,10 +55,14 @@ class Recommender:
     def recommend(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer requests in their order; each answer is what the request alone would get.
 
+        Of the `cf` tower that holds to the last digit. The `llm` tower reads several histories as one batch, which
+        changes a score by up to 1e-5 of the largest; items whose scores are nearer than that may change places.
+
         Raises:
-            RequestError: `k` beyond the catalogue, the `cf` tower of a model that was not distilled, or the `llm` tower
-                where torch is not installed.
+            RequestError: more than `limits` allow, `k` beyond the catalogue, the `cf` tower of a model that was not
+                distilled, or the `llm` tower where torch is not installed.
         """
+        limits.check_sums(requests)
         for number, request in enumerate(requests):
             if request.tower == "cf" and not self._bundle.config["distilled"]:
                 raise RequestError(
@@ -71,8 +78,20 @@ class Recommender:
             self.history([e.parent_asin for e in request.history], [e.timestamp for e in request.history])
             for request in requests
         ]
-        scores = self._scores([request.tower for request in requests], histories)
-        return [self._answer(*row) for row in zip(requests, histories, scores, strict=True)]
+        answers: dict[int, Answer] = {}
+        by_tower: dict[str, list[int]] = {}
+        for row, (request, history) in enumerate(zip(requests, histories, strict=True)):
+            if len(history.items):
+                by_tower.setdefault(request.tower, []).append(row)
+            else:
+                answers[row] = self._answer(request, history, self._counts)
+        for name, rows in by_tower.items():
+            for start in range(0, len(rows), BATCH[name]):
+                batch = rows[start : start + BATCH[name]]
+                vectors = self.tower(name).vectors([histories[row] for row in batch])
+                for row, vector in zip(batch, vectors, strict=True):
+                    answers[row] = self._answer(requests[row], histories[row], vector @ self._item_vectors)
+        return [answers[row] for row in range(len(requests))]
 
     def history(self, asins: list[str], timestamps: list[int]) -> History:
         """Oldest first (ties in the order given), the first of repeats kept, as in the data that was trained on."""
@@ -102,18 +121,6 @@ class Recommender:
         """What a history without a known item gets: `[k]` indices of items, best first, and their events."""
         best = top(self._counts, k, exclude=np.empty(0, dtype=np.int64))
         return best, self._counts[best]
-
-    def _scores(self, towers: list[str], histories: list[History]) -> list[np.ndarray]:
-        """`[I]` scores of each history: a tower's, or the items' popularity where no item is known."""
-        scores = [self._counts] * len(histories)
-        for name in dict.fromkeys(towers):
-            rows = [row for row, tower in enumerate(towers) if tower == name and len(histories[row].items)]
-            for start in range(0, len(rows), BATCH):
-                batch = rows[start : start + BATCH]
-                vectors = self.tower(name).vectors([histories[row] for row in batch])
-                for row, values in zip(batch, vectors @ self._item_vectors, strict=True):
-                    scores[row] = values
-        return scores
 
     def _answer(self, request: Request, history: History, scores: np.ndarray) -> Answer:
         best = top(scores, request.k, exclude=history.items - 1)

@@ -5,11 +5,11 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from llmsrec.errors import RequestError, shown
+from llmsrec.serving import limits
 from llmsrec.times import OUTSIDE, are_ms
 
 Tower = Literal["llm", "cf"]
 TOWERS: tuple[str, ...] = get_args(Tower)
-LONGEST_HISTORY = 10_000
 
 
 class Strict(BaseModel):
@@ -21,7 +21,7 @@ class Strict(BaseModel):
 class Event(Strict):
     """An item that the user bought or reviewed, and when (ms since epoch)."""
 
-    parent_asin: str
+    parent_asin: str = Field(max_length=limits.ID)
     timestamp: int
 
     @field_validator("timestamp")
@@ -39,8 +39,8 @@ class Request(Strict):
     `f_cf_user`, which needs no LLM.
     """
 
-    history: list[Event] = Field(max_length=LONGEST_HISTORY)
-    k: int = Field(default=10, ge=1)
+    history: list[Event] = Field(max_length=limits.HISTORY)
+    k: int = Field(default=10, ge=1, le=limits.ITEMS)
     tower: str = "llm"  # not `Tower`: MLflow derives no signature from a Literal
 
     @field_validator("tower")
@@ -79,10 +79,12 @@ def parse(values: Any) -> list[Request]:
     """Check requests as JSON gives them.
 
     Raises:
-        RequestError: not a list, or a field that is missing, unknown, of the wrong type or out of range; all are named.
+        RequestError: not a list, more than `limits.REQUESTS`, or a field that is missing, unknown, of the wrong type or
+            out of range; the first request with such a field is named, and up to five of its fields.
     """
     if not isinstance(values, list):
         raise RequestError(f'requests are {type(values).__name__}, not a list; send `[{{"history": [...]}}, ...]`.')
+    limits.check_count(len(values))
     return [_parse_one(value, f"request {number}") for number, value in enumerate(values)]
 
 

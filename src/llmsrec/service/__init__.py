@@ -1,0 +1,1 @@
+"""What stands before a recommender that answers over HTTP; imports neither mlflow nor registry."""
