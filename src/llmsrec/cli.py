@@ -1,23 +1,17 @@
 """The console script `llmsrec`: what neither dvc nor mlflow does by itself."""
 
 import argparse
-import json
 import os
-import re
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmsrec import presets
 from llmsrec.data.imports import command as importing
-from llmsrec.errors import LLMSRecError, RequestError, shown
+from llmsrec.errors import LLMSRecError, RequestError
 from llmsrec.files import atomic, read_json
-from llmsrec.serving import schema
-from llmsrec.times import OUTSIDE, are_ms
-
-LONGEST_TIME = 20  # characters; Python refuses to read numbers of thousands of digits
+from llmsrec.serving import command as recommending
 
 Answered = Callable[[argparse.Namespace], None]
 
@@ -42,18 +36,7 @@ def parser() -> argparse.ArgumentParser:
         commands, "recommend", recommend, "recommend items for a history, from a registered version or a bundle",
         "llmsrec recommend --history B00A@1391040000000 B00B@1392000000000 --k 5 --tower cf",
     )  # fmt: skip
-    source = command.add_mutually_exclusive_group()
-    source.add_argument("--model", default="models:/llm-srec@candidate", help="URI of a version (default: %(default)s)")
-    source.add_argument("--bundle", type=Path, help="folder of a bundle, such as models/bundle")
-    command.add_argument(
-        "--history", nargs="*", default=[], metavar="ASIN[@MS]",
-        help="parent_asin of each item, and after the last @ when it was bought in ms since epoch (default: now)",
-    )  # fmt: skip
-    command.add_argument("--k", type=int, default=10, help="how many items (default: %(default)s)")
-    command.add_argument(
-        "--tower", default="llm", help="llm (prompt and backbone) or cf (SASRec alone); default: %(default)s"
-    )
-    command.add_argument("--json", action="store_true", help="print the answer as JSON")
+    recommending.add_arguments(command)
 
     command = _add(
         commands, "score", score, "recommend items to all users of the data, or of a file, into one parquet file",
@@ -147,20 +130,7 @@ def parser() -> argparse.ArgumentParser:
 
 def recommend(options: argparse.Namespace) -> None:
     """Answer one request."""
-    from llmsrec.serving.recommender import Recommender
-
-    history = [_event(text) for text in options.history]
-    requests = schema.parse([{"history": history, "k": options.k, "tower": options.tower}])
-    (answer,) = Recommender.load(options.bundle or _registered(options.model)).recommend(requests)
-    if options.json:
-        print(json.dumps(answer.model_dump(), ensure_ascii=False))
-        return
-    for place, item in enumerate(answer.items, start=1):
-        print(f"{place:>3}  {item.score:>9.4f}  {item.parent_asin:<12}  {item.title[:80]}")
-    if answer.fallback:
-        print("no item of the history is known: these are the most popular items")
-    if answer.unknown:
-        print(f"not in the catalogue: {', '.join(answer.unknown)}")
+    recommending.run(options, lambda: options.bundle or _registered(options.model))
 
 
 def score(options: argparse.Namespace) -> None:
@@ -304,23 +274,6 @@ def _add(commands: Any, name: str, run: Answered, text: str, example: str) -> ar
     )
     command.set_defaults(run=run)
     return command
-
-
-def _event(text: str) -> dict[str, Any]:
-    """An item of --history: `<id>` for now, or `<id>@<ms>`, where the id may hold an @ itself."""
-    asin, mark, when = text.rpartition("@")
-    if not mark:
-        return {"parent_asin": text, "timestamp": int(time.time() * 1000)}
-    digits = re.fullmatch("-?[0-9]+", when)
-    if not digits or len(when) > LONGEST_TIME or not are_ms(int(when)):
-        wrong = f"the time is {OUTSIDE}" if digits else "no time in ms comes after the last @"
-        raise RequestError(
-            f"--history {shown(text)}: {wrong}. Write <id>@1391040000000, or <id> alone for now; an id with an @ in it "
-            "needs its time."
-        )
-    if not asin:
-        raise RequestError(f"--history {shown(text)}: no item's id comes before the @; write <id>@1391040000000.")
-    return {"parent_asin": asin, "timestamp": int(when)}
 
 
 def _registered(uri: str) -> Path:
