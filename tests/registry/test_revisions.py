@@ -30,3 +30,17 @@ def test_files_and_experiments_of_other_revisions(tmp_path: Path) -> None:
     assert revisions.experiments(tmp_path, "tubby-gobs") == [head]
     assert revisions.experiments_here(tmp_path) == {"new": head}
     assert revisions.experiments(tmp_path, "EXEC_HEAD") == []
+
+
+def test_a_folder_of_a_larger_repository_has_its_own_files(tmp_path: Path) -> None:
+    """Titles of runs lost their changes there, and no revision had a metrics/registered.json."""
+    own = tmp_path / "shop/recommender"
+    own.mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text("a: another's\n")
+    (own / "params.yaml").write_text("a: 1\n")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-qm", "one")
+    assert revisions.show(own, "HEAD", "params.yaml") == "a: 1\n"
+    assert revisions.params(own, "HEAD") == {"a": 1}
+    assert revisions.show(own, "HEAD", "shop/recommender/params.yaml") is None

@@ -45,7 +45,7 @@ def test_a_run_has_params_metrics_curve_data_tags_and_files(registry: Any, clien
 
 
 def test_everything_lies_below_the_root(registry: Any, client: MlflowClient) -> None:
-    assert client.get_run(registry.run_id).info.artifact_uri.startswith(f"{registry.root}/mlruns/artifacts/")
+    assert client.get_run(registry.run_id).info.artifact_uri.startswith(f"{registry.root.as_uri()}/mlruns/artifacts/")
     assert sorted(path.name for path in (registry.root / "mlruns").iterdir()) == [".lock", "artifacts", "mlflow.db"]
     assert not Path("mlruns/1").exists()
 
@@ -158,7 +158,7 @@ def test_the_command_line_recommends_from_the_registry(
     registry: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(registry.root))
-    arguments = ["--tower", "cf", "--history", "B1@1", "--json"]
+    arguments = ["--tower", "cf", "--history", "B1@1391040000000", "--json"]
     assert cli.main(["recommend", *arguments]) == 0
     registered = capsys.readouterr().out
     assert cli.main(["recommend", "--bundle", str(registry.bundle), *arguments]) == 0

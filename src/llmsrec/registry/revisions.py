@@ -10,8 +10,11 @@ from llmsrec.registry.record import flatten
 
 
 def show(root: Path, revision: str, path: str) -> str | None:
-    """A tracked file's text at a revision, or None where there is no such revision, file or repository."""
-    done = _git(root, "show", f"{revision}:{path}")
+    """A tracked file's text at a revision, or None where there is no such revision, file or repository.
+
+    `path` is relative to `root`, which may be a folder of a larger repository.
+    """
+    done = _git(root, "show", f"{revision}:./{path}")
     return done.stdout if done.returncode == 0 else None
 
 

@@ -24,6 +24,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from requests import RequestException
+from sqlalchemy.engine import URL
 
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
@@ -105,7 +106,16 @@ def tracking_uri(root: Path) -> str:
 
 
 def _own(root: Path) -> str:
-    return f"sqlite:///{root}/mlruns/mlflow.db"
+    return sqlite_url(root / "mlruns/mlflow.db")
+
+
+def sqlite_url(path: Path) -> str:
+    """A database file's URL; a folder may be called `a?b` or `50%20`, which means something else in a URL."""
+    url = URL.create("sqlite", database=str(path))
+    if str(path) in url.render_as_string():
+        return url.render_as_string()
+    # MLflow takes what follows `sqlite:///` for a path, and would make an empty folder of the quoted name.
+    return url.set(drivername="sqlite+pysqlite").render_as_string()
 
 
 def experiment(client: MlflowClient, name: str, root: Path) -> str:
@@ -115,7 +125,7 @@ def experiment(client: MlflowClient, name: str, root: Path) -> str:
     """
     found = client.get_experiment_by_name(name)
     if found is None:
-        location = f"{root}/mlruns/artifacts" if client.tracking_uri == _own(root) else None
+        location = (root.absolute() / "mlruns/artifacts").as_uri() if client.tracking_uri == _own(root) else None
         return client.create_experiment(name, artifact_location=location, tags=KIND)
     if found.lifecycle_stage != "active":
         raise DataError(

@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from llmsrec.errors import DataError, LLMSRecError, ParamsError
 from llmsrec.params import Params
+from llmsrec.registry.tracking import sqlite_url
 from llmsrec.tuning import space
 from llmsrec.tuning.trials import Curve, Trainer
 
@@ -43,7 +44,7 @@ FOLDER = "folder"  # a trial's attribute: where it goes on
 
 def storage_url(params: Params, root: Path) -> str:
     """OPTUNA_STORAGE, tune.storage, or mlruns/tune.db of the repository, in this order."""
-    return os.environ.get(ENVIRONMENT) or params.tune.storage or f"sqlite:///{root}/mlruns/tune.db"
+    return os.environ.get(ENVIRONMENT) or params.tune.storage or sqlite_url(root / "mlruns/tune.db")
 
 
 def shown(url: str) -> str:
