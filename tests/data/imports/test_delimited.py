@@ -142,5 +142,7 @@ def test_the_header_tells_the_delimiter(start, names, delimiter, before):
 def test_a_header_of_one_column_is_an_error():
     with pytest.raises(DataError, match=r"not a header of several columns .* state what is between them"):
         delimited.header(PATH, "user item time\n1 2 3\n", None, '"')
+    with pytest.raises(DataError, match="--delimiter cuts the first line"):
+        delimited.header(PATH, "user;item\n", Dialect(","), '"')
     assert delimited.header(PATH, "user item\n", Dialect(" "), '"')[0] == ["user", "item"]
     assert delimited.header(PATH, "sep=;\nuser item\n", Dialect(" "), '"')[0] == ["user", "item"]

@@ -332,6 +332,8 @@ def test_a_file_that_no_import_wrote_is_never_replaced(orders):
         ({"category": "meta_x"}, "not begin with meta_"),
         ({"zone": "Berlin"}, "--time-zone 'Berlin' is unknown"),
         ({"to": Path(__file__)}, "is a file; name a folder"),
+        ({"to": Path(__file__) / "below"}, "is a file; name a folder"),
+        *(({"form": form}, "--time-format .* tells no day") for form in ("", "%", "%Q", "x%Y", "%d.%m.%Y %H", "%H:%M")),
     ],
 )
 def test_a_request_that_cannot_be_met_says_how_it_could(orders, changes, message):

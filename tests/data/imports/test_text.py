@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import os
 import subprocess
 from pathlib import Path
 
@@ -91,11 +92,13 @@ def test_what_is_no_text_is_named(tmp_path):
     (tmp_path / "a.csv").write_text("a,b\n")
     subprocess.run(["python3", "-m", "zipfile", "-c", "a.zip", "a.csv"], cwd=tmp_path, check=True)
     (tmp_path / "empty.csv").touch()
+    os.mkfifo(tmp_path / "pipe")
     for name, message in [
         ("a.zip", "is a ZIP archive or an Excel workbook"),
         ("empty.csv", "is empty; export it again"),
         ("nowhere.csv", "cannot be read: No such file or directory"),
-        (".", "cannot be read: Is a directory"),
+        (".", "is a folder or a pipe"),
+        ("pipe", "is a folder or a pipe"),
     ]:
         with pytest.raises(DataError, match=message):
             read(tmp_path / name)

@@ -120,6 +120,7 @@ def test_days_and_months_are_never_guessed(value, hint):
     ],
 )
 def test_a_stated_format_in_a_zone(form, value, moment):
+    times.check_form(form)
     way = Way("format", form, "Europe/Berlin")
     milliseconds = times.to_ms(pl.Series([value, "31.02.2025", "x", "2025-12-24"]), way).to_list()
     assert milliseconds == [int(moment.replace(tzinfo=UTC).timestamp()) * 1000, None, None, None]

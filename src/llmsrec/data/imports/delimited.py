@@ -54,6 +54,7 @@ def header(path: Path, start: str, dialect: Dialect | None, quote: str | None) -
     Raises:
         DataError: the header has fewer than two names, or is no row.
     """
+    stated = dialect is not None
     skipped = 0
     if own := re.match(r"sep=(.)\r?\n", start, re.IGNORECASE):  # Excel's own first line
         dialect, skipped, start = dialect or Dialect(own[1], quote), 1, start[own.end() :]
@@ -69,9 +70,14 @@ def header(path: Path, start: str, dialect: Dialect | None, quote: str | None) -
         if len(row) > len(names):
             chosen, names, used = candidate, [name.strip() for name in row], reader.line_num
     if chosen is None or len(names) < 2:
+        first = shown(start.partition("\n")[0].strip())
+        if stated:
+            raise DataError(
+                f"{path}: --delimiter cuts the first line, {first}, into fewer than two columns; try another."
+            )
         raise DataError(
-            f"{path}: the first line, {shown(start.partition(chr(10))[0].strip())}, is not a header of several columns "
-            "between commas, semicolons, tabs or pipes; state what is between them with --delimiter."
+            f"{path}: the first line, {first}, is not a header of several columns between commas, semicolons, tabs or "
+            "pipes; state what is between them with --delimiter."
         )
     return names, chosen, skipped + used
 

@@ -42,6 +42,8 @@ def run(request: Request) -> dict[str, Any]:
     """
     replaces = check_target(request)
     times.check_zone(request.zone)
+    if request.form is not None:
+        times.check_form(request.form)
     parts = open_events(request)
     catalogue_part = open_catalogue(request, parts[0].known)
     events_path, items_path, manifest_path = request.outputs()

@@ -73,8 +73,9 @@ def check_target(request: Request) -> bool:
         raise RequestError(
             f"--category {request.category!r} must be at most 100 ASCII characters and not begin with meta_."
         )
-    if request.to.exists() and not request.to.is_dir():
-        raise RequestError(f"--to {request.to} is a file; name a folder.")
+    files = [path for path in (request.to, *request.to.parents) if path.exists() and not path.is_dir()]
+    if files:
+        raise RequestError(f"--to {request.to}: {files[0]} is a file; name a folder.")
     events, items, manifest = request.outputs()
     for plain in (events.with_suffix(""), items.with_suffix("")):
         if plain.exists():

@@ -146,6 +146,8 @@ def magic(path: Path) -> bytes:
     Raises:
         DataError: the file is missing, empty, not a file or not readable.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is a folder or a pipe, and a file is read twice; give the path of a file.")
     try:
         with path.open("rb") as file:
             start = file.read(4)

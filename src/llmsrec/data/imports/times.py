@@ -78,6 +78,23 @@ def check_zone(zone: str) -> None:
         raise RequestError(f"--time-zone {zone!r} is unknown; write it as Europe/Berlin or UTC.") from error
 
 
+def check_form(form: str) -> None:
+    """
+    Raises:
+        RequestError: a time that is written by the format cannot be read by it.
+    """
+    moment = pl.Series([datetime(2001, 2, 3, 16, 5)])
+    try:
+        back = moment.dt.replace_time_zone("UTC").dt.strftime(form).str.to_datetime(form, strict=False)
+        works = back[0] is not None and back.dt.date()[0] == moment.dt.date()[0]
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        works = False
+    if not works:
+        raise RequestError(
+            f"--time-format {form!r} tells no day, or hours without minutes; write it as '%d.%m.%Y %H:%M' or '%Y%m%d'."
+        )
+
+
 def suits(values: pl.Series) -> Counter[str]:
     """How many of the values (text) suit each way."""
     text = values.str.strip_chars()
