@@ -125,7 +125,7 @@ def test_bad_input_is_one_line(client: MlflowClient, version: str, to: str, said
 
 def test_altered_and_missing_files_are_refused(client: MlflowClient, root: Path, capsys: Any) -> None:
     version = client.get_model_version("gated", "1")
-    model = Path(client.get_logged_model(version.source.removeprefix("models:/")).artifact_location)
+    model = Path(urlsplit(client.get_logged_model(version.source.removeprefix("models:/")).artifact_location).path)
     reports = Path(urlsplit(client.get_run(version.run_id).info.artifact_uri).path) / "reports"
     force = ("--yes", "--force", "--reason", "no matter")
     cases = [

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
 import pytest
@@ -38,7 +39,7 @@ def version(client: MlflowClient) -> ModelVersion:
 @pytest.fixture
 def stored(client: MlflowClient, version: ModelVersion, tmp_path: Path) -> Iterator[Path]:
     """The version's folder in the store, which a test may change; afterwards it is as it was."""
-    folder = Path(client.get_logged_model(version.source.removeprefix("models:/")).artifact_location)
+    folder = Path(urlsplit(client.get_logged_model(version.source.removeprefix("models:/")).artifact_location).path)
     kept = shutil.copytree(folder, tmp_path / "kept")
     yield folder
     shutil.rmtree(folder)
