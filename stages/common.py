@@ -14,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from llmsrec import params as parameters
-from llmsrec.errors import DataError, LLMSRecError
+from llmsrec.errors import DataError, LLMSRecError, explained
 from llmsrec.files import sha256
 
 PREFIXES = Path(".cache/prefixes")  # of the repository: keys and values of item prompts, by digest
@@ -80,8 +80,11 @@ def run(main: Callable[[Stage], None], name: str, folder: Path = Path(), paralle
             _run_together(main, name, folder)
         else:
             main(load(name, folder))
-    except LLMSRecError as error:
-        print(f"error in stage {name}: {error}", file=sys.stderr, flush=True)
+    except Exception as error:
+        text = explained(error)
+        if text is None:
+            raise
+        print(f"error in stage {name}: {text}", file=sys.stderr, flush=True)
         sys.exit(1)
 
 

@@ -1,4 +1,6 @@
 import re
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +118,52 @@ def test_nothing_in_the_file_is_executed(tmp_path: Path) -> None:
     with pytest.raises(ParamsError):
         params.load(tmp_path / "params.yaml")
     assert not (tmp_path / "made").exists()
+
+
+LAUGHS = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (LAUGHS, "unfolds to more than 10,000 values, line 5"),
+        (LAUGHS.replace("[", "{").replace("]", "}").replace("1,", "x: 1,"), "valid YAML|unfolds to more"),
+        ("a: &a [*a]\n", "unfolds to more than"),
+        ("a: &a\n  b: *a\n", "unfolds to more than"),
+        ("a: " + "[" * 50_000, "nested more than 20 deep, line 1"),
+        ("".join(f"{' ' * n}a:\n" for n in range(300)), "nested more than 20 deep, line 20"),
+        ("a: " + "x" * 10_000_000, "has 10,000,003 characters"),
+        ("data: [" + "1, " * 20_000 + "1]", "unfolds to more than"),
+    ],
+)
+def test_a_yaml_bomb_is_one_line_at_once_and_takes_no_memory(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    tracemalloc.start()
+    began = time.process_time()
+    try:
+        with pytest.raises(ParamsError, match=said) as caught:
+            params.load(tmp_path / "params.yaml")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert time.process_time() - began < 3, "traced, which is slow"
+    assert peak < 20 * 2**20 + 8 * len(text)
+
+
+def test_aliases_that_unfold_to_little_are_allowed(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    aliased = text.replace("seed: 0\n", "seed: &seed 0\n", 1).replace("seed: 0\n", "seed: *seed\n")
+    assert "*seed" in aliased
+    (tmp_path / "params.yaml").write_text(aliased)
+    assert params.load(tmp_path / "params.yaml") == params.load(ROOT / "params.yaml")
+
+
+def test_a_value_of_any_length_is_shown_in_short(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("d_prime: 128", f"d_prime: {'x' * 5000}"))
+    with pytest.raises(ParamsError, match=r"`model\.d_prime` is 'xxx") as caught:
+        params.load(tmp_path / "params.yaml")
+    assert len(str(caught.value)) < 400

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmsrec import presets
 from llmsrec.data.imports import command as importing
-from llmsrec.errors import LLMSRecError, RequestError
+from llmsrec.errors import RequestError, explained
 from llmsrec.files import atomic, read_json
 from llmsrec.serving import command as recommending
 
@@ -21,8 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         options.run(options)
-    except LLMSRecError as error:
-        print(f"llmsrec {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:
+        text = explained(error)
+        if text is None:
+            raise
+        print(f"llmsrec {options.command}: {' '.join(text.split())}", file=sys.stderr)
         return 1
     return 0
 

@@ -4,12 +4,31 @@ Each message says what is wrong, the value, where it was found and what to do ab
 the message without a traceback and exit with status 1; the service answers with a 4xx.
 """
 
+import errno
 import json
+import os
+import re
 from typing import Any
+
+from llmsrec.redaction import redact
+
+# What the machine refuses and its owner can mend.
+REFUSALS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, as the quota is used up",
+    errno.EFBIG: "raise the limit on a file's size (`ulimit -f`)",
+    errno.EROFS: "the file system can only be read: mount it for writing or work elsewhere",
+    errno.EACCES: "fix the permissions",
+    errno.EPERM: "fix the permissions",
+    errno.EIO: "look after the disk, which failed",
+}
 
 
 class LLMSRecError(Exception):
-    """Base of the errors below; catch this one to report any of them."""
+    """Base of the errors below; catch this one to report any of them. Its text holds no password and no token."""
+
+    def __str__(self) -> str:
+        return redact(super().__str__())
 
 
 class ParamsError(LLMSRecError):
@@ -22,6 +41,32 @@ class DataError(LLMSRecError):
 
 class RequestError(LLMSRecError):
     """A request, for recommendations or to the registry, that cannot be met as asked."""
+
+
+def refusal(error: BaseException) -> tuple[str, str] | None:
+    """What the system said and what helps, where it refused to read or write (a full disk, one that is closed).
+
+    Libraries hand the system's refusal on as they like: as an OSError, or in their own error's text or cause.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number is None and (said := re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(cause))):
+            number = int(said[1] or said[2])
+        if number in REFUSALS:
+            return os.strerror(number), REFUSALS[number]
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def explained(error: BaseException) -> str | None:
+    """The text of an error that a user can mend: one of the above, or the system's refusal. None for others."""
+    if isinstance(error, LLMSRecError):
+        return str(error)
+    if (known := refusal(error)) is None:
+        return None
+    name = getattr(error, "filename", None)
+    return redact(f"cannot use {name or 'a file'}: {known[0]}; {known[1]}, then run the same command again.")
 
 
 def shown(value: Any) -> str:

@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from llmsrec.errors import DataError
+from llmsrec.errors import DataError, LLMSRecError, refusal
 
 UMASK = os.umask(0o022)
 os.umask(UMASK)
@@ -31,11 +29,16 @@ def atomic(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
-    except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
-        reason = getattr(error, "strerror", None) or error
+    except LLMSRecError:
+        raise
+    except Exception as error:
+        known = refusal(error)
+        if known is None and not isinstance(error, OSError):
+            raise
+        reason, remedy = known or (getattr(error, "strerror", None) or error, "free some space or fix the permissions")
         raise DataError(
-            f"cannot write {path}: {reason}. What was there before is unchanged; "
-            "free some space or fix the permissions, then run the same command again."
+            f"cannot write {path}: {reason}. What was there before is unchanged; {remedy}, then run the same command "
+            "again."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The file of kept keys and values: used again, never for other inputs, and checked."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ ALL = torch.tensor([1, 2, 3])
 
 def file(folder: Path) -> File:
     return File(folder / "a.kv", LENGTHS, ROWS[:1])
+
+
+class Whole:
+    """What was put, never damaged."""
+
+    def get(self, item_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return ROWS, (LENGTHS.cumsum(0) - LENGTHS)[item_ids]
 
 
 def rows_of(store: Any, item: int) -> torch.Tensor:
@@ -59,6 +67,39 @@ def test_a_damaged_item_is_noticed_and_made_again(tmp_path: Path, capsys: pytest
     assert file(tmp_path).missing(ALL).tolist() == []
 
 
+@pytest.mark.parametrize("how", ["a byte", "truncated", "emptied"])
+def test_a_file_that_changes_while_it_is_in_use_is_noticed(how: str, tmp_path: Path, capsys: Any) -> None:
+    store = file(tmp_path)
+    store.put(ALL, ROWS)
+    assert store.get(ALL) is not None
+    content = bytearray((tmp_path / "a.kv").read_bytes())
+    content[-10] ^= 1
+    if how == "a byte":
+        with (tmp_path / "a.kv").open("r+b") as handle:
+            handle.write(content)
+    else:
+        os.truncate(tmp_path / "a.kv", len(content) - 20 if how == "truncated" else 0)
+    assert store.get(ALL) is None
+    damaged = store.missing(ALL)
+    assert 3 in damaged.tolist() and "item 3" in capsys.readouterr().out
+    for item in damaged.tolist():
+        start = int(LENGTHS[:item].sum())
+        store.put(torch.tensor([item]), ROWS[start : start + int(LENGTHS[item])])
+    assert all(torch.equal(rows_of(store, item), rows_of(Whole(), item)) for item in (1, 2, 3))
+
+
+def test_items_that_change_under_a_model_are_computed_again(
+    tiny_backbone: Any, teacher: Any, settings: Any, tmp_path: Path
+) -> None:
+    model = LLMSRec(tiny_backbone, teacher, TITLES, settings, 0, Budget(0, 1 << 30, tmp_path))
+    expected = model.hidden_items(ALL)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(b"\x01" * path.stat().st_size)
+    assert torch.equal(model.hidden_items(ALL), expected)
+    path.write_bytes(b"")
+    assert torch.equal(model.hidden_items(ALL), expected)
+
+
 def test_a_file_of_another_size_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file(tmp_path).put(ALL, ROWS)
     content = (tmp_path / "a.kv").read_bytes()
@@ -84,8 +125,6 @@ def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> No
 
 
 def test_the_files_used_longest_ago_make_room(tmp_path: Path) -> None:
-    import os
-
     for age, name in enumerate(["new", "old", "oldest"]):
         (tmp_path / f"{name}.kv").write_bytes(b"0" * 10)
         os.utime(tmp_path / f"{name}.kv", (1000 - age, 1000 - age))

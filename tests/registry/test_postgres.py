@@ -10,12 +10,18 @@ from typing import Any
 
 import pytest
 import requests
+import sqlalchemy
 from mlflow import MlflowClient
 
 from llmsrec import cli
+from llmsrec import params as parameters
+from llmsrec.errors import ParamsError
 from llmsrec.registry import aliases, promotion, tracking
+from llmsrec.registry.record import Record
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import parse
+from llmsrec.tuning import study
+from llmsrec.tuning.command import log
 from tests.answers import assert_same_answer
 from tests.postgres import free_port
 from tests.registry.made import promote_at_once, quick_smoke, register_gated, write_params
@@ -25,7 +31,7 @@ class Server:
     """`mlflow server`, which can be killed and started again."""
 
     def __init__(self, database: str, files: Path) -> None:
-        self.port = free_port()
+        self.port, self.files = free_port(), files
         self.uri = f"http://127.0.0.1:{self.port}"
         self._command = [
             *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"),
@@ -144,7 +150,7 @@ def test_a_server_that_dies_in_the_middle(
         patch.setattr(aliases, "_move", die_first)
         said = promote(capsys, "2", fails=True)
     assert "MLflow failed in the middle" in said and "decision 2 is unfinished" in said
-    assert f"MLflow at {server.uri} refused" in promote(capsys, "2", fails=True), "it is down"
+    assert f"the registry at {server.uri} does not answer" in promote(capsys, "2", fails=True)
 
     server.start()
     assert aliases.read(client, "gated") == {"staging": 1}
@@ -152,6 +158,87 @@ def test_a_server_that_dies_in_the_middle(
     promote(capsys, "2")
     assert aliases.read(client, "gated") == {"staging": 2, "previous": 1}
     assert [line.split()[7] for line in run(capsys, "history").splitlines()] == ["done", "undone", "done"]
+
+
+SECRET = "s3cr3t-Pa55w0rd.x"
+
+
+def test_no_password_is_left_anywhere_in_a_versions_life(
+    root: Path,
+    server: Server,
+    postgres: str,
+    tiny: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+    forgotten: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Any,
+) -> None:
+    """In URIs of the server, of its database and of a study's storage, in params.yaml, in a reason, in errors."""
+    direct = postgres.replace("//mlflow@", f"//mlflow:{SECRET}@")  # it trusts whoever comes, with any password
+    uri = server.uri.replace("//", f"//me:{SECRET}@")
+    with sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(sqlalchemy.text("CREATE DATABASE studies"))
+    studies = direct.replace("/postgres", "/studies")
+    (root / "params.yaml").write_text((root / "params.yaml").read_text().replace("  storage:", f"  storage: {studies}"))
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with tracking.connected(root) as client:
+        place = tracking.experiment(client, "llm-srec", root)
+        told = Record(
+            digest="5" * 64,
+            name="secrets",
+            params={"backbone.model": f"https://{SECRET}@hub.example/m"},
+            evaluation={},
+            curve=[],
+            tags={"backbone": direct},
+            files={"": [root / "params.yaml"]},
+        )
+        tracking.ensure_run(client, place, told)
+        register_gated(client, root, tmp_path_factory.mktemp("made"), tiny, 4, 4, True)
+    promote(capfd, "1")
+    run(capfd, "promote", "4", "--to", "staging", "--yes", "--reason", f"see {direct}")
+    run(capfd, "rollback", "staging", "--reason", f"password={SECRET}")
+    said = run(capfd, "history") + run(capfd, "history", "--json") + run(capfd, "history", "2")
+    said += run(capfd, "compare", "1", "4", "--no-latency")
+
+    params = parameters.load(root / "params.yaml")
+    shared = study.begin(params, {}, root)
+    shared.enqueue_trial({}, user_attrs={"error": str(ParamsError(f"cannot reach {direct}"))})
+    log(shared, params, root, [])
+    said += run(capfd, "tune", "show")
+    other = params.model_copy(update={"train": params.train.model_copy(update={"epochs": 99})})
+    with pytest.raises(ParamsError) as caught:
+        study.begin(other, {}, root)
+    said += str(caught.value)
+
+    with monkeypatch.context() as patch, pytest.raises(ParamsError, match="not MLflow's") as caught:
+        patch.setenv("OPTUNA_STORAGE", direct)
+        study.find(params, root)
+    said += str(caught.value)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", direct)
+    said += run(capfd, "history") + run(capfd, "promote", "9", "--to", "staging", fails=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with monkeypatch.context() as patch:
+        patch.setattr(aliases, "_move", lambda *_: server.kill())  # and so the undoing fails, too
+        said += promote(capfd, "4", fails=True)
+    said += promote(capfd, "4", fails=True) + run(capfd, "history", fails=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", direct.replace("/postgres", "/nothing"))
+    said += run(capfd, "history", fails=True)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    server.start()
+
+    assert "***" in said and SECRET not in said
+    kept = {path: path.read_bytes() for folder in (root, server.files) for path in folder.rglob("*") if path.is_file()}
+    del kept[root / "params.yaml"]  # its owner's
+    assert any(path.name == "0002.json" for path in kept)
+    assert [str(path) for path, content in kept.items() if SECRET.encode() in content] == []
+    for database in (postgres, studies):
+        engine = sqlalchemy.create_engine(database, poolclass=sqlalchemy.NullPool)
+        with engine.connect() as connection:
+            for table in sqlalchemy.inspect(engine).get_table_names():
+                rows = str(connection.execute(sqlalchemy.text(f'SELECT * FROM "{table}"')).all())
+                assert SECRET not in rows, table
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from stages import common
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 TUNING = YAML(typ="safe").load((ROOT / "tuning/dvc.yaml").read_text())["stages"]
-# Reading params.yaml, naming errors and writing files whole decide nothing about a result.
-PLUMBING = {ROOT / f"src/llmsrec/{name}.py" for name in ("errors", "files", "params", "__init__")}
+# Reading params.yaml, naming errors, hiding secrets and writing files whole decide nothing about a result.
+PLUMBING = {ROOT / f"src/llmsrec/{name}.py" for name in ("errors", "files", "params", "redaction", "__init__")}
 PLUMBING |= {path for path in (ROOT / "src/llmsrec").glob("*/__init__.py")}
 
 

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -70,6 +71,50 @@ def test_any_other_safetensors_file_counts_as_damaged(tmp_path, capsys):
         save_file({"a": torch.ones(2)}, tmp_path / "x", metadata=metadata)
         assert checkpoint.load(tmp_path / "x") is None
     assert capsys.readouterr().out.count("damaged") == 3
+
+
+FRESH = {"model/w": torch.zeros(2, 3), "best/w": torch.zeros(2, 3)}
+ADAM = {f"optimizer/w/{key}": torch.ones(2, 3) for key in ("exp_avg", "exp_avg_sq")} | {
+    "optimizer/w/step": torch.ones(())
+}
+EXAMPLE = {"curve": [{"epoch": 1, "loss": 0.0}], "best": 0.0, "name": "x"}
+SAVED = {"curve": [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 1, "more": 1}], "best": 1, "name": "y"}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "state", "said"),
+    [
+        ({"model/w": torch.full((2, 3), float("nan"))}, {}, "model/w is not finite"),
+        ({"optimizer/w/exp_avg": torch.full((2, 3), float("inf"))}, {}, "optimizer/w/exp_avg is not finite"),
+        ({"best/w": None}, {}, "best/w is missing"),
+        ({"model/w": torch.zeros(3, 2)}, {}, r"model/w is float32 \[3, 2\], not float32 \[2, 3\]"),
+        ({"model/w": torch.zeros(2, 3).double()}, {}, "model/w is float64"),
+        ({"model/other": torch.zeros(1)}, {}, "model/other is not of this training"),
+        ({"optimizer/v/step": torch.ones(())}, {}, "optimizer/v/step is not of this training"),
+        ({"optimizer/w/exp_avg": torch.ones(3)}, {}, "optimizer/w/exp_avg is not of this training"),
+        ({"optimizer/w/step": None}, {}, "state of w is incomplete"),
+        ({}, {"curve": "long"}, "its state"),
+        ({}, {"curve": [{"epoch": 1}]}, "its state"),
+        ({}, {"curve": [{"epoch": 1, "loss": float("nan")}]}, "its state"),
+        ({}, {"curve": [1, 2]}, "its state"),
+        ({}, {"best": "1"}, "its state"),
+        ({}, {"best": None}, "its state"),
+        ({}, {"name": 3}, "its state"),
+    ],
+)
+def test_a_whole_file_that_cannot_be_gone_on_with_is_damaged(tmp_path, capsys, tensors, state, said):
+    changed = {name: tensor for name, tensor in (FRESH | ADAM | tensors).items() if tensor is not None}
+    checkpoint.save(tmp_path / "x", changed, SAVED | state)
+    assert checkpoint.load(tmp_path / "x", FRESH, EXAMPLE) is None
+    line = capsys.readouterr().out
+    assert re.search(said, line) and "starting from the beginning" in line and line.count("\n") == 1
+
+
+@pytest.mark.parametrize("tensors", [FRESH, FRESH | ADAM])
+def test_a_file_of_the_same_training_is_gone_on_with(tmp_path, tensors):
+    checkpoint.save(tmp_path / "x", tensors, SAVED)
+    loaded = checkpoint.load(tmp_path / "x", FRESH, EXAMPLE)
+    assert loaded and same(loaded[0], tensors) and loaded[1] == SAVED
 
 
 def test_a_disk_that_fills_is_an_error_and_the_old_checkpoint_stays(tmp_path):

@@ -46,8 +46,8 @@ class Store(Protocol):
     def put(self, item_ids: Tensor, rows: Tensor) -> None:
         """Take in the rows of items, one item's after the other's."""
 
-    def get(self, item_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows that hold those of the items, and `[n]` where each item's begin."""
+    def get(self, item_ids: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Rows that hold those of the items, and `[n]` where each item's begin; None where some are missing again."""
 
 
 class Memory:
@@ -75,8 +75,8 @@ class File:
     """In a file: a checksum for each item, then the rows of all items.
 
     Rows are written before their checksum, so that a killed process leaves nothing half-written that counts. A damaged
-    item is noticed when it is first read, and computed again. What is read is copied out of the file, so that it takes
-    no memory but the operating system's cache.
+    item is noticed whenever it is read, also where the file changed while it was in use, and computed again. What is
+    read is copied out of the file, so that it takes no memory but the operating system's cache.
 
     Raises:
         DataError: the file cannot be made.
@@ -113,9 +113,7 @@ class File:
         for item in np.unique(ids[~self._checked[ids]]).tolist():
             if not self._checksums[item]:
                 continue
-            self._checked[item] = self._checksum(self._read(item)) == self._checksums[item]
-            if not self._checked[item]:
-                print(f"warning: item {item} in {self._path} is damaged; it is computed again.", flush=True)
+            self._checked[item] = self._whole(item, self._read(item))
         return item_ids[torch.from_numpy(~self._checked[ids]).to(item_ids.device)]
 
     def put(self, item_ids: Tensor, rows: Tensor) -> None:
@@ -129,15 +127,26 @@ class File:
             self._write(memoryview(self._checksums[item].tobytes()), 8 * item)
             self._checked[item] = True
 
-    def get(self, item_ids: Tensor) -> tuple[Tensor, Tensor]:
+    def get(self, item_ids: Tensor) -> tuple[Tensor, Tensor] | None:
         ids = item_ids.cpu().numpy()
-        content = bytearray().join(self._read(item) for item in ids.tolist())
+        parts = {item: self._read(item) for item in np.unique(ids).tolist()}
+        for item, part in parts.items():
+            self._checked[item] = self._whole(item, part)
+        if not self._checked[ids].all():
+            return None
+        content = bytearray().join(parts[item] for item in ids.tolist())
         rows = torch.frombuffer(content, dtype=self._sample.dtype).view(-1, *self._sample.shape[1:])
         lengths = self._lengths[ids]
         return rows.to(self._sample.device), torch.from_numpy(lengths.cumsum() - lengths).to(item_ids.device)
 
     def _read(self, item: int) -> bytes:
         return os.pread(self._file, int(self._lengths[item]) * self._row_bytes, int(self._starts[item]))
+
+    def _whole(self, item: int, content: bytes) -> bool:
+        if self._checksum(content) == self._checksums[item]:
+            return True
+        print(f"warning: item {item} in {self._path} is damaged; it is computed again.", flush=True)
+        return False
 
     def _write(self, content: memoryview, place: int) -> None:
         while len(content):

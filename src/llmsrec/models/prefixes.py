@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from llmsrec.errors import DataError
 from llmsrec.models.decoder import Decoder
 from llmsrec.models.prefix_store import Budget, File, Memory, Store, digest, groups, make_room
 from llmsrec.models.prompts import Prompts
 from llmsrec.models.readout import ItemInputs, keys_and_values
 
 GROUP = 16  # items whose prefixes are computed together
+TRIES = 3  # of reading items back that were damaged in between
 
 
 class ItemPrefixes:
@@ -108,10 +110,19 @@ class ItemPrefixes:
         if self.store is None:
             rows, starts = self._compute(item_ids.cpu().numpy()), lengths.cumsum(0) - lengths
         else:
-            self._fill(self.store, item_ids)
-            rows, starts = self.store.get(item_ids)
+            rows, starts = self._kept(self.store, item_ids)
         width = torch.arange(int(lengths.max()), device=lengths.device).clamp(max=lengths[:, None] - 1)
         return rows[starts[:, None] + width].permute(2, 0, 3, 1, 4).contiguous()
+
+    def _kept(self, store: Store, item_ids: Tensor) -> tuple[Tensor, Tensor]:
+        for _ in range(TRIES):
+            self._fill(store, item_ids)
+            if (kept := store.get(item_ids)) is not None:
+                return kept
+        raise DataError(
+            f"item prefixes that were just written to the folder of `backbone.prefixes` came back altered {TRIES} "
+            "times; see whether something else writes there, or set `backbone.prefixes.disk` to 0."
+        )
 
     def _fill(self, store: Store, item_ids: Tensor) -> None:
         missing = store.missing(item_ids).cpu().numpy()

@@ -35,6 +35,7 @@ CODE = (
     "models/pieces.py",
     "models/readout.py",
     "models/yardstick.py",
+    "redaction.py",
     "registry/__init__.py",
     "registry/pyfunc.py",
     "serving/__init__.py",

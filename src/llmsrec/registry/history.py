@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from llmsrec import params as parameters
 from llmsrec.errors import RequestError
+from llmsrec.redaction import redact
 from llmsrec.registry import tracking
 
 LEDGER = "llmsrec.decisions"  # the run's tag: the model that it is about
@@ -92,7 +93,7 @@ class Ledger:
         number = plain.pop("number")
         plain.pop("outcome")
         try:
-            self._client.log_param(self.run_id, f"{number:04}", json.dumps(plain, sort_keys=True))
+            self._client.log_param(self.run_id, f"{number:04}", redact(json.dumps(plain, sort_keys=True)))
         except MlflowException as error:
             taken = next((other for other in self.decisions() if other.number == number), None)
             if taken is None or taken.token == decision.token:
@@ -117,8 +118,8 @@ class Ledger:
     def keep(self, number: int, record: dict[str, Any], text: str) -> None:
         """Store a decision's record, as JSON and as Markdown."""
         plain = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        self._client.log_text(self.run_id, plain, f"decisions/{number:04}.json")
-        self._client.log_text(self.run_id, text, f"decisions/{number:04}.md")
+        self._client.log_text(self.run_id, redact(plain), f"decisions/{number:04}.json")
+        self._client.log_text(self.run_id, redact(text), f"decisions/{number:04}.md")
 
     def record(self, number: int) -> str:
         """The Markdown of a decision."""

@@ -6,6 +6,7 @@ Everything here can be called again: what is already there is found by its diges
 import fcntl
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,18 +17,25 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a server that is down is told of in seconds
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with the password, if the URI has one
+# A server that goes down in the middle is given some seconds to come back, not minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 
 import mlflow
 import polars as pl
+import requests
+import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
+from llmsrec.redaction import redact
 from llmsrec.registry import verified
 from llmsrec.registry.record import Record, check, metrics
 from llmsrec.registry.verified import BUNDLE, MODEL
@@ -38,6 +46,7 @@ DIGEST = "llmsrec.digest"
 REMEDY = "`dvc repro` makes what is missing, and where it runs nothing `dvc repro -f -s register` does, from the files"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens with its pages for prompts and traces
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # what a tracking server takes at once
+ANSWER_S = 6  # a server or database that has not answered a greeting by then is down
 FINISHED = RunStatus.to_string(RunStatus.FINISHED)
 # What answering requests imports; the rest of the pipeline is not installed where a model is served.
 SERVING = (
@@ -68,19 +77,65 @@ def session(root: Path, remedy: str) -> Iterator[MlflowClient]:
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints a trace of what is raised anyway
+    for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they print what is raised anyway
+    reachable(root)
     (root / "mlruns").mkdir(parents=True, exist_ok=True)
     given, uri = os.environ.get("MLFLOW_TRACKING_URI"), tracking_uri(root)
     mlflow.set_tracking_uri(uri)
     try:
         yield MlflowClient(uri)
     except (MlflowException, RequestException) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise DataError(f"MLflow at {uri} refused: {reason}. {remedy} once this is put right.") from error
+        raise DataError(f"MLflow at {uri} refused: {_reason(error)}. {remedy} once this is put right.") from error
     finally:
         mlflow.set_tracking_uri(given or "")  # it is kept in the environment, too
         if given is None:
             os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+def reachable(root: Path) -> None:
+    """Greet the registry, if it is a server or a server's database.
+
+    MLflow's own clients try for minutes, as they cannot know whether anything was ever there.
+
+    Raises:
+        DataError: nobody answers within `ANSWER_S`.
+    """
+    uri = tracking_uri(root)
+    try:
+        if uri.startswith(("http://", "https://")):
+            requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_S, allow_redirects=False, stream=True).close()
+        elif "://" in uri:
+            _greet_database(uri)
+    except requests.exceptions.SSLError:
+        return  # somebody answered; MLflow knows its certificates
+    except (requests.ConnectionError, requests.Timeout, SQLAlchemyError, ImportError) as error:
+        raise DataError(
+            f"the registry at {uri} does not answer: {_reason(error)}. See that it runs, that MLFLOW_TRACKING_URI is "
+            "right and that what it needs to be reached is installed, then run the command again."
+        ) from error
+
+
+def _greet_database(uri: str) -> None:
+    backend = sqlalchemy.make_url(uri).get_backend_name()
+    if backend in ("postgresql", "mysql"):
+        engine = sqlalchemy.create_engine(
+            uri, connect_args={"connect_timeout": ANSWER_S}, poolclass=sqlalchemy.NullPool
+        )
+        with engine.connect():
+            pass
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in few words: what libraries wrap around it is long and says no more."""
+    if isinstance(error, requests.Timeout):
+        return f"nothing came back within {ANSWER_S} s"
+    if type(error) is requests.ConnectionError:
+        cause = re.search(r"(\[Errno -?\d+\] [^'\")]+|[^:('\"]+(?=['\")]*$))", str(error))
+        return cause[1].strip() if cause else type(error).__name__
+    lines = str(error).splitlines() or [type(error).__name__]
+    # A database's own words, such as `(sqlite3.OperationalError) disk I/O error`, stand behind SQLAlchemy's.
+    return next((line for line in lines if re.match(r"\([\w.]+Error\) ", line)), lines[0]).rstrip(".")
 
 
 @contextmanager
@@ -157,10 +212,10 @@ def _create(client: MlflowClient, experiment_id: str, record: Record) -> Run:
 
 def _log(client: MlflowClient, run_id: str, time: int, record: Record) -> None:
     """Write all of `record` to a run. MLflow keeps equal params and metric points once, so this may be repeated."""
-    params = [Param(key, str(value)) for key, value in record.params.items()]
+    params = [Param(key, redact(str(value))) for key, value in record.params.items()]
     points = [(key, value, 0) for key, value in metrics(record.evaluation).items()]
     points += [(key, value, entry["step"]) for entry in record.curve for key, value in check(entry).items()]
-    tags = [RunTag(key, value) for key, value in record.tags.items()]
+    tags = [RunTag(key, redact(value)) for key, value in record.tags.items()]
     client.log_batch(run_id, tags=tags)
     for start in range(0, len(params), PARAMS_A_CALL):
         client.log_batch(run_id, params=params[start : start + PARAMS_A_CALL])
@@ -174,7 +229,10 @@ def _log(client: MlflowClient, run_id: str, time: int, record: Record) -> None:
     client.log_inputs(run_id, datasets)
     for folder, paths in record.files.items():
         for path in paths:
-            (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), folder)
+            if path.suffix == ".yaml":
+                client.log_text(run_id, redact(path.read_text(encoding="utf-8")), str(Path(folder) / path.name))
+            else:
+                (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), folder)
 
 
 def ensure_version(

@@ -8,6 +8,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunStatus, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from llmsrec.redaction import redact
 from llmsrec.registry import tracking
 
 STUDY, TRIAL, STATE = "llmsrec.study", "llmsrec.trial", "llmsrec.trial_state"
@@ -105,4 +106,4 @@ def _child(client: MlflowClient, place: str, parent: str, study: Study, trial: T
 
 
 def _params(values: dict[str, Any]) -> list[Param]:
-    return [Param(key, str(value)) for key, value in values.items()]
+    return [Param(key, redact(str(value))) for key, value in values.items()]

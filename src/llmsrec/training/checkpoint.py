@@ -7,6 +7,7 @@ Of several processes the first writes it and all read it; it holds nothing of th
 import fcntl
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from llmsrec import distributed
 from llmsrec.errors import DataError
 from llmsrec.files import atomic
+
+ADAM = ("exp_avg", "exp_avg_sq", "step")
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -38,20 +41,30 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         save_file(tensors, temporary, metadata=metadata)
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def load(
+    path: Path, tensors: dict[str, Tensor] | None = None, state: dict[str, Any] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Read what `save` wrote: tensors on the CPU, and the state. None if there is no file.
 
-    A damaged file counts as none, and a printed line says so: starting again is always right, only slower.
+    A damaged file counts as none, and so does one whose content cannot be gone on with (a number that is not finite,
+    tensors or a state of another kind); a printed line says so: starting again is always right, only slower.
+
+    Args:
+        tensors: those that must be there, for their names, types and shapes; beside them only an Adam-like
+            optimiser's state of any `model/<name>` among them may be.
+        state: an example of the state; the first entry of a list stands for all of them.
 
     Raises:
         DataError: several processes read different files.
     """
-    loaded = _read(path)
+    loaded = _read(path, tensors, state)
     distributed.agree(json.dumps(loaded and loaded[1]), f"checkpoint {path}")
     return loaded
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def _read(
+    path: Path, expected: dict[str, Tensor] | None, example: dict[str, Any] | None
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     if not path.exists():
         return None
     try:
@@ -60,10 +73,49 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
         if _digest(tensors, metadata["state"]) != metadata["sha256"]:
             raise ValueError("its content does not match its digest")
-        return tensors, json.loads(metadata["state"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        state = json.loads(metadata["state"])
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ValueError(f"{name} is not finite")
+        if expected is not None:
+            _same_kind(tensors, expected)
+        if example is not None and not _like(state, example):
+            raise ValueError("its state is not that of this training")
+        return tensors, state
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         print(f"warning: the checkpoint {path} is damaged ({error}); starting from the beginning.", flush=True)
         return None
+
+
+def _same_kind(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raise ValueError where a tensor is missing, unknown, or of another type or shape."""
+    for name, tensor in expected.items():
+        if name not in tensors:
+            raise ValueError(f"{name} is missing")
+        if tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
+            raise ValueError(f"{name} is {_kind(tensors[name])}, not {_kind(tensor)}")
+    for name in tensors.keys() - expected.keys():
+        parameter, _, key = name.removeprefix("optimizer/").rpartition("/")
+        of = expected.get(f"model/{parameter}")
+        if of is None or key not in ADAM or tensors[name].shape != (of.shape if key != "step" else ()):
+            raise ValueError(f"{name} is not of this training")
+        if any(f"optimizer/{parameter}/{other}" not in tensors for other in ADAM):
+            raise ValueError(f"the optimiser's state of {parameter} is incomplete")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _like(value: Any, example: Any) -> bool:
+    """Whether plain values have the same keys and types, and finite numbers."""
+    if isinstance(example, dict):
+        return isinstance(value, dict) and all(key in value and _like(value[key], example[key]) for key in example)
+    if isinstance(example, list):
+        return isinstance(value, list) and all(_like(entry, example[0]) for entry in value)
+    if isinstance(example, float):
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is type(example)
 
 
 def optimizer_tensors(

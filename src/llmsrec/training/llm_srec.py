@@ -128,7 +128,10 @@ def train(
     best_score, stale, done = -1.0, 0, 0
 
     with checkpoint.lock(resume):
-        saved = checkpoint.load(resume / "state.safetensors")
+        fresh = {f"{part}/{name}": tensor for part in ("model", "best") for name, tensor in best.items()}
+        entry = {"step": 1, "epoch": 0.0, "users": 1, "loss": 0.0, f"valid/{train.monitor}": 0.0}
+        example = {"curve": [entry], "best_score": 0.0, "stale": 0, "steps": 1}
+        saved = checkpoint.load(resume / "state.safetensors", fresh, example)
         if saved is not None:
             tensors, state = saved
             curve, best_score, stale, done = state["curve"], state["best_score"], state["stale"], state["steps"]

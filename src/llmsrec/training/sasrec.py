@@ -67,7 +67,8 @@ def train(
         model = build(items, settings).to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=BETAS, fused=True)
         best, curve = _weights(model), list[dict[str, Any]]()
-        if (loaded := checkpoint.load(path)) is not None:
+        fresh = {f"{part}/{name}": tensor for part in ("model", "best") for name, tensor in best.items()}
+        if (loaded := checkpoint.load(path, fresh, {"curve": [{"epoch": 1, "loss": 0.0, METRIC: 0.0}]})) is not None:
             tensors, curve = loaded[0], loaded[1]["curve"]
             model.load_state_dict(_under("model/", tensors))
             best = _under("best/", tensors)

@@ -6,7 +6,7 @@ f_CF-user. So a trial trains these three on remembered vectors, by the same loop
 
 import fcntl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -113,8 +113,12 @@ def remember(
     path = folder / f"{key[:32]}.safetensors"
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        saved = checkpoint.load(path)
-        if saved is not None:
+        saved = checkpoint.load(path, state={"key": key})
+        if (
+            saved is not None
+            and saved[0].keys() == {field.name for field in fields(Outputs)}
+            and saved[1]["key"] == key
+        ):
             return Outputs(**saved[0])
         outputs = compute(checkpointed(), sequences, validation, train)
         checkpoint.save(path, vars(outputs), {"key": key})

@@ -27,13 +27,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from llmsrec.errors import DataError, LLMSRecError, ParamsError
 from llmsrec.params import Params
+from llmsrec.redaction import redact
 from llmsrec.registry.tracking import sqlite_url
 from llmsrec.tuning import space
 from llmsrec.tuning.trials import Curve, Trainer
 
 ENVIRONMENT = "OPTUNA_STORAGE"  # as Optuna's own command line reads it
 RETRIES = 3
-SQLITE_PATIENCE = 60  # s that one worker waits for another's write
+# s that one worker waits for another's write, or for a database to answer, by the names of the drivers' arguments
+PATIENCE = {"sqlite": {"timeout": 60}, "postgresql": {"connect_timeout": 6}, "mysql": {"connect_timeout": 6}}
 STARTUP_TRIALS = 5  # before the pruner compares
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 FAILURES = 3  # trials in a row that end a worker
@@ -45,11 +47,6 @@ FOLDER = "folder"  # a trial's attribute: where it goes on
 def storage_url(params: Params, root: Path) -> str:
     """OPTUNA_STORAGE, tune.storage, or mlruns/tune.db of the repository, in this order."""
     return os.environ.get(ENVIRONMENT) or params.tune.storage or sqlite_url(root / "mlruns/tune.db")
-
-
-def shown(url: str) -> str:
-    """The URL without its password."""
-    return make_url(url).render_as_string(hide_password=True)
 
 
 def setting(params: Params, inputs: dict[str, str]) -> dict[str, Any]:
@@ -103,7 +100,7 @@ def find(params: Params, root: Path) -> optuna.Study:
     """
     url = storage_url(params, root)
     name = params.tune.study
-    missing = ParamsError(f"there is no study {name!r} at {shown(url)}; begin it with `llmsrec tune`.")
+    missing = ParamsError(f"there is no study {name!r} at {redact(url)}; begin it with `llmsrec tune`.")
     path = make_url(url)
     if path.get_backend_name() == "sqlite" and path.database and not Path(path.database).exists():
         raise missing  # opening it would make an empty one
@@ -133,7 +130,7 @@ def refuse_change(study: optuna.Study, now: dict[str, Any], root: Path, params: 
     """Raise ParamsError unless the study was begun with `now`."""
     for part, lines in differences(study, now).items():
         raise ParamsError(
-            f"study {study.study_name!r} at {shown(storage_url(params, root))} was begun with another {part}: "
+            f"study {study.study_name!r} at {redact(storage_url(params, root))} was begun with another {part}: "
             f"{'; '.join(lines)}. Put that back, or begin a new study under another name (tune.study)."
         )
 
@@ -246,28 +243,21 @@ class Seeded(TPESampler):
 def _storage(params: Params, root: Path) -> RDBStorage:
     url = storage_url(params, root)
     try:
-        backend = make_url(url).get_backend_name()
+        patience = PATIENCE.get(make_url(url).get_backend_name())
         with _quietly():
             return RDBStorage(
                 url,
-                engine_kwargs={"connect_args": {"timeout": SQLITE_PATIENCE}} if backend == "sqlite" else None,
+                engine_kwargs={"connect_args": patience} if patience else None,
                 heartbeat_interval=params.tune.heartbeat,
                 grace_period=2 * params.tune.heartbeat,
                 heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=RETRIES),
             )
-    except (SQLAlchemyError, ImportError, OSError) as error:
+    except (SQLAlchemyError, ImportError, OSError, RuntimeError) as error:  # the last: tables of another program
         reason = str(error).splitlines()[0]
         raise ParamsError(
-            f"the study's storage {_shown_or_not(url)} cannot be used: {reason} "
-            f"Set tune.storage or {ENVIRONMENT} to the URL of a database that runs, and install its driver."
+            f"the study's storage {redact(url)} cannot be used: {reason} Set tune.storage or {ENVIRONMENT} to the URL "
+            "of a database that runs and is not MLflow's, and install its driver."
         ) from error
-
-
-def _shown_or_not(url: str) -> str:
-    try:
-        return shown(url)
-    except SQLAlchemyError:
-        return "(not a URL)"  # it may hold a password
 
 
 def _pruner(params: Params) -> optuna.pruners.BasePruner:
