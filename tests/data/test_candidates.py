@@ -108,7 +108,7 @@ def test_file_holds_both_splits_and_excludes_the_whole_history(tmp_path, monkeyp
 def test_what_was_there_stays_when_items_are_too_few(tmp_path):
     (tmp_path / "a.parquet").write_text("before")
     sequences = histories([[1, 2, 3]])
-    with pytest.raises(DataError, match=r"lower split\.negatives"):
+    with pytest.raises(DataError, match=r"lower split\.negatives to 1, or bring more items"):
         write_candidates(tmp_path / "a.parquet", sequences, leave_last_out(sequences), 4, 99, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
     assert (tmp_path / "a.parquet").read_text() == "before"

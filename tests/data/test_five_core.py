@@ -43,6 +43,19 @@ ROWS = st.lists(
 )
 
 
+def test_the_remedy_for_too_few_events_is_one_that_works(raw_folder, tmp_path):
+    ring = [(f"u{u}", f"i{(u + step) % 8}", step) for u in range(8) for step in range(4)]
+    for core in (5, 9):
+        with pytest.raises(DataError, match=r"data\.core 4 leaves 8 users, 8 items, 32 events\.$"):
+            filter_reviews(raw_folder(ring), tmp_path / "out", core, 1.0, 0)
+    assert filter_reviews(raw_folder(ring), tmp_path / "out", 4, 1.0, 0)["steps"][-1]["events"] == 32
+    sparse = [(f"u{u}", f"i{u}-{step}", step) for u in range(8) for step in range(3)]
+    for fraction, remedy in ((1.0, "bring more data, in which users have events with 3 items"), (0.5, "user_fraction")):
+        with pytest.raises(DataError) as error:
+            filter_reviews(raw_folder(sparse), tmp_path / "other", 3, fraction, 0)
+        assert remedy in str(error.value) and "ower data.core (" not in str(error.value)
+
+
 @given(ROWS, st.integers(1, 4))
 def test_filter_equals_the_loop(tmp_path_factory, rows, core):
     folder = tmp_path_factory.mktemp("filter")
@@ -104,7 +117,7 @@ def test_nothing_left_names_counts_and_keys(raw_folder, tmp_path):
         filter_reviews(raw_folder(chain()), tmp_path / "out", 6, 1.0, 3)
     assert "raw: 6 users, 6 items, 31 events" in str(error.value)
     assert "6-core round 1: 0 users, 0 items, 0 events" in str(error.value)
-    assert "Lower data.core (now 6) or raise data.user_fraction (now 1.0)" in str(error.value)
+    assert "no event is left of data.core 6" in str(error.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -241,6 +241,27 @@ def test_find(write, tmp_path):
     assert raw.find(tmp_path, "A") == (plain, packed)
 
 
+@pytest.mark.parametrize("name", ["Shop.csv", "Shop.json.gz", "Shop.jsonl.zst", "orders.csv", "Shop.parquet"])
+def test_a_file_in_another_form_is_named_with_the_command_that_reads_it(write, tmp_path, name):
+    path = write(name, ["x"])
+    with pytest.raises(DataError) as error:
+        raw.find(tmp_path, "Shop")
+    assert f"Shop.jsonl[.gz] is not there: {name} in its place" in str(error.value)
+    assert f"`llmsrec import {path} --to {tmp_path} --category Shop`" in str(error.value)
+    write("Books.jsonl.gz", [review()])
+    with pytest.raises(DataError, match="llmsrec import"):
+        raw.find(tmp_path, "Shop")
+
+
+def test_what_is_missing_is_not_among_the_categories_of_the_same_message(write, tmp_path):
+    with pytest.raises(DataError, match=r"nothing in this folder can be read"):
+        raw.find(tmp_path, "A")
+    write("A.jsonl.gz", [review()])
+    with pytest.raises(DataError, match=r"meta_A\.jsonl\[\.gz\] is not there: put the catalogue") as error:
+        raw.find(tmp_path, "A")
+    assert "Categories" not in str(error.value)
+
+
 def test_find_follows_links(write, tmp_path):
     write("real.gz", [review()])
     (tmp_path / "A.jsonl.gz").symlink_to(tmp_path / "real.gz")

@@ -45,6 +45,7 @@ def write_outs(folder: Path, tiny: Any, better: int = 2, order: bool = True) -> 
     none = np.zeros(users + 1, dtype=np.int64), np.zeros(0, dtype=np.int64)
     targets, negatives = random.integers(1, 31, users), random.integers(1, 31, (users, 9))
     comparison = report.comparison(ranks, slices, resamples=200, seed=5) | {
+        "negatives": negatives.shape[1],
         "data": tiny.config["data"],
         "paired_by": {"interactions.parquet": "1" * 64, "candidates.parquet": "2" * 64},
         "towers": report.towers(vectors, targets, *none, negatives, resamples=200, seed=5),

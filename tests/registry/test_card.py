@@ -60,6 +60,14 @@ def test_rows_hold_the_comparisons_numbers_and_no_table_is_empty(facts: card.Fac
         assert all(len(row.split(" | ")) == 7 for row in rows)
 
 
+def test_a_number_in_a_text_comes_from_the_data(facts: card.Facts) -> None:
+    """It said 99 sampled items whatever split.negatives was."""
+    assert f"uni99: among {facts.comparison['negatives']} sampled items" in card.text(facts)
+    other = dataclasses.replace(facts, comparison=facts.comparison | {"negatives": 20})
+    assert "uni99: among 20 sampled items" in card.text(other)
+    assert "99 sampled" not in card.text(other)
+
+
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [(0.01, 0.03, "better"), (-0.03, -0.01, "worse"), (-0.01, 0.03, "neither better nor worse beyond noise")],

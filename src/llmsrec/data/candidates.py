@@ -67,9 +67,11 @@ def draw(histories: Sequences, users: np.ndarray, items: int, count: int, rng: n
     outside = items - lengths  # the filter leaves no repeats, so a history of n events holds n items
     if (outside < count).any():
         user = users[outside.argmin()]
+        most = int(outside.min())
+        lower = f"lower split.negatives to {most}, or bring more items" if most else "bring more items"
         raise DataError(
-            f"user {user} has events with {items - outside.min()} of the {items} items, so only {outside.min()} are "
-            f"left for {count} negatives; lower split.negatives, or bring more items (data.core, data.category)."
+            f"user {user} has events with {items - most} of the {items} items, so only {most} are left for {count} "
+            f"negatives; {lower} (more data, or a lower data.core)."
         )
     ranks = _distinct(outside, rng.random((len(users), count)))
     owner = np.repeat(np.arange(len(users)), lengths)

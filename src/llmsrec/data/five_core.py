@@ -16,6 +16,7 @@ from llmsrec.errors import DataError
 from llmsrec.files import atomic, sha256, write_json
 
 TIE_RULE = "events by timestamp, equal times in the order of the raw lines; the first of a user's repeats of an item"
+LEAST_CORE = 3  # a user's training, validation and test event
 ID_RULE = "1, 2, 3, ... in ascending byte order of the raw ids that are left"
 
 
@@ -61,14 +62,15 @@ def filter_reviews(raw: Path, out: Path, core: int, user_fraction: float, seed: 
     if user_fraction < 1:
         events = events.where(sample_users(events.users, events.user_ids, user_fraction, seed))
         steps.append({"step": f"user_fraction {user_fraction}", **events.counts()})
+    before = events
     for number, keep in enumerate(core_rounds(events.users, events.items, core), start=1):
         events = events.where(keep)
         steps.append({"step": f"{core}-core round {number}", **events.counts()})
     if len(events.users) == 0:
         told = "; ".join(f"{s['step']}: {s['users']} users, {s['items']} items, {s['events']} events" for s in steps)
         raise DataError(
-            f"{raw / 'reviews.parquet'}: no event is left ({told}). Lower data.core (now {core}) or raise "
-            f"data.user_fraction (now {user_fraction})."
+            f"{raw / 'reviews.parquet'}: no event is left of data.core {core} ({told}). "
+            f"{_remedy(before, core, user_fraction)}"
         )
     frames = tables(events, pl.scan_parquet(raw / "items.parquet"))
     for name, frame in frames.items():
@@ -132,6 +134,22 @@ def core_rounds(users: np.ndarray, items: np.ndarray, core: int) -> list[np.ndar
         if keep.all():
             return rounds
         users, items = users[keep], items[keep]
+
+
+def _remedy(events: Events, core: int, user_fraction: float) -> str:
+    """What leaves an event, where `core` leaves none: the largest core that does, if there is one that can be split."""
+    for lower in range(core - 1, LEAST_CORE - 1, -1):
+        left = events
+        for keep in core_rounds(left.users, left.items, lower):
+            left = left.where(keep)
+        if len(left.users):
+            return "data.core {} leaves {users} users, {items} items, {events} events.".format(lower, **left.counts())
+    if user_fraction < 1:
+        return f"No lower data.core leaves any; raise data.user_fraction (now {user_fraction})."
+    return (
+        f"No data.core does, from {LEAST_CORE} on, which a split needs: bring more data, in which users have events "
+        f"with {LEAST_CORE} items or more and these items have {LEAST_CORE} users or more."
+    )
 
 
 def tables(events: Events, raw_items: pl.LazyFrame) -> dict[str, pl.DataFrame]:

@@ -3,6 +3,7 @@
 A file is read in blocks of whole lines, so memory is bounded by the block and not by the file.
 """
 
+import shlex
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,8 @@ from llmsrec.data.titles import titled
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, sha256, write_json
 
+READ = (".jsonl", ".jsonl.gz")
+IMPORTED = {".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet", ".inter", ".item", ".zst"}
 BLOCK = 1 << 23  # bytes of a block after decompression; from 32 MB on, each allocation costs its page faults again
 
 
@@ -104,10 +107,7 @@ def convert(source: Path, target: Path, layout: Layout, block: int = BLOCK) -> i
 def _one(folder: Path, stem: str) -> Path:
     there = [path for path in (folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz") if path.exists()]
     if not there:
-        raise DataError(
-            f"{folder / stem}.jsonl[.gz] is not there; put it there or change data.category or data.dir. "
-            f"Categories in this folder: {', '.join(_categories(folder)) or 'none'}."
-        )
+        raise DataError(f"{folder / stem}.jsonl[.gz] is not there: {_missing(folder, stem)}")
     if len(there) == 2:
         raise DataError(f"{there[0]} and {there[1].name} are both there; remove the one that is not meant.")
     if not there[0].is_file() or there[0].stat().st_size == 0:
@@ -115,6 +115,23 @@ def _one(folder: Path, stem: str) -> Path:
     return there[0]
 
 
-def _categories(folder: Path) -> list[str]:
-    names = {path.name.split(".jsonl")[0] for path in folder.glob("*.jsonl*")}
-    return sorted(name for name in names if not name.startswith("meta_"))[:10]
+def _missing(folder: Path, stem: str) -> str:
+    """What is there instead of a file, and what to do."""
+    category, files = stem.removeprefix("meta_"), sorted(path for path in folder.iterdir() if path.is_file())
+    read = {path.name.removesuffix(".gz").removesuffix(".jsonl") for path in files if path.name.endswith(READ)}
+    others = [path for path in files if not path.name.endswith(READ) and IMPORTED & set(path.suffixes)]
+    named = [path for path in others if path.name.startswith(f"{stem}.")]
+    categories = sorted(name for name in read if not name.startswith("meta_"))
+    command = ""
+    if others:
+        file, to = (shlex.quote(str(path)) for path in ((named or others)[0], folder))
+        command = f"`llmsrec import {file} --to {to} --category {category}`"
+    if named or (others and not categories):
+        there = ", ".join(path.name for path in (named or others)[:5])
+        return f"{there} in its place is not what ingest reads; {command} makes what it reads from such a file."
+    if category != stem and category in categories:
+        return "put the catalogue of these reviews there, a line an item with its `parent_asin` and `title`."
+    if not categories:
+        return "nothing in this folder can be read; put it there, or set data.dir to the folder where it lies."
+    also = f" {command} would make it." if command else ""
+    return f"set data.category, or put it there. Categories in this folder: {', '.join(categories[:10])}.{also}"

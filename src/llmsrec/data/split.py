@@ -52,7 +52,10 @@ def leave_last_out(sequences: Sequences) -> dict[str, Sequences]:
     """
     shortest = sequences.lengths()[1:].min()
     if shortest < 3:
-        raise DataError(f"a user has {shortest} events, a split needs 3; raise data.core and run `dvc repro` again.")
+        raise DataError(
+            f"a user has {shortest} events, a split needs 3, and the filter leaves no such user: its files were "
+            "altered. Run `dvc repro -f -s filter`, then `dvc repro`."
+        )
     return {
         "train": sequences.drop_last(2),
         "valid": _only(sequences, sequences.offsets[2:] - 2),

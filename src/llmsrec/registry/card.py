@@ -13,7 +13,7 @@ from llmsrec.registry.record import Record
 
 LONGEST = 5000  # of a version's description, in a database that is strict about it
 ROWS = ("all", "warm", "cold", "transition", "non_transition")
-PROTOCOLS = {"uni99": "among 99 sampled items", "full": "among all items"}
+PROTOCOLS = {"uni99": "among {negatives} sampled items", "full": "among all items"}
 METRICS = {"ndcg_10": "NDCG@10", "hr_10": "HR@10"}
 
 
@@ -144,7 +144,7 @@ def _metrics(facts: Facts) -> Iterator[str]:
     head = [f"{NAMES[model]} {METRICS[metric]}" for model in models for metric in HEADLINE]
     for protocol, meaning in PROTOCOLS.items():
         yield ""
-        yield f"| {protocol}: {meaning} | {' | '.join(head)} |"
+        yield f"| {protocol}: {meaning.format(negatives=facts.comparison['negatives'])} | {' | '.join(head)} |"
         yield f"|---|{'---|' * len(head)}"
         counts = facts.comparison["users"]
         for row in sorted(counts, key=ROWS.index):
