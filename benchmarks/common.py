@@ -19,7 +19,7 @@ import polars as pl
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llmsrec import params
+from llmsrec import params, presets
 from llmsrec.data import five_core, raw, split
 from llmsrec.data.sequences import Sequences
 from llmsrec.models import embedded
@@ -85,6 +85,12 @@ def interactions(folder: Path) -> Sequences:
 def settings() -> params.Params:
     """params.yaml as committed."""
     return params.load(ROOT / "params.yaml")
+
+
+def strong() -> params.SASRec:
+    """The preset `teacher/strong`, over the committed values."""
+    values = {key.removeprefix("sasrec."): value for key, value in presets.PRESETS["teacher/strong"].items()}
+    return params.SASRec.model_validate(settings().sasrec.model_dump() | values)
 
 
 def teacher(items: int, seed: int = 0) -> SASRec:

@@ -5,7 +5,7 @@
 Binary cross-entropy: targets a second of `train_epoch`, beside a loop that samples user by user with numpy and pads
 every row to 50; its model has the same shape, put together from torch's own modules. Full cross-entropy: the
 floating-point operations that the formulas need, a second, beside a large product's. Prefixes: samples a second of the
-strong teacher (`benchmarks.teacher`), beside the same whose last block computes all positions. All take turns.
+preset `teacher/strong`, beside the same whose last block computes all positions. All take turns.
 """
 
 from functools import partial
@@ -30,10 +30,6 @@ SETTINGS: dict[str, Any] = {
     "activation": "relu", "low_pass": 0.0, "samples": "sequences", "label_smoothing": 0.0, "negatives": 1,
     "gbce_t": 0.0, "batch_size": 128, "lr": 0.001, "schedule": "constant", "epochs": 1, "patience": 1, "seed": 0,
 }  # fmt: skip
-STRONG: dict[str, Any] = {
-    "heads": 2, "dropout": 0.5, "norm": "post", "feed_forward": 4, "activation": "gelu", "low_pass": 0.7,
-    "samples": "prefixes", "batch_size": 256,
-}  # fmt: skip
 
 
 def main() -> None:
@@ -48,7 +44,7 @@ def main() -> None:
 def measure(train: Sequences, items: int) -> common.Figures:
     """Each figure's values, one a repetition; a ratio is of two timings that follow each other."""
     bce, ce = (params.SASRec(**SETTINGS, loss=loss) for loss in ("bce", "ce"))
-    strong = params.SASRec(**SETTINGS | STRONG, loss="ce")
+    strong = common.strong()
     rng = np.random.default_rng(0)
     everyone = rng.permutation(np.flatnonzero(train.lengths() >= 2))
     few = everyone[: PLAIN_BATCHES * bce.batch_size]

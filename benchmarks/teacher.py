@@ -1,15 +1,15 @@
 """What each habit of a stronger teacher is worth: SASRec in many settings on one data set, a line of JSON each.
 
-    python -m benchmarks.teacher --data ../beauty --out ../teacher.jsonl --rows strong strong,low_pass=0.7
+    python -m benchmarks.teacher --data ../beauty --out ../teacher.jsonl --rows ablation --seeds 42 43 44
     python -m benchmarks.teacher --out ../teacher.jsonl      # the table of what is there
 
 A row is a setting: words of `SETTINGS` and keys of params.yaml's section `sasrec`, joined by commas, over the committed
-section; a later one wins. Validation picks the epoch, test is only reported. A row that is in the file is not run
-again; one that was killed goes on from its last epoch (its state is beside the file). Minutes are processor time, of
-the last start.
+section; a later one wins. Validation picks the epoch, test is only reported. What is in the file is not run again; what
+was killed goes on from its last epoch (its state is beside the file). Minutes are processor time, of the last start.
 """
 
 import argparse
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -30,11 +30,36 @@ from llmsrec.training.sasrec import METRIC, train
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "committed": {},
+    "teacher/strong": common.strong().model_dump(exclude={"seed"}),
     "strong": {
         "heads": 2, "dropout": 0.5, "norm": "post", "feed_forward": 4, "activation": "gelu", "samples": "prefixes",
         "batch_size": 256,
     },
+    "esasrec": {
+        "dim": 256, "blocks": 1, "heads": 1, "dropout": 0.2, "loss": "sampled_softmax", "negatives": 256, "epochs": 200,
+        "patience": 50,
+    },
 }  # fmt: skip
+ABLATION = (  # the preset, and what each of its parts is worth; the likeliest first
+    "teacher/strong",
+    "committed",
+    "teacher/strong,low_pass=0.0",
+    "committed,samples=prefixes,dropout=0.5,batch_size=256",
+    "teacher/strong,lr=0.0005,epochs=60",
+    "teacher/strong,label_smoothing=0.1",
+    "teacher/strong,low_pass=0.5",
+    "teacher/strong,low_pass=0.3",
+    "teacher/strong,low_pass=0.0,samples=sequences,batch_size=128",
+    "teacher/strong,low_pass=0.0,norm=pre",
+    "teacher/strong,feed_forward=1,activation=relu",
+    "teacher/strong,dropout=0.3",
+    "teacher/strong,schedule=constant,epochs=100",
+    "teacher/strong,batch_size=128",
+    "teacher/strong,dim=128",
+    "teacher/strong,dim=256",
+    "strong",
+    "esasrec",
+)
 COLUMNS = {
     "epoch": "best epoch", "epochs": "of", "minutes": "minutes", METRIC: "valid full NDCG@10",
     "test/full/hr_10": "test full HR@10", "test/full/ndcg_10": "test full NDCG@10",
@@ -45,7 +70,7 @@ COLUMNS = {
 def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the file of JSON lines")
-    parser.add_argument("--rows", nargs="*", default=[], help="settings to run, in this order")
+    parser.add_argument("--rows", nargs="*", default=[], help="settings to run, in this order; `ablation` for all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     chosen = parser.parse_args()
     if chosen.rows:
@@ -60,12 +85,15 @@ def run(folder: Path, chosen: argparse.Namespace) -> None:
     sequences = Sequences.read(folder / "filtered/interactions.parquet")
     training = Sequences.read(folder / "split/train.parquet")
     targets = Sequences.read(folder / "split/valid.parquet").items
-    for name in chosen.rows:
+    names = [name for row in chosen.rows for name in (ABLATION if row == "ablation" else (row,))]
+    for name in names:
         for seed in chosen.seeds:
-            if any((row["name"], row["seed"]) == (name, seed) for row in read(chosen.out)):
+            of = settings(name, seed)
+            if any(params.SASRec.model_validate(row["settings"]) == of for row in read(chosen.out)):
                 continue
-            of, state = settings(name, seed), chosen.out.with_suffix(".state") / f"{name} {seed}"
             print(f"\n{name}, seed {seed}: {of}", flush=True)
+            digest = hashlib.sha256(of.model_dump_json().encode()).hexdigest()[:16]
+            state = chosen.out.with_suffix(".state") / digest
             start = time.process_time()
             model, curve = train(training, sequences.drop_last(2), targets, int(sequences.items.max()), of, state)
             minutes = (time.process_time() - start) / 60

@@ -1,10 +1,11 @@
-"""Named sets of overrides of params.yaml: the paper's setting on each of its four data sets.
+"""Named sets of overrides of params.yaml: the paper's setting on each of its four data sets, and a stronger teacher.
 
     dvc exp run $(llmsrec preset paper/Scientific)
+    dvc exp run -S data.source=files -S data.category=Beauty $(llmsrec preset teacher/strong)
 
-Values are the paper's (Appendix D) and, where it is silent, the reference implementation's: the SASRec that teaches,
-candidates and history, the learning rate's decay at each check, what is monitored, heads, at most 10,000 users a check.
-One value is our own: the backbone is read as bfloat16, where the implementation quantizes to 8 bit.
+`paper/...`: the paper's values (Appendix D) and, where it is silent, the reference implementation's: the SASRec that
+teaches, candidates and history, the learning rate's decay at each check, what is monitored, heads, at most 10,000 users
+a check. One value is our own: the backbone is read as bfloat16, where the implementation quantizes to 8 bit.
 """
 
 from llmsrec.errors import ParamsError
@@ -67,6 +68,21 @@ PAPER: Values = {
     "evaluate.validation_users": 10_000,
 }
 
+STRONG: Values = {  # what each is worth: docs/experiments.md
+    "sasrec.heads": 1,
+    "sasrec.dropout": 0.5,
+    "sasrec.norm": "post",
+    "sasrec.feed_forward": 4,
+    "sasrec.activation": "gelu",
+    "sasrec.low_pass": 0.7,
+    "sasrec.samples": "prefixes",
+    "sasrec.loss": "ce",
+    "sasrec.batch_size": 256,
+    "sasrec.lr": 0.001,
+    "sasrec.schedule": "linear",
+    "sasrec.epochs": 30,
+}
+
 PRESETS: dict[str, Values] = {
     "paper/Movies": {**PAPER, "data.category": "Movies_and_TV", "data.user_fraction": 0.05},
     "paper/Scientific": {**PAPER, "data.category": "Industrial_and_Scientific", "data.user_fraction": 1.0},
@@ -77,6 +93,7 @@ PRESETS: dict[str, Values] = {
         "train.batch_size": 16,
     },
     "paper/CDs": {**PAPER, "data.category": "CDs_and_Vinyl", "data.user_fraction": 0.33},
+    "teacher/strong": STRONG,
 }
 
 
