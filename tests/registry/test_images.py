@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -110,6 +111,38 @@ def test_what_a_serving_image_holds_is_enough(registry: Any, files: list[str], t
         assert_same_answer(llm, expected[1])
     else:
         assert "torch is not installed where this model is served; ask for 'cf'" in llm
+
+
+VERIFY = """
+import json, sys
+from pathlib import Path
+import serve
+from llmsrec.registry.verified import check
+folder = Path(sys.argv[1])
+check("llm-srec version 1", folder, json.loads(sys.argv[2]))
+import llmsrec
+ours = llmsrec.__file__
+serve.load(folder)
+import llmsrec
+assert ours != llmsrec.__file__ and Path(llmsrec.__file__).is_relative_to(folder)
+print(serve.Limits)
+"""
+
+
+def test_a_serving_image_verifies_a_version_and_then_runs_the_versions_own_code(registry: Any, tmp_path: Path) -> None:
+    model = tracking.bundle_of("models:/llm-srec@candidate", registry.root).parents[1]
+    tags = MlflowClient(registry.uri).get_model_version("llm-srec", "1").tags
+    site = environment(tmp_path / "site", installed_by(CF))
+    assert "COPY src/llmsrec llmsrec" in (ROOT / "Dockerfile").read_text()
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", VERIFY, str(model), json.dumps(tags)],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{site}:{ROOT / 'docker'}:{ROOT / 'src'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def tool(name: str) -> str:

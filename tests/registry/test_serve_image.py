@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from mlflow import MlflowClient
@@ -124,7 +125,7 @@ def test_what_is_not_what_was_registered_is_not_run(registry: Any, tmp_path: Pat
     with tracking.connected(registry.root) as connected:
         tracking.ensure_version(connected, experiment, registry.run_id, "served", bundle, {})
     version = client.get_model_version("served", "1")
-    stored = Path(client.get_logged_model(version.source.removeprefix("models:/")).artifact_location)
+    stored = Path(urlsplit(client.get_logged_model(version.source.removeprefix("models:/")).artifact_location).path)
     code = (stored / "pyfunc.py").read_text()
     (stored / "pyfunc.py").write_text(f"import pathlib; pathlib.Path({str(ran)!r}).touch()\n{code}")
     assert "pyfunc.py, which MLflow runs, is not the code" in refused(registry, "models:/served/1", tmp_path)
