@@ -254,8 +254,9 @@ def _storage(params: Params, root: Path) -> RDBStorage:
             )
     except (SQLAlchemyError, ImportError, OSError, RuntimeError) as error:  # the last: tables of another program
         reason = str(error).splitlines()[0]
+        where = redact(url) if "://" in url else "(not a URL)"  # it may be the password alone
         raise ParamsError(
-            f"the study's storage {redact(url)} cannot be used: {reason} Set tune.storage or {ENVIRONMENT} to the URL "
+            f"the study's storage {where} cannot be used: {reason} Set tune.storage or {ENVIRONMENT} to the URL "
             "of a database that runs and is not MLflow's, and install its driver."
         ) from error
 
