@@ -5,6 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from llmsrec.data.sequences import Sequences
+from llmsrec.drift import reference
 from llmsrec.files import read_json
 from llmsrec.models import llm_srec
 from llmsrec.models.prefix_store import Budget
@@ -19,16 +20,18 @@ def main(stage: Stage) -> None:
     counts = pl.read_parquet("data/split/train.parquet").group_by("item_id").agg(count=pl.len().cast(pl.Int64))
     catalogue = pl.read_parquet(ITEMS).join(counts, on="item_id", how="left", maintain_order="left")
     prefixes = Budget.gib(stage.params.backbone.prefixes, stage.root / PREFIXES)
-    digest = bundle.write(
+    events = Sequences.read(Path("data/filtered/interactions.parquet"))
+    bundle.write(
         Path("models/bundle"),
         llm_srec.load(CHECKPOINT, BACKBONE, Path("models/sasrec"), ITEMS, prefixes),
         read_json(CHECKPOINT / "config.json"),
         catalogue.select("item_id", "parent_asin", "title", pl.col("count").fill_null(0)),
         BACKBONE,
-        Sequences.read(Path("data/filtered/interactions.parquet")).drop_last(1),
+        events.drop_last(1),
         stage.params.export.users,
         stage.params.export.tolerance,
     )
+    digest = reference.add(Path("models/bundle"), events)
     parity = read_json(Path("models/bundle/parity.json"))
     worst = max(parity["largest_difference"].values())
     same = " and ".join(f"{tower} {top['same']} of {top['users']}" for tower, top in parity["top_10"].items())

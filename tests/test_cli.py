@@ -85,7 +85,7 @@ def test_no_bundle_and_no_registry_are_one_line(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    "command", ["recommend", "score", "import", "preset", "promote", "rollback", "history", "summary"]
+    "command", ["recommend", "score", "drift", "import", "preset", "promote", "rollback", "history", "summary"]
 )
 def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):

@@ -9,25 +9,26 @@ from typing import Any
 
 from llmsrec import presets
 from llmsrec.data.imports import command as importing
+from llmsrec.drift import command as drifting
 from llmsrec.errors import RequestError, explained
 from llmsrec.files import atomic, read_json
+from llmsrec.scoring import command as scoring
 from llmsrec.serving import command as recommending
 
-Answered = Callable[[argparse.Namespace], None]
+Answered = Callable[[argparse.Namespace], int | None]  # the exit status, if it is not 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; an error that a user can meet is one line on stderr and exit status 1."""
+    """Run one command and return its exit status; an error that a user can meet is one line on stderr and status 1."""
     options = parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except Exception as error:
         text = explained(error)
         if text is None:
             raise
         print(f"llmsrec {options.command}: {' '.join(text.split())}", file=sys.stderr)
         return 1
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,17 +46,13 @@ def parser() -> argparse.ArgumentParser:
         commands, "score", score, "recommend items to all users of the data, or of a file, into one parquet file",
         "llmsrec score --model models:/llm-srec@staging --out recommendations.parquet --tower cf",
     )  # fmt: skip
-    source = command.add_mutually_exclusive_group()
-    source.add_argument("--model", default="models:/llm-srec@staging", help="URI of a version (default: %(default)s)")
-    source.add_argument("--bundle", type=Path, help="folder of a bundle, such as models/bundle")
-    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the parquet file; it appears whole")
-    command.add_argument(
-        "--histories", type=Path, metavar="FILE",
-        help="parquet of user_id, parent_asin, timestamp in ms, or JSON lines of user_id, history; else data/filtered",
+    scoring.add_arguments(command)
+
+    command = _add(
+        commands, "drift", drift, "compare requests, or data, with the training data of a version; status 3 is drift",
+        "llmsrec drift --requests requests.jsonl.gz --model models:/llm-srec@staging --out reports/drift",
     )  # fmt: skip
-    command.add_argument("--k", type=int, default=10, help="items for each user (default: %(default)s)")
-    command.add_argument("--tower", default="llm", help="llm or cf, as in `llmsrec recommend`; default: %(default)s")
-    command.add_argument("--shard", default="1/1", metavar="I/N", help="only the I-th of N parts of the users")
+    drifting.add_arguments(command)
 
     command = _add(
         commands, "import", importing.run, "turn a shop's export (CSV, TSV, JSON lines, parquet) into the raw layout",
@@ -137,11 +134,13 @@ def recommend(options: argparse.Namespace) -> None:
 
 
 def score(options: argparse.Namespace) -> None:
-    """Write the file, and say what is in it."""
-    from llmsrec.scoring import command, score
+    """Recommend to many."""
+    scoring.run(_root(), options)
 
-    wanted = score.Wanted(options.tower, options.k, command.shard(options.shard))
-    print(command.run(_root(), options.model, options.bundle, options.out, options.histories, wanted))
+
+def drift(options: argparse.Namespace) -> int:
+    """Look for drift; 3 if there is some."""
+    return drifting.run(_root(), options)
 
 
 def preset(options: argparse.Namespace) -> None:

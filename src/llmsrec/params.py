@@ -254,6 +254,15 @@ class Tune(Section):
     space: list[Dimension] = Field(min_length=1)
 
 
+class Drift(Section):
+    false_alarms: float = Field(gt=0, lt=1)
+    popularity: float = Field(ge=0)
+    unknown: float = Field(ge=0, le=1)
+    length: float = Field(ge=0, le=1)
+    entropy: float = Field(ge=0, le=1)
+    overlap: float = Field(ge=0, le=1)
+
+
 class Params(Section):
     data: Data
     sample: Sample
@@ -266,6 +275,7 @@ class Params(Section):
     evaluate: Evaluate
     export: Export
     registry: Registry
+    drift: Drift
     tune: Tune
 
 

@@ -1,25 +1,44 @@
-"""What `llmsrec score` does with its options."""
+"""The command `llmsrec score`: its arguments, and what it does."""
 
+import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmsrec.errors import RequestError
-from llmsrec.files import read_json
-from llmsrec.scoring import histories
-from llmsrec.scoring.score import Summary, Wanted, score
-from llmsrec.serving.bundle import MANIFEST, Bundle
+
+if TYPE_CHECKING:
+    from llmsrec.scoring.score import Summary, Wanted
+    from llmsrec.serving.bundle import Bundle
 
 
-def run(root: Path, model: str, bundle: Path | None, out: Path, read: Path | None, wanted: Wanted) -> str:
-    """Score, and return the line that says what came of it.
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Give the parser what it takes."""
+    source = command.add_mutually_exclusive_group()
+    source.add_argument("--model", default="models:/llm-srec@staging", help="URI of a version (default: %(default)s)")
+    source.add_argument("--bundle", type=Path, help="folder of a bundle, such as models/bundle")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the parquet file; it appears whole")
+    command.add_argument(
+        "--histories",
+        type=Path,
+        metavar="FILE",
+        help="parquet of user_id, parent_asin, timestamp in ms, or JSON lines of user_id, history; else data/filtered",
+    )
+    command.add_argument("--k", type=int, default=10, help="items for each user (default: %(default)s)")
+    command.add_argument("--tower", default="llm", help="llm or cf, as in `llmsrec recommend`; default: %(default)s")
+    command.add_argument("--shard", default="1/1", metavar="I/N", help="only the I-th of N parts of the users")
 
-    Args:
-        model: URI of a version; not looked at where `bundle` is given.
-        read: a file of histories; without it all users of the data.
-    """
+
+def run(root: Path, options: argparse.Namespace) -> None:
+    """Write the file, and print what is in it."""
+    from llmsrec.scoring import histories
+    from llmsrec.scoring.score import Wanted, score
+
+    wanted = Wanted(options.tower, options.k, shard(options.shard))
+    read = options.histories
     source = histories.of_file(read) if read else histories.of_data(root / "data/filtered")
-    folder, version = (bundle, _digest_of(bundle)) if bundle else _registered(root, model)
-    return line(out, version, wanted, score(Bundle.open(folder), version, source, out, wanted))
+    bundle, version = opened(root, options.model, options.bundle)
+    print(line(options.out, version, wanted, score(bundle, version, source, options.out, wanted)))
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -34,7 +53,7 @@ def shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def line(out: Path, version: str, wanted: Wanted, summary: Summary) -> str:
+def line(out: Path, version: str, wanted: "Wanted", summary: "Summary") -> str:
     """The summary as one line."""
     counts = summary.counts
     said = [
@@ -48,19 +67,22 @@ def line(out: Path, version: str, wanted: Wanted, summary: Summary) -> str:
     return "; ".join(said)
 
 
-def _registered(root: Path, uri: str) -> tuple[Path, str]:
-    """The bundle and the name, such as `shop/3`, of what an alias stands for now, or of a version."""
+def opened(root: Path, model: str, folder: Path | None) -> tuple["Bundle", str]:
+    """The bundle in `folder`, named by its digest; without one, that of a version of the registry, such as `shop/3`.
+
+    Args:
+        model: URI of the version, by number or alias; an alias is looked up once.
+    """
+    from llmsrec.files import read_json
+    from llmsrec.serving.bundle import MANIFEST, Bundle
+
+    if folder:
+        return Bundle.open(folder), str(read_json(folder / MANIFEST)["bundle_sha256"])[:12]
     from llmsrec.registry import names, tracking
 
-    match = re.fullmatch(r"models:/([^/@]+)(?:/\d+|@.+)", uri)
+    match = re.fullmatch(r"models:/([^/@]+)(?:/\d+|@.+)", model)
     if not match:
-        raise RequestError(f"--model is {uri!r}; write models:/<name>@<alias> or models:/<name>/<version>.")
+        raise RequestError(f"--model is {model!r}; write models:/<name>@<alias> or models:/<name>/<version>.")
     with tracking.existing(root, "Run the command again") as client:
-        version = names.find(client, root, match[1], uri).version
-    return tracking.bundle_of(f"models:/{version}", root), str(version)
-
-
-def _digest_of(bundle: Path) -> str:
-    """How a bundle that no registry numbered is named."""
-    Bundle.open(bundle)
-    return str(read_json(bundle / MANIFEST)["bundle_sha256"])[:12]
+        version = names.find(client, root, match[1], model).version
+    return Bundle.open(tracking.bundle_of(f"models:/{version}", root)), str(version)

@@ -199,7 +199,7 @@ def _json_lines(path: Path) -> Iterator[pl.DataFrame]:
             try:
                 user = Line.model_validate_json(line)
             except ValidationError as error:
-                raise DataError(f"{path}, line {number}: {_reason(error)}. {EXAMPLE}") from error
+                raise DataError(f"{path}, line {number}: {reason(error)}. {EXAMPLE}") from error
             users += [user.user_id] * max(1, len(user.history))
             asins += [event.parent_asin for event in user.history] or [None]
             times += [event.timestamp for event in user.history] or [0]
@@ -209,7 +209,8 @@ def _json_lines(path: Path) -> Iterator[pl.DataFrame]:
 EXAMPLE = 'A line is {"user_id": "A1", "history": [{"parent_asin": "B00A", "timestamp": 1391040000000}, ...]}.'
 
 
-def _reason(error: ValidationError) -> str:
+def reason(error: ValidationError) -> str:
+    """What is wrong with a line of JSON: the first field, its value, why."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("missing", "json_invalid"):

@@ -7,6 +7,7 @@
     onnx/                f_item, f_user, f_cf_user, f_I, sasrec (and f_U where the prompt holds the user representation)
     backbone/            backbone.json: hub id and commit, or the model's own files beside it
     adapter.safetensors  LoRA tensors, if the backbone was fine-tuned
+    reference.parquet    users of the training data, for `llmsrec drift`; bundles from before lack it
     parity.json          how far ONNX Runtime and torch were apart when the bundle was made
     code/llmsrec/        the modules that answer requests
 
