@@ -14,6 +14,7 @@ from llmsrec.errors import RequestError, explained
 from llmsrec.files import atomic, read_json
 from llmsrec.scoring import command as scoring
 from llmsrec.serving import command as recommending
+from llmsrec.serving.command import event as _event
 
 Answered = Callable[[argparse.Namespace], int | None]  # the exit status, if it is not 0
 
@@ -130,7 +131,8 @@ def parser() -> argparse.ArgumentParser:
 
 def recommend(options: argparse.Namespace) -> None:
     """Answer one request."""
-    recommending.run(options, lambda: options.bundle or _registered(options.model))
+    history = [_event(text) for text in options.history]
+    recommending.run(history, options, lambda: options.bundle or _registered(options.model))
 
 
 def score(options: argparse.Namespace) -> None:

@@ -31,11 +31,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print the answer as JSON")
 
 
-def run(options: argparse.Namespace, bundle: Callable[[], Path]) -> None:
+def run(history: list[dict[str, Any]], options: argparse.Namespace, bundle: Callable[[], Path]) -> None:
     """Answer one request from a bundle, which is fetched only if the request makes sense, and print the answer."""
     from llmsrec.serving.recommender import Recommender
 
-    history = [event(text) for text in options.history]
     requests = schema.parse([{"history": history, "k": options.k, "tower": options.tower}])
     (answer,) = Recommender.load(bundle()).recommend(requests)
     if options.json:
