@@ -8,7 +8,7 @@ import torch
 from llmsrec import distributed
 from llmsrec.data import candidates
 from llmsrec.data.sequences import Sequences
-from llmsrec.evaluation import plots, report, slices
+from llmsrec.evaluation import plots, report, slices, test_users
 from llmsrec.evaluation.ranks import rank
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models import llm_srec, sasrec
@@ -39,8 +39,7 @@ def main(stage: Stage) -> None:
             ranks.setdefault(model, {})[split] = found
     groups = slices.warm_cold(targets[1], models["popularity"]["items"][:, 0])
     groups |= slices.transition(train.offsets[1:], train.items)
-    neural = {model: models[model] for model in ("llm_srec", "sasrec")}
-    described = {model: report.describe(of["test"], of["test_shuffled"], seed) for model, of in neural.items()}
+    described = report.described({model: models[model] for model in ("llm_srec", "sasrec")}, seed)
     of_test, drawn = (targets[1], test.offsets[1:], test.items, negatives[1]), (bootstrap, seed)
     comparison = report.comparison(ranks, groups, *drawn)
     comparison |= {"data": stage.data("filtered", "split"), "negatives": negatives[1].shape[1]}
@@ -49,6 +48,7 @@ def main(stage: Stage) -> None:
     evaluation = report.evaluation(ranks, groups, described)
     report.write_ranks(REPORTS / "ranks.parquet", ranks)
     report.write_slices(REPORTS / "slices.parquet", groups)
+    test_users.write(REPORTS, DATA / "filtered", stage.params.evaluate.test_users, seed)
     write_json(REPORTS / "comparison.json", comparison)
     plots.training(REPORTS / "plots/training.png", read_json(MODELS / "llm_srec/curve.json"))
     plots.shuffle(REPORTS / "plots/shuffle.png", comparison)

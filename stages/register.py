@@ -41,7 +41,11 @@ def main(stage: Stage) -> None:
         tags={**tags, "checks.passed": passed, record.SEALED: record.seal(REPORTS)},
         files={
             "": [Path("params.yaml"), REPORTS / "plots"],
-            "reports": [*(REPORTS / name for name in record.REPORTS), EVALUATION, BUNDLE / "parity.json"],
+            "reports": [
+                *(REPORTS / name for name in (*record.REPORTS, record.TEST_USERS)),
+                EVALUATION,
+                BUNDLE / "parity.json",
+            ],
             **{f"data/{part}": [path] for part, path in manifests.items()},
         },
     )

@@ -180,6 +180,7 @@ class Train(Section):
 
 class Evaluate(Section):
     validation_users: int = Field(ge=1)
+    test_users: int = Field(ge=1)
     bootstrap: int = Field(ge=100)
     seed: int = Seed
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from mlflow import MlflowClient
 
-from llmsrec.evaluation import report
+from llmsrec.evaluation import report, test_users
 from llmsrec.files import read_json, write_json
 from llmsrec.registry import card, gate, record, tracking
 from llmsrec.serving.bundle import seal, verify
@@ -18,12 +19,31 @@ MEASURED = gate.Smoke(None, 10, 1.0, {"cf": {"p50": 1.0, "p99": 2.0}, "llm": {"p
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 
-def write_outs(folder: Path, tiny: Any, better: int = 2, order: bool = True) -> None:
+def test_users_of(new: int, users: int = 40) -> pl.DataFrame:
+    """Hand-made test users over the tiny catalogue B1..B30, each `new`-th of whom took an item that it has not, B31."""
+    random = np.random.default_rng(new)
+    rows = []
+    for user in range(1, users + 1):
+        *history, target = (f"B{item}" for item in random.permutation(30)[:6] + 1)
+        took_new = new and user % new == 0
+        rows.append(
+            {
+                "user_id": user,
+                "history": [*history[:-1], "B32"] if took_new else history,
+                "timestamps": [1_500_000_000_000 + day * 86_400_000 for day in range(len(history))],
+                "target": "B31" if took_new else target,
+            }
+        )
+    return pl.DataFrame(rows, schema=test_users.SCHEMA)
+
+
+def write_outs(folder: Path, tiny: Any, better: int = 2, order: bool = True, new: int = 0) -> None:
     """What the stages before `register` leave of the tiny model: reports of 40 users, manifests, metrics, a curve.
 
     Args:
         better: how many places LLM-SRec's ranks are above SASRec's.
         order: whether shuffling the histories costs LLM-SRec anything.
+        new: above 0 for data that have grown: other digests, and test users with new items (`test_users_of`).
     """
     random, users = np.random.default_rng(0), 40
     teacher = {protocol: random.integers(0, 12, users).astype(np.int32) for protocol in ("full", "uni99")}
@@ -47,7 +67,7 @@ def write_outs(folder: Path, tiny: Any, better: int = 2, order: bool = True) -> 
     comparison = report.comparison(ranks, slices, resamples=200, seed=5) | {
         "negatives": negatives.shape[1],
         "data": tiny.config["data"],
-        "paired_by": {"interactions.parquet": "1" * 64, "candidates.parquet": "2" * 64},
+        "paired_by": {"interactions.parquet": f"{1 + new}" * 64, "candidates.parquet": f"{2 + new}" * 64},
         "towers": report.towers(vectors, targets, *none, negatives, resamples=200, seed=5),
     }
     checks = {
@@ -62,6 +82,7 @@ def write_outs(folder: Path, tiny: Any, better: int = 2, order: bool = True) -> 
     }
     report.write_ranks(folder / "reports/ranks.parquet", ranks)
     report.write_slices(folder / "reports/slices.parquet", slices)
+    test_users_of(new).write_parquet(folder / "reports/test_users.parquet")
     write_json(folder / "reports/comparison.json", comparison)
     write_json(folder / "reports/checks.json", checks)
     write_json(folder / "metrics/evaluation.json", report.evaluation(ranks, slices, {}))
@@ -79,16 +100,16 @@ def write_params(root: Path) -> None:
 
 
 def register_gated(
-    client: MlflowClient, root: Path, made: Path, tiny: Any, number: int, better: int, order: bool
+    client: MlflowClient, root: Path, made: Path, tiny: Any, number: int, better: int, order: bool, new: int = 0
 ) -> None:
     """Version `number` of `gated`, with all the evidence that the gate asks for.
 
     Args:
         made: an empty folder.
-        better, order: see `write_outs`.
+        better, order, new: see `write_outs`.
     """
     place = tracking.experiment(client, "llm-srec", root)
-    write_outs(made, tiny, better, order)
+    write_outs(made, tiny, better, order, new)
     bundle = Path(shutil.copytree(tiny.bundle, made / "bundle"))
     write_json(bundle / "parity.json", read_json(bundle / "parity.json") | {"number": number})
     seal(bundle)
@@ -99,7 +120,7 @@ def register_gated(
         evaluation=read_json(made / "metrics/evaluation.json"),
         curve=[],
         tags={record.SEALED: record.seal(made / "reports")},
-        files={"reports": [made / "reports" / name for name in record.REPORTS]},
+        files={"reports": [made / "reports" / name for name in (*record.REPORTS, record.TEST_USERS)]},
     )
     run_id = tracking.ensure_run(client, place, told)
     assert tracking.ensure_version(client, place, run_id, "gated", bundle, {}) == number

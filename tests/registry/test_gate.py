@@ -12,6 +12,7 @@ from llmsrec import params as parameters
 from llmsrec.errors import DataError
 from llmsrec.registry import gate
 from llmsrec.registry.gate import Evidence, Smoke
+from llmsrec.scoring.held_out import MISS, HeldOut
 
 LIMITS = parameters.load(Path(__file__).parents[2] / "params.yaml").registry.gate
 DATA = {"filtered": "f" * 64, "split": "a" * 64}
@@ -39,6 +40,7 @@ def evidence(ours: list[int], teacher: list[int], shuffled: list[int] | None = N
         },
         ranks=frame,
         slices=pl.DataFrame({"user_id": users, "warm": users <= len(ours) // 2, "cold": users < 0}),
+        test_users=None,
         bundle_sha256="b" * 64,
         config={"data": DATA},
         parity={
@@ -121,10 +123,24 @@ def test_what_is_in_staging_is_compared_on_the_same_candidates() -> None:
     difference = next(figure for figure in found if figure.name == "NDCG@10 full minus that of version 4 in staging")
     assert difference.value == pytest.approx(-0.5)
     other = dataclasses.replace(there, comparison=there.comparison | {"paired_by": {"candidates.parquet": "d" * 64}})
-    (failed,) = [figure for figure in gate.quality(GOOD, other, "staging", LIMITS) if figure.holds is False]
-    assert (failed.name, failed.limit) == ("candidates.parquet of version 4 in staging", "c" * 12)
+    assert gate.paired(GOOD, there) and not gate.paired(GOOD, other)
     gone = list(gate.quality(GOOD, DataError("its run is deleted"), "staging", LIMITS))
     assert (gone[-1].value, gone[-1].holds) == ("its run is deleted", False)
+
+
+def test_what_was_tested_on_other_data_is_paired_over_the_users_that_were_kept() -> None:
+    """Users 2, 3 and 12: ranks 0, unknown and 2 make 1, 0 and .5; the challenger has rank 0, 1, each time."""
+    asked = HeldOut({"full": np.array([0, MISS, 2], dtype=np.int32)}, 1, events=30, unknown_events=4, popular=0)
+    there = gate.OnOtherData(4, np.array([2, 3, 12]), asked)
+    figures = {figure.name: figure for figure in gate.quality(GOOD, there, "staging", LIMITS)}
+    name = "NDCG@10 full minus that of version 4 in staging"
+    assert figures[name].value == pytest.approx(0.5)
+    assert figures[f"{name}, warm (2 users)"].value == pytest.approx(0.5)
+    assert "tested on other data" in str(figures["version 4 in staging"].value)
+    assert figures["their last items that it does not know, each a miss"].value == "1 of 3"
+    worse = evidence([2] * 20, [2] * 20)
+    best = dataclasses.replace(there, asked=dataclasses.replace(asked, ranks={"full": np.zeros(3, dtype=np.int32)}))
+    assert any(figure.holds is False for figure in gate.quality(worse, best, "staging", LIMITS))
 
 
 def test_order_must_cost_more_than_noise() -> None:

@@ -35,11 +35,11 @@ def recommender(bundle: Bundle) -> Recommender:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks, buckets, parts and batches so small that the tiny data has several of each."""
-    from llmsrec.scoring import histories, score
+    from llmsrec.scoring import batches, histories, score
 
     monkeypatch.setattr(histories, "ROWS", 50)
     monkeypatch.setattr(histories, "BYTES", 400)
     monkeypatch.setattr(histories, "EVENTS", 64)
     monkeypatch.setattr(score, "USERS", 4)
-    monkeypatch.setattr(score, "POSITIONS", 600)
+    monkeypatch.setattr(batches, "POSITIONS", 600)
     yield

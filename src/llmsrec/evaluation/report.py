@@ -74,6 +74,11 @@ def describe(original: np.ndarray, shuffled: np.ndarray, seed: int) -> dict[str,
     return found if distance is None else {**found, "distance": distance[0], "distance_users": distance[1]}
 
 
+def described(models: dict[str, dict[str, np.ndarray]], seed: int) -> dict[str, dict[str, float]]:
+    """`describe` of each model, by its vectors of `test` and `test_shuffled`."""
+    return {model: describe(of["test"], of["test_shuffled"], seed) for model, of in models.items()}
+
+
 def comparison(ranks: Ranks, slices: Slices, resamples: int, seed: int) -> dict[str, Any]:
     """reports/comparison.json: how sure the differences between models, and between original and shuffled, are.
 

@@ -14,7 +14,7 @@ from llmsrec.errors import DataError, RequestError
 from llmsrec.files import read_json
 from llmsrec.registry import aliases
 from llmsrec.registry.gate import Evaluated, Evidence
-from llmsrec.registry.record import REPORTS, SEALED, seal
+from llmsrec.registry.record import REPORTS, SEALED, TEST_USERS, seal
 from llmsrec.registry.verified import BUNDLE, verified
 
 ANEW = "Delete this version and its run in MLflow, then run `dvc repro -f -s register`."
@@ -98,6 +98,7 @@ def evaluated(client: MlflowClient, version: ModelVersion, into: Path) -> Evalua
         comparison=read_json(reports / "comparison.json"),
         ranks=pl.read_parquet(reports / "ranks.parquet"),
         slices=pl.read_parquet(reports / "slices.parquet"),
+        test_users=pl.read_parquet(reports / TEST_USERS) if (reports / TEST_USERS).is_file() else None,
     )
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llmsrec.errors import DataError
+from llmsrec.errors import LLMSRecError
 from llmsrec.evaluation import significance
 from llmsrec.evaluation.metrics import per_user
 from llmsrec.params import Gate
+from llmsrec.scoring.held_out import HeldOut
 
 METRIC, PROTOCOL = "ndcg_10", "full"
 PARTS = ("filtered", "split")  # of the data: what training and evaluation read
@@ -32,6 +33,7 @@ class Evaluated:
         comparison: reports/comparison.json.
         ranks: reports/ranks.parquet.
         slices: reports/slices.parquet.
+        test_users: reports/test_users.parquet; None for a version from before they were kept.
     """
 
     version: int
@@ -39,6 +41,7 @@ class Evaluated:
     comparison: dict[str, Any]
     ranks: pl.DataFrame
     slices: pl.DataFrame
+    test_users: pl.DataFrame | None
 
     def scores(self, model: str, split: str = "test") -> np.ndarray:
         """`[U]` float64: NDCG@10 among all items, of users 1..U."""
@@ -66,7 +69,26 @@ class Evidence(Evaluated):
     parity: dict[str, Any]
 
 
-There = Evaluated | DataError | None
+@dataclass(frozen=True)
+class OnOtherData:
+    """A version that was tested on other data, asked about the challenger's test users (`scoring.held_out`).
+
+    Attributes:
+        version: its number.
+        users: `[n]` user ids of the challenger's ranks.parquet.
+        asked: how it ranked what they took next.
+    """
+
+    version: int
+    users: np.ndarray
+    asked: HeldOut
+
+    def scores(self) -> np.ndarray:
+        """`[n]` float64: NDCG@10 among all items of its own catalogue; 0 for a target that it does not know."""
+        return per_user(self.asked.ranks[PROTOCOL], METRIC)
+
+
+There = Evaluated | OnOtherData | LLMSRecError | None
 
 
 @dataclass(frozen=True)
@@ -145,7 +167,7 @@ def judge(ours: Evidence, there: There, holder: str, smoke: Smoke, limits: Gate)
     """All rules of one version, in their order.
 
     Args:
-        there: the version that holds the alias now; None if nobody does, the error if its reports cannot be had.
+        there: the version that holds the alias now; None if nobody does, the error if it cannot be compared.
         holder: the alias, such as `staging`.
         smoke: what the bundle did in a fresh process.
         limits: params.yaml's `registry.gate`.
@@ -192,25 +214,31 @@ def parity(ours: Evidence) -> Iterator[Figure]:
 def quality(ours: Evidence, there: There, holder: str, limits: Gate) -> Iterator[Figure]:
     """Rule 4: no worse than SASRec, nor than what holds the alias now, on the same users and candidates.
 
-    Versions that were evaluated on other data have no users in common, so the rule does not hold: evaluate what holds
-    the alias on this data first, or say why it may pass.
+    A version that was tested on other data is compared by what it answers to this one's test users (`OnOtherData`):
+    user by user, over those that were kept with this version, each ranked in its own catalogue.
     """
     scores = ours.scores("llm_srec")
     yield from _no_worse(ours, scores, ours.scores("sasrec"), "SASRec", limits)
     if there is None:
         yield Figure(f"version in {holder}", "none yet")
         return
-    if isinstance(there, DataError):
+    if isinstance(there, LLMSRecError):
         yield Figure(f"version in {holder}", str(there), None, "comparable", False)
         return
     name = f"version {there.version} in {holder}"
-    common = [
-        _same(f"{file} of {name}", there.comparison.get("paired_by", {}).get(file), digest)
-        for file, digest in ours.comparison["paired_by"].items()
-    ]
-    yield from common
-    if all(figure.holds for figure in common):
+    if isinstance(there, Evaluated):
         yield from _no_worse(ours, scores, there.scores("llm_srec"), name, limits)
+        return
+    yield Figure(
+        name, f"tested on other data, so asked about {len(there.users):,} test users of version {ours.version}"
+    )
+    asked = there.asked
+    targets = f"{asked.unknown_targets:,} of {len(there.users):,}"
+    yield Figure("their last items that it does not know, each a miss", targets)
+    yield Figure(
+        "events of their histories that it does not know, skipped", f"{asked.unknown_events:,} of {asked.events:,}"
+    )
+    yield from _no_worse(ours, scores, there.scores(), name, limits, there.users - 1)
 
 
 def order(ours: Evidence) -> Iterator[Figure]:
@@ -232,13 +260,27 @@ def load(smoke: Smoke, limits: Gate) -> Iterator[Figure]:
     yield _at_most("peak memory in MB", smoke.peak_mb, limits.memory_mb)
 
 
-def _no_worse(ours: Evidence, scores: np.ndarray, others: np.ndarray, name: str, limits: Gate) -> Iterator[Figure]:
-    """Non-inferiority of the mean by its lower bound; of slices, which are small, by the difference itself."""
+def paired(ours: Evaluated, theirs: Evaluated) -> bool:
+    """Whether two versions were tested on the same users and candidates, so that their ranks are pairs."""
+    return bool(theirs.comparison.get("paired_by") == ours.comparison["paired_by"])
+
+
+def _no_worse(
+    ours: Evidence, scores: np.ndarray, others: np.ndarray, name: str, limits: Gate, rows: np.ndarray | None = None
+) -> Iterator[Figure]:
+    """Non-inferiority of the mean by its lower bound; of slices, which are small, by the difference itself.
+
+    Args:
+        scores: `[U]`, of all users.
+        others: of all users, or of those at `rows` alone.
+    """
+    rows = np.arange(len(scores)) if rows is None else rows
+    scores = scores[rows]
     found, what = ours.difference(scores, others), f"NDCG@10 {PROTOCOL} minus that of {name}"
     yield _measured(what, found)
     yield _above(f"{what}, lower bound", found["low"], 0.0 if limits.require_better else -limits.margin)
     for group in ours.slices.columns[1:]:
-        users = ours.slices[group].to_numpy()
+        users = ours.slices[group].to_numpy()[rows]
         if users.any():
             found = ours.difference(scores[users], others[users])
             of_slice = f"{what}, {group.replace('_', '-')} ({users.sum()} users)"

@@ -8,9 +8,9 @@ from typing import Any
 from mlflow import MlflowClient
 
 from llmsrec import params as parameters
-from llmsrec.errors import DataError, ParamsError, RequestError
+from llmsrec.errors import DataError, LLMSRecError, ParamsError, RequestError
 from llmsrec.params import Params, Registry
-from llmsrec.registry import aliases, decision, evidence, gate, tracking
+from llmsrec.registry import aliases, decision, evidence, gate, other_data, tracking
 from llmsrec.registry.history import Aliases, Decision
 from llmsrec.registry.record import SEALED, used
 from llmsrec.registry.smoke import smoke
@@ -92,7 +92,7 @@ def review(root: Path, wanted: str, to: str, settle: bool) -> Verdict | Decision
                 f"version {number}; promote it to staging first."
             )
         ours = evidence.collect(client, version, Path(folder) / "ours")
-        holder = _holder(client, model, there.get(to), Path(folder) / "there")
+        holder = _holder(client, model, there.get(to), ours, Path(folder) / "there", root)
         tried = smoke(Path(folder) / "ours/model", ours.bundle_sha256, settings.registry.gate.requests)
         run = client.get_run(str(version.run_id))
         return Verdict(
@@ -196,12 +196,16 @@ def rollback(root: Path, alias: str, reason: str) -> tuple[Decision, bool]:
     return aliases.carry_out(root, model, there, wanted, about, text), True
 
 
-def _holder(client: MlflowClient, model: str, number: int | None, folder: Path) -> gate.There:
+def _holder(
+    client: MlflowClient, model: str, number: int | None, ours: gate.Evidence, folder: Path, root: Path
+) -> gate.There:
     if number is None:
         return None
     try:
-        return evidence.evaluated(client, client.get_model_version(model, str(number)), folder)
-    except DataError as error:
+        holder = client.get_model_version(model, str(number))
+        theirs = evidence.evaluated(client, holder, folder)
+        return theirs if gate.paired(ours, theirs) else other_data.ask(client, holder, ours, folder, root)
+    except LLMSRecError as error:
         return error
 
 

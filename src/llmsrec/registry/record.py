@@ -14,6 +14,7 @@ MARKED = ("model.distill", "model.uniform", "model.distill_loss", "model.user_re
 NAMED_ANYWAY = ("data.source", "data.category", "data.dir", "data.revision", "backbone.model", "backbone.revision")
 MOST_NAMED = 5
 REPORTS = ("checks.json", "comparison.json", "ranks.parquet", "slices.parquet")  # the evidence for a promotion
+TEST_USERS = "test_users.parquet"  # evidence as well; versions from before there was any are without
 SEALED = "evidence_sha256"  # the run's tag: digest of these, as they were logged
 
 
@@ -136,6 +137,7 @@ def title(params: Params, experiment: str | None, committed: dict[str, Any]) -> 
 
 
 def seal(folder: Path) -> str:
-    """One digest of the reports in a folder."""
-    files = {name: sha256(folder / name) for name in REPORTS}
+    """One digest of the reports in a folder, and of the test users where they are kept."""
+    kept = [TEST_USERS] if (folder / TEST_USERS).is_file() else []
+    files = {name: sha256(folder / name) for name in (*REPORTS, *kept)}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,6 @@ of like length, so that a batch holds a number of tokens and not of users.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,17 +18,15 @@ import polars as pl
 from llmsrec.errors import DataError, RequestError
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.scoring import histories
+from llmsrec.scoring.batches import batches
 from llmsrec.scoring.histories import Source
 from llmsrec.scoring.parts import Parts, working
 from llmsrec.scoring.progress import Progress
 from llmsrec.serving.bundle import MANIFEST, Bundle
-from llmsrec.serving.recommender import Recommender, Tower
+from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import TOWERS
-from llmsrec.serving.towers import History
 
 USERS = 1024  # of a part: so much work a killed run loses at most
-POSITIONS = 8192  # of a batch: tokens of the `llm` tower, places of the `cf` tower
-SCORES = 1 << 25  # of a batch: users times items
 POPULAR = "popular"
 COLUMNS = pl.Schema(
     {
@@ -158,7 +155,7 @@ def _ranked(
     ranked = [Ranked(user, *popular, POPULAR) for user in users["user_id"]]
     known = [row for row, history in enumerate(read) if len(history.items)]
     progress.add(len(read) - len(known))
-    for batch in _batches([read[row] for row in known], recommender.tower(wanted.tower), max(1, SCORES // catalogue)):
+    for batch in batches([read[row] for row in known], recommender.tower(wanted.tower), catalogue):
         rows = [known[place] for place in batch]
         for row, best in zip(rows, recommender.rank([read[r] for r in rows], wanted.tower, wanted.k), strict=True):
             ranked[row] = Ranked(ranked[row].user_id, *best, wanted.tower)
@@ -171,20 +168,6 @@ def _ranked(
         "short": sum(len(user.items) < wanted.k for user in ranked),
     }
     return ranked, counts
-
-
-def _batches(read: list[History], tower: Tower, most: int) -> Iterator[list[int]]:
-    """Places in `read`, in batches of histories of like length: at most `most`, and padded at most `POSITIONS` long."""
-    if not read:
-        return
-    lengths = tower.lengths(read)
-    batch: list[int] = []
-    for place in np.argsort(lengths, kind="stable").tolist():
-        if batch and (len(batch) == most or (len(batch) + 1) * lengths[place] > POSITIONS):
-            yield batch
-            batch = []
-        batch.append(place)
-    yield batch
 
 
 def _rows(ranked: list[Ranked], asins: pl.Series, about: dict[str, Any]) -> pl.DataFrame:

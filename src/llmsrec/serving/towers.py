@@ -6,6 +6,9 @@ import numpy as np
 
 from llmsrec.serving.bundle import Bundle
 
+# tower -> the tensor of a bundle that holds the item vectors which its user vectors are multiplied with
+ITEMS = {"llm": "item_vectors", "cf": "item_vectors"}
+
 
 @dataclass(frozen=True)
 class History:
