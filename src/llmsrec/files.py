@@ -78,7 +78,10 @@ def tree(folder: Path, bytecode: bool = False) -> dict[str, str]:
     for place in sorted(folder.iterdir()):
         name, remedy = place.name, f"delete it, or take {folder} from its source again."
         if place.is_symlink():
-            raise DataError(f"{place} is a link, which may point to something else tomorrow; {remedy}")
+            raise DataError(
+                f"{place} is a link, which may point to something else tomorrow; {remedy} If DVC made it, set its "
+                "cache.type to hardlink or copy, then run `dvc checkout --relink`."
+            )
         if name == "__pycache__" and place.is_dir() and bytecode:
             continue
         if name == "__pycache__" or place.suffix in (".pyc", ".pyo"):
