@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmsrec import params as parameters
 from llmsrec.files import read_json, sha256, write_json
-from llmsrec.registry import card, record, revisions, tracking
+from llmsrec.registry import card, nomination, record, revisions, tracking
 from stages.common import Stage, load, run
 
 DATA, BUNDLE, MODEL, REPORTS = Path("data"), Path("models/bundle"), Path("models/llm_srec"), Path("reports")
@@ -57,11 +57,14 @@ def main(stage: Stage) -> None:
         version = tracking.ensure_version(client, place, run_id, settings.model, BUNDLE, about)
         facts = card.read(settings.model, version, run_id, told, DATA, REPORTS, BUNDLE)
         card.attach(client, settings.model, version, card.text(facts))
-        client.set_registered_model_alias(settings.model, settings.alias, str(version))
+        refused = nomination.refusal(client, settings.model, settings.alias, version, settings.nominate, tags)
+        if not refused:
+            client.set_registered_model_alias(settings.model, settings.alias, str(version))
     sealed = read_json(BUNDLE / "manifest.json")["bundle_sha256"]
     registered = {"name": settings.model, "version": version, "run_id": run_id, "bundle_sha256": sealed}
     write_json(REGISTERED, registered)
-    print(f"{settings.model} version {version} is `{settings.alias}`; run {run_id}: {told.name}", flush=True)
+    named = f"is not made `{settings.alias}`: {refused}" if refused else f"is `{settings.alias}`"
+    print(f"{settings.model} version {version} {named}; run {run_id}: {told.name}", flush=True)
 
 
 def identity(params: parameters.Params) -> str:

@@ -85,7 +85,8 @@ def parser() -> argparse.ArgumentParser:
         commands, "promote", promote, "judge a version by the rules in params.yaml; with --yes move the alias to it",
         "llmsrec promote candidate --to staging --yes",
     )  # fmt: skip
-    command.add_argument("version", help="a version's number or alias")
+    command.add_argument("version", help="a version's number or alias, or shop/5, shop@candidate")
+    _add_model(command)
     command.add_argument("--to", required=True, metavar="ALIAS", help="staging, or champion for what is in staging")
     command.add_argument("--yes", action="store_true", help="move the aliases; without it nothing is changed")
     command.add_argument("--force", action="store_true", help="promote against the rules; needs --reason")
@@ -95,7 +96,8 @@ def parser() -> argparse.ArgumentParser:
         commands, "rollback", rollback, "return an alias to the version before",
         "llmsrec rollback staging --reason 'clicks fell by a tenth'",
     )  # fmt: skip
-    command.add_argument("alias", help="staging")
+    command.add_argument("alias", help="staging, or shop@staging")
+    _add_model(command)
     command.add_argument("--reason", metavar="TEXT", default="", help="why, for the record")
 
     command = _add(
@@ -103,7 +105,15 @@ def parser() -> argparse.ArgumentParser:
         "llmsrec history 2",
     )  # fmt: skip
     command.add_argument("number", nargs="?", type=int, help="a decision's number")
+    _add_model(command)
     command.add_argument("--json", action="store_true", help="print the list as JSON")
+
+    command = _add(
+        commands, "nominate", nominate, "give a version the alias candidate, which experiments leave alone",
+        "llmsrec nominate 5",
+    )  # fmt: skip
+    command.add_argument("version", help="a version's number or alias, or shop/5, shop@staging")
+    _add_model(command)
 
     command = _add(
         commands, "tune", tune, "search for better parameters: a worker of the study that params.yaml describes",
@@ -170,7 +180,7 @@ def promote(options: argparse.Namespace) -> None:
 
     if options.force and not options.reason:
         raise RequestError("--force is given without --reason; say why, it is kept for good: --reason TEXT.")
-    verdict = promotion.review(_root(), options.version, options.to, settle=options.yes)
+    verdict = promotion.review(_root(), options.version, options.to, options.yes, options.model)
     if not isinstance(verdict, promotion.Verdict):
         print(
             f"already so: {options.to} is version {verdict.version} by decision {verdict.number}; nothing was changed"
@@ -193,7 +203,7 @@ def rollback(options: argparse.Namespace) -> None:
     """Go back, and say what is where now."""
     from llmsrec.registry import promotion
 
-    made, now = promotion.rollback(_root(), options.alias, options.reason)
+    made, now = promotion.rollback(_root(), options.alias, options.reason, options.model)
     if not now:
         print(
             f"already so: decision {made.number} rolled {made.alias} back to version {made.version}, and there is no "
@@ -207,7 +217,14 @@ def decisions(options: argparse.Namespace) -> None:
     """Print the decisions."""
     from llmsrec.registry import history
 
-    print(history.show(_root(), options.number, options.json))
+    print(history.show(_root(), options.number, options.json, options.model))
+
+
+def nominate(options: argparse.Namespace) -> None:
+    """Move the alias, and say where it was."""
+    from llmsrec.registry import promotion
+
+    print(promotion.nominate(_root(), options.version, options.model))
 
 
 def tune(options: argparse.Namespace) -> None:
@@ -278,6 +295,10 @@ def _add(commands: Any, name: str, run: Answered, text: str, example: str) -> ar
     )
     command.set_defaults(run=run)
     return command
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", metavar="NAME", help="the registered model (default: `registry.model`)")
 
 
 def _registered(uri: str) -> Path:

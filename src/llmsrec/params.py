@@ -208,6 +208,7 @@ class Registry(Section):
     model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     experiment: str = Field(min_length=1)
     alias: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    nominate: Literal["auto", "always", "never"]
     gate: Gate
 
     @field_validator("alias")

@@ -107,6 +107,23 @@ def test_a_reason_is_kept_wherever_one_is_given(client: MlflowClient, capsys: An
     assert json.loads(run(capsys, "history", "--json"))[0]["reason"] == "first of its kind"
 
 
+def test_a_version_is_named_with_its_model(
+    client: MlflowClient, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(text.replace("model: gated", "model: another"))
+    try:
+        promote(capsys, "1", "--model", "gated", "--yes")
+        promote(capsys, "gated/2", "--yes")
+        promote(capsys, "models:/gated@staging", "--yes", to="champion")
+        assert there(client) == {"staging": 2, "previous": 1, "champion": 2}
+        run(capsys, "rollback", "gated@staging")
+        assert len(run(capsys, "history", "--model", "gated").splitlines()) == 4
+        assert "another has no versions yet" in promote(capsys, "1", fails=True)
+    finally:
+        (root / "params.yaml").write_text(text)
+
+
 @pytest.mark.parametrize(
     ("version", "to", "said"),
     [

@@ -86,6 +86,10 @@ def test_the_stage_registers_once_and_moves_the_alias(
     assert again(workspace) == first
     assert client.get_registered_model("staged").aliases == {"candidate": 1, "other": 1}
 
+    set_param(workspace, "nominate: auto", "nominate: never")
+    set_param(workspace, "alias: other", "alias: unwanted")
+    assert again(workspace) == first and "unwanted" not in client.get_registered_model("staged").aliases
+
     set_param(workspace, "  uniform: true", "  uniform: false")
     third = again(workspace)
     assert third["run_id"] != first["run_id"]

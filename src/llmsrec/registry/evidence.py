@@ -20,6 +20,28 @@ from llmsrec.registry.verified import BUNDLE, verified
 ANEW = "Delete this version and its run in MLflow, then run `dvc repro -f -s register`."
 
 
+def split(wanted: str, model: str) -> tuple[str, str]:
+    """The registered model and the number or alias of `5`, `staging`, `shop/5`, `shop@staging` or a models:/ URI.
+
+    Args:
+        model: what a version without a name is of.
+    """
+    named = re.fullmatch(r"(?:models:/)?([^/@]+)(?:/(\d+)|@([^/@]+))", wanted)
+    return (named[1], named[2] or named[3]) if named else (model, wanted)
+
+
+def of_model(wanted: str, model: str | None, default: str) -> tuple[str, str]:
+    """`split`, where `--model` may say the model, too.
+
+    Raises:
+        RequestError: the two name different models.
+    """
+    name, which = split(wanted, model or default)
+    if model and name != model:
+        raise RequestError(f"{wanted} is of the model {name}, and --model says {model}; leave one of them out.")
+    return name, which
+
+
 def find(client: MlflowClient, name: str, wanted: str) -> ModelVersion:
     """A version by its number or by an alias.
 

@@ -155,16 +155,16 @@ def open_ledger(client: MlflowClient, model: str, root: Path) -> Ledger:
     return found
 
 
-def show(root: Path, number: int | None, as_json: bool) -> str:
+def show(root: Path, number: int | None, as_json: bool, model: str | None = None) -> str:
     """The list of decisions, one a line or as JSON; or the record of one.
 
     Raises:
         RequestError: there is no such decision.
         DataError: no registry.
     """
-    settings = parameters.load(root / "params.yaml").registry
+    model = model or parameters.load(root / "params.yaml").registry.model
     with tracking.existing(root, "Run the command again") as client:
-        found = ledger(client, settings.model)
+        found = ledger(client, model)
         if number is not None:
             if found is None:
                 raise RequestError(f"there is no record of decision {number}: nothing was decided yet.")
@@ -172,7 +172,7 @@ def show(root: Path, number: int | None, as_json: bool) -> str:
         decisions = found.decisions() if found else []
     if as_json:
         return json.dumps([asdict(decision) for decision in decisions], indent=2)
-    return "\n".join(decision.line() for decision in decisions) or f"no decisions on {settings.model} yet"
+    return "\n".join(decision.line() for decision in decisions) or f"no decisions on {model} yet"
 
 
 def name(model: str) -> str:

@@ -56,13 +56,14 @@ class Verdict:
         return [rule.name for rule in self.rules if not rule.holds]
 
 
-def review(root: Path, wanted: str, to: str, settle: bool) -> Verdict | Decision:
+def review(root: Path, wanted: str, to: str, settle: bool, model: str | None = None) -> Verdict | Decision:
     """Judge a version by the rules in `root`/params.yaml; nothing is changed.
 
     Args:
-        wanted: a version's number or an alias of it.
+        wanted: a version's number or alias, or with its model: `shop/5`, `shop@candidate` or a models:/ URI.
         to: the alias that it is to have: staging, or champion for what is in staging.
         settle: first end a decision that was cut short (`Ledger`).
+        model: the registered model; without it that of `wanted`, or `registry.model`.
 
     Returns:
         What the rules say; or the decision by which `to` is this version already.
@@ -75,7 +76,7 @@ def review(root: Path, wanted: str, to: str, settle: bool) -> Verdict | Decision
         raise RequestError(f"versions are promoted to {' or '.join(TARGETS)}, not to {to!r}: {_whose(to)}.")
     settings = parameters.load(root / "params.yaml")
     with tracking.existing(root, aliases.REMEDY) as client, tempfile.TemporaryDirectory() as folder:
-        model = settings.registry.model
+        model, wanted = evidence.of_model(wanted, model, settings.registry.model)
         last = aliases.last(client, model, root, settle)
         version = evidence.find(client, model, wanted)
         there, number = aliases.read(client, model), int(version.version)
@@ -160,7 +161,7 @@ def refuse(verdict: Verdict, forced: bool) -> None:
         raise RequestError(decision.refusal(verdict.model, verdict.version, verdict.to, verdict.failures()))
 
 
-def rollback(root: Path, alias: str, reason: str) -> tuple[Decision, bool]:
+def rollback(root: Path, alias: str, reason: str, model: str | None = None) -> tuple[Decision, bool]:
     """Return `staging` to the version that `previous` names, once its bundle has shown that it still answers.
 
     Returns:
@@ -170,11 +171,11 @@ def rollback(root: Path, alias: str, reason: str) -> tuple[Decision, bool]:
         RequestError: another alias, or there is no previous version.
         DataError: the previous version's artifacts are missing or altered, or the registry failed.
     """
+    settings = parameters.load(root / "params.yaml").registry
+    model, alias = evidence.of_model(alias, model, settings.model)
     if alias != "staging":
         raise RequestError(f"only staging is rolled back, not {alias!r}; then `llmsrec promote staging --to champion`.")
-    settings = parameters.load(root / "params.yaml").registry
     with tracking.existing(root, aliases.REMEDY) as client, tempfile.TemporaryDirectory() as folder:
-        model = settings.model
         last = aliases.last(client, model, root, settle=True)
         evidence.find(client, model, alias)
         there = aliases.read(client, model)
@@ -194,6 +195,25 @@ def rollback(root: Path, alias: str, reason: str) -> tuple[Decision, bool]:
     about = {"installed": decision.installed(), "version": {"bundle_sha256": digest, "smoke": asdict(tried)}}
     text = decision.markdown(model, wanted, [], digest)
     return aliases.carry_out(root, model, there, wanted, about, text), True
+
+
+def nominate(root: Path, wanted: str, model: str | None = None) -> str:
+    """Give a version `registry.alias`, which has no gate, and return what to say.
+
+    Args:
+        wanted: a version's number or alias, or `name/number`, `name@alias`.
+
+    Raises:
+        RequestError: no such version.
+        DataError: no registry.
+    """
+    settings = parameters.load(root / "params.yaml").registry
+    with tracking.existing(root, aliases.REMEDY) as client:
+        model, which = evidence.of_model(wanted, model, settings.model)
+        version = evidence.find(client, model, which)
+        was = client.get_registered_model(model).aliases.get(settings.alias)
+        client.set_registered_model_alias(model, settings.alias, str(version.version))
+    return f"{model} version {version.version} is `{settings.alias}` (it was {f'version {was}' if was else 'nobody'})"
 
 
 def _holder(
