@@ -39,13 +39,13 @@ def parser() -> argparse.ArgumentParser:
 
     command = _add(
         commands, "recommend", recommend, "recommend items for a history, from a registered version or a bundle",
-        "llmsrec recommend --history B00A@1391040000000 B00B@1392000000000 --k 5 --tower cf",
+        "llmsrec recommend --history B00A@1391040000000 B00B@1392000000000 --k 5",
     )  # fmt: skip
     recommending.add_arguments(command)
 
     command = _add(
         commands, "score", score, "recommend items to all users of the data, or of a file, into one parquet file",
-        "llmsrec score --model models:/llm-srec@staging --out recommendations.parquet --tower cf",
+        "llmsrec score --model models:/llm-srec@staging --out recommendations.parquet",
     )  # fmt: skip
     scoring.add_arguments(command)
 
@@ -276,7 +276,7 @@ def summary(options: argparse.Namespace) -> None:
     for command, purpose in (
         ("dvc exp run -S model.uniform=false", "an ablation; `dvc exp show` compares"),
         ("mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db", "runs, curves and versions in the browser"),
-        (f"llmsrec recommend --model models:/{name}/{version} --tower cf --history {_some_item()}", "an answer here"),
+        (f"llmsrec recommend --model models:/{name}/{version} --history {_some_item()}", "an answer here"),
     ):
         print(f"  {command}\n      {purpose}")
     print(
