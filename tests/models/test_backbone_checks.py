@@ -130,7 +130,9 @@ def test_weights_that_are_not_finite_are_named(folder: Path, value: float) -> No
 
     saved(folder, llama())
     edit(folder, spoil)
-    assert "layers.1.mlp.up_proj.weight is not finite in float32" in refused(folder)
+    line = refused(folder)
+    assert "layers.1.mlp.up_proj.weight is not finite in float32, and its file holds it so" in line
+    assert "Fetch or convert the model again" in line and "dtype`" not in line
 
 
 def test_weights_that_a_smaller_dtype_cannot_hold_are_named(folder: Path) -> None:
@@ -281,3 +283,34 @@ def test_the_limit_that_was_tried_is_kept_with_the_reference(folder: Path) -> No
 )
 def test_another_librarys_error_becomes_one_line(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.self_attn.q_proj.bias", "model.layers.1.self_attn.q_norm.weight", "model.norm.bias"]
+)
+def test_tensors_within_layers_that_the_model_would_not_use(folder: Path, name: str) -> None:
+    saved(folder, llama())
+    edit(folder, lambda tensors: {**tensors, name: torch.ones(32)})
+    assert f"they would not use as config.json describes them ({name})" in refused(folder)
+
+
+HEADS = [
+    hf.LlamaForSequenceClassification, hf.GPT2LMHeadModel, hf.GPTNeoForCausalLM, hf.OPTForCausalLM, hf.BertForMaskedLM,
+    hf.BertForPreTraining, hf.RobertaForMaskedLM, hf.ElectraForPreTraining, hf.MambaForCausalLM,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HEADS, ids=lambda kind: kind.__name__)
+def test_heads_and_buffers_that_older_versions_saved_are_left_aside(folder: Path, kind: Any) -> None:
+    shapes = {"gpt2": GPT_2, "gpt_neo": NEO, "opt": {**OPT, "word_embed_proj_dim": 32},
+              "mamba": {**WORDS, "hidden_size": 32, "num_hidden_layers": 1, "state_size": 8}}  # fmt: skip
+    shapes["electra"] = {**SHAPE, "embedding_size": 32}
+    shape = shapes.get(kind.config_class.model_type, SHAPE)
+    saved(folder, kind(kind.config_class(**shape, tie_word_embeddings=False, pad_token_id=0)))
+    old = {
+        "LlamaForSequenceClassification": {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)},
+        "GPT2LMHeadModel": {"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64)},
+        "BertForMaskedLM": {"bert.embeddings.position_ids": torch.arange(64)[None]},
+    }
+    edit(folder, lambda tensors: {**tensors, **old.get(kind.__name__, {})})
+    assert backbone.load(described(folder)).width == 32

@@ -120,7 +120,7 @@ def test_code_of_a_folder_is_refused_and_nobody_is_asked(
 
 def test_an_unknown_kind_of_model(local: Path) -> None:
     change(local / "config.json", model_type="mine")
-    assert "cannot be loaded: The checkpoint you are trying to load has model type `mine`" in refused(local)
+    assert 'cannot be loaded: its config.json has `model_type`: "mine", which this transformers does' in refused(local)
 
 
 def test_a_chat_template_is_text_that_never_runs(local: Path) -> None:
@@ -261,3 +261,52 @@ def test_a_model_with_its_vocabulary_head_is_read_without_it(local: Path, tiny_b
     model.save_pretrained(local)
     assert "lm_head.weight" in load_file(local / "model.safetensors")
     assert backbone.load(described(local)).model.state_dict().keys() == tiny_backbone.model.state_dict().keys()
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["at the top", "nested"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("attn_implementation", "kernels-community/flash-attn"), ("_attn_implementation", "owner/name@main"),
+     ("_attn_implementation", {"": "owner/name"}), ("attn_implementation", "paged|owner/name"),
+     ("_experts_implementation", "sonicmoe"), ("use_kernels", True), ("auto_map", {"AutoModel": "o/n--m.M"})],
+    ids=str,
+)  # fmt: skip
+def test_a_configuration_that_has_code_fetched_is_refused(local: Path, key: str, value: Any, nested: bool) -> None:
+    change(local / "config.json", **({"text_config": {key: value}} if nested else {key: value}))
+    line = refused(local)
+    assert line.startswith(f"{local / 'config.json'} asks ") and f"`{key}`" in line
+
+
+@pytest.mark.parametrize("word", ["eager", "sdpa", "flash_attention_2", None])
+def test_a_plain_word_for_attention_is_read_and_fetches_nothing(local: Path, word: str | None) -> None:
+    change(local / "config.json", _attn_implementation=word)
+    assert backbone.load(described(local)).model.config._attn_implementation in ("eager", "sdpa")
+
+
+def test_a_tensor_in_two_files(local: Path) -> None:
+    shard(local)
+    first, second = sorted(local.glob("model-*.safetensors"))
+    name = "norm.weight" if "norm.weight" in load_file(first) else next(iter(load_file(first)))
+    save_file({**load_file(second), name: load_file(first)[name] + 1}, second, metadata={"format": "pt"})
+    assert f"the tensor {name} is in both {first} and {second}" in refused(local)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
+def test_packed_weights_that_no_configuration_explains(local: Path, dtype: torch.dtype) -> None:
+    tensors = load_file(local / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("up_proj.weight"))
+    save_file({**tensors, name: tensors[name].to(dtype)}, local / "model.safetensors", metadata={"format": "pt"})
+    assert f"holds {name} as {'U8' if dtype == torch.uint8 else 'I8'}, a quantized type" in refused(local)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("hidden_act", "nonexist"), ("dtype", "odd"), ("torch_dtype", "odd"), ("quantization_config", "x")],
+)
+def test_a_value_that_transformers_does_not_know_is_named_with_its_key(local: Path, key: str, value: str) -> None:
+    configuration = read_json(local / "config.json")
+    configuration.pop("dtype", None)
+    (local / "config.json").write_text(json.dumps({**configuration, key: value}))
+    line = refused(local)
+    assert f'config.json has `{key}`: "{value}", which this transformers does not know' in line
+    assert "from its source again" in line

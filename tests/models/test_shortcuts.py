@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import FNetConfig, FNetModel, Gemma3TextConfig, Gemma3TextModel, MistralConfig, MistralModel
+from transformers import (
+    FNetConfig,
+    FNetModel,
+    Gemma3TextConfig,
+    Gemma3TextModel,
+    LlamaConfig,
+    LlamaModel,
+    MistralConfig,
+    MistralModel,
+)
 
 from llmsrec.errors import DataError
 from llmsrec.models import backbone
@@ -50,6 +59,26 @@ def test_a_model_that_is_wrong_beyond_its_window_alone_is_measured_beyond_it(
     out = capsys.readouterr().out.splitlines()
     assert len(out) == 2
     assert out[1].startswith("each history of a user is run by itself: in one pass, vectors are ")
+
+
+def test_a_model_that_changes_its_ways_at_a_length_has_prompts_on_either_side(
+    tiny_backbone: Any, teacher: Any, settings: Any
+) -> None:
+    """Longrope turns all positions in another way once an input is longer than a limit."""
+    prompts = Prompts(tiny_backbone.tokenizer, TITLES, settings)
+    by_length = np.argsort(prompts.title_sizes[1:], kind="stable") + 1
+    day = [np.array([15_000 * DAY_MS])]
+    low, high = (int(prompts.users([np.array([item])], day).lengths[0]) for item in by_length[[0, -1]])
+    assert low < high
+
+    def longrope(limit: int) -> Any:
+        rope = {"rope_type": "longrope", "original_max_position_embeddings": limit, "short_factor": [1.0] * 4,
+                "long_factor": [4.0] * 4, "factor": 4.0, "rope_theta": 10_000.0}  # fmt: skip
+        return model_of(LlamaModel, LlamaConfig(**SHAPE, rope_parameters=rope))
+
+    for limit in (low + 1, (low + high) // 2, high + 20):
+        assert not build(longrope(limit), tiny_backbone, teacher, settings).trunk, limit
+    assert build(longrope(2), tiny_backbone, teacher, settings).trunk, "of one way alone"
 
 
 def test_a_window_is_measured_through_adapters(tiny_backbone: Any, teacher: Any, settings: Any) -> None:

@@ -20,7 +20,7 @@ from transformers.utils import logging
 from llmsrec.errors import DataError, LLMSRecError, ParamsError
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models.backbone_checks import check_passes, check_tokenizer, check_weights, first_line, longest_input
-from llmsrec.models.backbone_files import Files, digest, fetch, only, read_files, tensor_names
+from llmsrec.models.backbone_files import CONFIG, Files, digest, fetch, only, read_files, stored_tensors, unknown_value
 
 getLogger("bitsandbytes").setLevel(ERROR)  # it recommends kernels from a hub, and tells of casts
 VARIANTS = 64  # of a layer's code that torch.compile makes (with a mask, with a gradient, ...) before it gives up
@@ -103,7 +103,7 @@ def _load(reference: dict[str, Any], folder: Path, dtype: str, quantization: str
     options = {} if quantization == "none" else {"quantization_config": _quantization(quantization)}
     files = _files(reference, folder)
     source = str(folder) if reference["kind"] == "embedded" else reference["model"]
-    held = tensor_names(Path(source), files)
+    held = stored_tensors(Path(source), files)
     model, tokenizer, loading = _read(source, files, dtype, options)
     if torch.cuda.is_available() and quantization == "none":
         model = model.to("cuda")
@@ -157,6 +157,8 @@ def _read(source: str, files: Files, dtype: str, options: dict[str, Any]) -> tup
     try:
         with only(files) as place:
             config = AutoConfig.from_pretrained(place, **safe)
+            if "flash_attention" in files[CONFIG].read_text(encoding="utf-8"):
+                config._attn_implementation = None  # where flash_attn is missing, its code would come from a hub
             if config.is_encoder_decoder:
                 raise DataError(
                     f"the backbone {source} is an encoder-decoder ({config.model_type}), where no single hidden state "
@@ -165,6 +167,7 @@ def _read(source: str, files: Files, dtype: str, options: dict[str, Any]) -> tup
             tokenizer = AutoTokenizer.from_pretrained(place, **safe)
             model, loading = AutoModel.from_pretrained(
                 place,
+                config=config,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 use_safetensors=True,
                 output_loading_info=True,
@@ -176,7 +179,13 @@ def _read(source: str, files: Files, dtype: str, options: dict[str, Any]) -> tup
         raise
     except Exception as error:  # configurations and tokenizers are read by code of many families
         reason = first_line(error).replace(str(place), source)
-        raise DataError(f"the backbone {source} cannot be loaded: {reason}.") from error
+        unknown = unknown_value(read_json(files[CONFIG]), f"{error}")
+        if unknown is not None:
+            reason = f"its config.json has {unknown}, which this transformers does not know ({reason})"
+        raise DataError(
+            f"the backbone {source} cannot be loaded: {reason}. Take the folder from its source again, or choose "
+            "another model."
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
     return model, tokenizer, loading

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from llmsrec.errors import DataError, shown
+from llmsrec.models.backbone_files import Stored
 from llmsrec.models.prompts import plain_text_encoder
 
 LENGTH, SHORTER = 8, 5  # tokens of the two prompts that are tried
@@ -22,6 +24,7 @@ STATED = (  # names under which configurations state the longest input, in token
     *("max_sequence_length", "seq_length", "seq_len"),
 )
 LONGEST_TRIED = 4_096  # tokens: beyond that, an input of the stated length is not run
+COMPUTED = ("position_ids", "token_type_ids", "inv_freq", "masked_bias")  # ends of names of buffers
 SOME = 3  # names in a message
 
 
@@ -35,13 +38,13 @@ def first_line(error: BaseException) -> str:
     return line if len(line) <= 240 else f"{line[:237]}..."
 
 
-def check_weights(source: str, model: nn.Module, loading: Mapping[str, Any], held: Collection[str]) -> None:
+def check_weights(source: str, model: nn.Module, loading: Mapping[str, Any], held: Mapping[str, Stored]) -> None:
     """See that each tensor that the model uses came from its files, in its shape, with finite values.
 
     Args:
         source: the model as messages name it.
         loading: what transformers says of the loading (`output_loading_info`).
-        held: names of the tensors in its files.
+        held: the tensors in its files, by name.
 
     Raises:
         DataError: naming the first tensors that are not so.
@@ -67,14 +70,25 @@ def check_weights(source: str, model: nn.Module, loading: Mapping[str, Any], hel
             f"the backbone {source} cannot be used: its files hold {len(beyond)} tensors of layers that config.json "
             f"does not have ({some(beyond)}). Its config.json belongs to other weights."
         )
+    ignored = _ignored(model, loading["unexpected_keys"], held)
+    if ignored:
+        raise DataError(
+            f"the backbone {source} cannot be used: its files hold {len(ignored)} tensors within its layers that they "
+            f"would not use as config.json describes them ({some(ignored)}). Its config.json belongs to other weights."
+        )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_meta:
             raise DataError(f"the backbone {source} cannot be used: {name} was left without values. Fetch it again.")
         if tensor.is_floating_point() and tensor.numel() and not _finite(tensor):
             dtype = str(tensor.dtype).removeprefix("torch.")
+            if not _overflows(name, tensor, held):
+                raise DataError(
+                    f"the backbone {source} cannot be used: {name} is not finite in {dtype}, and its file holds it so: "
+                    "the file is damaged. Fetch or convert the model again."
+                )
             raise DataError(
-                f"the backbone {source} cannot be used: {name} is not finite in {dtype}. Fetch the model again, or, if "
-                "its files are right, set `backbone.dtype` to one that holds its values (bfloat16, float32)."
+                f"the backbone {source} cannot be used: {name} is not finite in {dtype}, but is in its file. Set "
+                "`backbone.dtype` to one that holds its values (bfloat16, float32)."
             )
 
 
@@ -282,6 +296,42 @@ def _beyond(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
     kinds = {_kind(name) for name in own}
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     return sorted(n for n in unexpected if n not in own and _kind(n.removeprefix(prefix)) in kinds and "#" in _kind(n))
+
+
+def _ignored(model: nn.Module, unexpected: Iterable[str], held: Mapping[str, Stored]) -> list[str]:
+    """Tensors of modules that the model has, such as biases, that it does not take.
+
+    Heads of other tasks stand beside the base model's modules, not in them. Buffers that older versions saved (masks,
+    position ids, rotary frequencies) are computed.
+    """
+    if getattr(model.config, "quantization_config", None) is not None:
+        return []  # scales and the like, which the method's own code looks after
+    modules = {name for name, _ in model.named_modules() if name}
+    buffers = {name for name, _ in model.named_buffers()}
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+
+    def within(name: str) -> bool:
+        parts = name.split(".")
+        above = [".".join(parts[:k]) for k in range(1, len(parts))]
+        return any(m in modules and (m == above[-1] or m[m.rfind(".") + 1 :].isdecimal()) for m in above)
+
+    def computed(name: str) -> bool:
+        short = name.removeprefix(prefix)
+        mask = name in held and (len(held[name].shape) == 4 or held[name].dtype in ("BOOL", "I64"))
+        return short in buffers or mask or name.endswith(COMPUTED)
+
+    return sorted(
+        name for name in unexpected if not computed(name) and (within(name) or within(name.removeprefix(prefix)))
+    )
+
+
+def _overflows(name: str, tensor: Tensor, held: Mapping[str, Stored]) -> bool:
+    """Whether a tensor that is not finite is finite in its file, so that the cast to a smaller type made it so."""
+    stored = next((n for n in held if n == name or n.endswith(f".{name}")), None)
+    if stored is None:  # put together from others
+        return tensor.dtype == torch.float16 and not bool(tensor.isnan().any())
+    with safe_open(held[stored].path, "pt") as tensors:
+        return _finite(tensors.get_tensor(stored))
 
 
 def _kind(name: str) -> str:

@@ -7,9 +7,11 @@ transformers gets a folder that holds links to these files alone.
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,14 @@ VOCABULARIES = (
     *("vocab.json", "merges.txt", "vocab.txt"),
     *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model"),
 )
+
+# Keys of a configuration that choose the code of a layer, and the values that are transformers' own code.
+CHOICES = {
+    "attn_implementation": {"eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"},
+    "experts_implementation": {"eager", "batched_mm", "grouped_mm"},
+}
+KERNELS = {"kernel_config", "use_kernels"}
+PACKED = ("I8", "U8", "F8")  # safetensors' names of types that stand for a value only beside a scale
 
 Files = Mapping[str, Path]  # name in the folder -> the file itself, links followed
 
@@ -106,24 +116,50 @@ def only(files: Files) -> Iterator[Path]:
         yield folder
 
 
-def tensor_names(folder: Path, files: Files) -> list[str]:
-    """The names of the tensors in all weights.
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of a file: where it lies, safetensors' name of its type, its shape."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def stored_tensors(folder: Path, files: Files) -> dict[str, Stored]:
+    """The tensors in all weights, by name.
 
     Args:
         folder: where they lie, for messages.
 
     Raises:
-        DataError: a file of weights that is cut off, or is none.
+        DataError: a file of weights that is cut off, or is none; a tensor in two files; packed integers of which the
+            configuration does not say what they stand for.
     """
-    names: list[str] = []
+    stored: dict[str, Stored] = {}
+    owner: dict[str, str] = {}
     for name, path in files.items():
-        if name.endswith(".safetensors"):
-            try:
-                with safe_open(path, "pt") as tensors:
-                    names += tensors.keys()
-            except (SafetensorError, OSError) as error:
-                raise DataError(f"{folder / name} is damaged ({error}); fetch it again.") from error
-    return names
+        if not name.endswith(".safetensors"):
+            continue
+        try:
+            with safe_open(path, "pt") as tensors:
+                for tensor in tensors.keys():  # noqa: SIM118 (no mapping)
+                    part = tensors.get_slice(tensor)
+                    if tensor in owner:
+                        raise DataError(
+                            f"the tensor {tensor} is in both {folder / owner[tensor]} and {folder / name}, so it is "
+                            "not clear which counts; fetch the model again."
+                        )
+                    owner[tensor], stored[tensor] = name, Stored(path, part.get_dtype(), tuple(part.get_shape()))
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{folder / name} is damaged ({error}); fetch it again.") from error
+    packed = [n for n, t in stored.items() if t.dtype.startswith(PACKED) and len(t.shape) in (2, 3)]
+    if packed and not _has(_object(files[CONFIG]), ("quantization_config", "compression_config")):
+        raise DataError(
+            f"{folder / owner[packed[0]]} holds {packed[0]} as {stored[packed[0]].dtype}, a quantized type, but "
+            f"{folder / CONFIG} has no `quantization_config` that says how to read it; fetch the model again, or take "
+            "one that is not quantized."
+        )
+    return stored
 
 
 def _weights(folder: Path, present: Files) -> list[str]:
@@ -170,8 +206,41 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _refuse_code(path: Path, configuration: dict[str, Any]) -> None:
-    if "auto_map" in configuration:
+    for key, value in _entries(configuration):
+        kind = key.strip("_").removesuffix("_internal")
+        words = value.values() if isinstance(value, dict) else [value]
+        unknown = kind in CHOICES and any(word not in (None, *CHOICES[kind]) for word in words)
+        if unknown or (kind in KERNELS and value not in (None, False)):
+            raise DataError(
+                f"{path} asks for code from elsewhere: `{key}` is {shown(value)}, and transformers would fetch that "
+                f"from a hub, which never happens here. Remove `{key}` from a copy of the folder."
+            )
+    if _has(configuration, ("auto_map",)):
         raise DataError(
             f"{path} asks to run code that came with the model (`auto_map`), which never happens here. If transformers "
             "has this kind of model itself, remove `auto_map` from a copy of the folder; else choose another model."
         )
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """The keys and values of an object and of all objects within."""
+    inner: Any = value if isinstance(value, list) else []
+    if isinstance(value, dict):
+        yield from value.items()
+        inner = value.values()
+    for item in inner:
+        yield from _entries(item)
+
+
+def _has(configuration: dict[str, Any], keys: tuple[str, ...]) -> bool:
+    return any(key in keys for key, _ in _entries(configuration))
+
+
+def unknown_value(configuration: dict[str, Any], said: str) -> str | None:
+    """The entry of a configuration whose value an error's text names, as `key` and value."""
+    for key, value in _entries(configuration):
+        if key == "quantization_config" and not isinstance(value, (dict, type(None))):
+            return f"`{key}`: {shown(value)}"
+        if isinstance(value, str) and value and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", said):
+            return f"`{key}`: {shown(value)}"
+    return None

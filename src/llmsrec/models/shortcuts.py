@@ -79,7 +79,7 @@ def choose(
 def _trunk_is_right(yardstick: Yardstick) -> bool:
     return yardstick.right(
         lambda: yardstick.at_once(partial(read_out, yardstick.model)),
-        yardstick.plain[: len(yardstick.sizes) + 1],
+        yardstick.plain[: len(yardstick.sizes) + 2],
         "each history of a user is run by itself: in one pass,",
     )
 
@@ -92,7 +92,7 @@ def _right_decoder(yardstick: Yardstick, shared: bool) -> Decoder | None:
     run, plain = decoder.read_out, yardstick.plain
     right = yardstick.right(
         lambda: torch.cat([yardstick.in_batches(run), *([yardstick.at_once(run)] if shared else [])]),
-        torch.cat([plain, *([plain[: len(yardstick.sizes) + 1]] if shared else [])]),
+        torch.cat([plain, *([plain[: len(yardstick.sizes) + 2]] if shared else [])]),
         f"{LAYERS} run as Llama's,",
     )
     return decoder if right else None

@@ -25,6 +25,7 @@ QUANTIZED = 0.1
 ReadOut = Callable[[PromptBatch, ItemInputs, Tensor, Tensor | None], Tensor]  # as `readout.read_out` of a model
 LAST_DAY = 47_000  # since the epoch, in 2098
 ADAPTER_STD = 0.1
+DATES = 64  # that are tried for a short one
 
 
 class Yardstick:
@@ -40,8 +41,9 @@ class Yardstick:
         item_out: the learned token [ItemOut], if item prompts are run as well.
 
     Attributes:
-        histories, times: of the users: beginnings of the longest history that always fits, another user's, and (where
-            it does not always fit) the longest history of all.
+        histories, times: of the users: beginnings of the longest history that always fits, another user's, which begins
+            with the shortest prompt, that prompt alone, and (where it does not always fit) the longest history of all.
+            A model that changes its ways at some length (longrope) has prompts on either side of it.
         items: ids of the items with the longest, a middling and the shortest title.
         plain: `[B + 3, d_llm]` hidden states of the users, then of the items (`[B, d_llm]` without `item_out`).
         longest: tokens of the longest prompt.
@@ -68,8 +70,11 @@ class Yardstick:
         self.fits = min(prompts.always_fit, prompts.history)
         self.sizes = sorted({1, (self.fits + 1) // 2, self.fits})
         other = rng.choice(by_length, (self.fits + 2) // 3)
+        other[0] = by_length[-1]
         self.histories = [*(longest[:size] for size in self.sizes), other]
         self.times = [days[: len(history)] for history in self.histories]
+        self.times[-1] = np.array([_shortest_date(prompts, other[0], rng), *self.times[-1][1:]])
+        self.histories, self.times = [*self.histories, other[:1]], [*self.times, self.times[-1][:1]]
         if self.fits < prompts.history:
             self.histories, self.times = [*self.histories, longest], [*self.times, days]
         self.items = by_length[[0, len(by_length) // 2, -1]]
@@ -89,11 +94,11 @@ class Yardstick:
         return torch.cat([hidden, run(self.prompts.items(self.items), self.item_inputs, self.item_out, None)])
 
     def at_once(self, run: ReadOut) -> Tensor:
-        """The hidden states `plain[: len(sizes) + 1]`, from all beginnings of two histories as branches of a trunk."""
+        """The hidden states `plain[: len(sizes) + 2]`, from all beginnings of two histories as branches of a trunk."""
         count = len(self.sizes)
         two = slice(count - 1, count + 1)
         prompts = self.prompts.positions(self.histories[two], self.times[two], [1, 1])
-        rows = [size - 1 for size in self.sizes] + [self.fits + len(self.histories[count]) - 1]
+        rows = [*(size - 1 for size in self.sizes), self.fits + len(self.histories[count]) - 1, self.fits]
         return run(prompts, self.item_inputs, self.user_out, None)[rows]
 
     def padding(self) -> bool:
@@ -176,6 +181,13 @@ def tolerance(model: Any) -> float:
     if getattr(model.config, "quantization_config", None) is not None:
         return QUANTIZED
     return TOLERANCE[model.get_input_embeddings().weight.dtype]
+
+
+def _shortest_date(prompts: Prompts, item: int, rng: np.random.Generator) -> int:
+    """The time in ms, of some dozens, whose date takes the fewest tokens."""
+    times = rng.integers(0, LAST_DAY, DATES) * DAY_MS
+    lengths = prompts.users([np.array([item])] * DATES, list(times[:, None])).lengths
+    return int(times[lengths.argmin()])
 
 
 def _half_words(model: nn.Module, item_inputs: ItemInputs) -> ItemInputs:
