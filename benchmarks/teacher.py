@@ -138,7 +138,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table, a line for each row."""
     lines = ["| setting | seed | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for row in rows:
-        cells = [f"{row[key]:.4f}".lstrip("0") if "/" in key else f"{row[key]:.0f}" for key in COLUMNS]
+        cells = [f"{row[key]:.4f}".lstrip("0") if "/" in key else f"{row[key]:.3g}" for key in COLUMNS]
         lines.append("| " + " | ".join([row["name"].replace(",", ", "), str(row["seed"]), *cells]) + " |")
     return "\n".join(lines)
 
