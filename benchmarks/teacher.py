@@ -89,7 +89,7 @@ def run(folder: Path, chosen: argparse.Namespace) -> None:
     for name in names:
         for seed in chosen.seeds:
             of = settings(name, seed)
-            if any(params.SASRec.model_validate(row["settings"]) == of for row in read(chosen.out)):
+            if any(row["settings"] == of.model_dump() for row in read(chosen.out)):
                 continue
             print(f"\n{name}, seed {seed}: {of}", flush=True)
             digest = hashlib.sha256(of.model_dump_json().encode()).hexdigest()[:16]
