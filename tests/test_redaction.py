@@ -1,5 +1,7 @@
 """Secrets in texts: hidden in every form that we know, and nothing else is."""
 
+import time
+
 import pytest
 
 from llmsrec.errors import DataError
@@ -28,6 +30,11 @@ def _no_secrets_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
         f"https://host/?access_token={SECRET}",
         f"connection failed: host=db user=me password={SECRET} dbname=x",
         f"password='{SECRET} and more'",
+        f"postgresql://u:9/{SECRET}'x@127.0.0.1:1/db",
+        f"http://u:p/{SECRET}@127.0.0.1",
+        f'{{"password": "{SECRET}"}}',
+        f"password: {SECRET}",
+        f"aws_secret_access_key={SECRET}",
         "{'Authorization': 'Basic c2VjcmV0OnB3c2VjcmV0OnB3'}",
         "hf_" + "a1B2" * 9,
         "AKIA" + "ABCD" * 4,
@@ -69,6 +76,13 @@ def test_the_environments_secrets_are_hidden_wherever_they_stand(name: str, monk
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert redact(text) == text
+
+
+@pytest.mark.parametrize("part", ["x", "a://", "a://b:", "http://b:", "&key", "password=", "a.b-c+", "Bearer x"])
+def test_the_time_to_redact_grows_as_the_texts_length(part: str) -> None:
+    start = time.process_time()
+    redact(part * (400_000 // len(part)))
+    assert time.process_time() - start < 5  # a field's name of 400,000 characters stopped the service for an hour
 
 
 def test_a_short_value_or_a_part_of_a_word_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def reachable(root: Path) -> None:
             _greet_database(uri)
     except requests.exceptions.SSLError:
         return  # somebody answered; MLflow knows its certificates
-    except (requests.ConnectionError, requests.Timeout, SQLAlchemyError, ImportError) as error:
+    except (requests.RequestException, SQLAlchemyError, ImportError, ValueError) as error:
         raise DataError(
             f"the registry at {uri} does not answer: {_reason(error)}. See that it runs, that MLFLOW_TRACKING_URI is "
             "right and that what it needs to be reached is installed, then run the command again."
@@ -313,9 +313,11 @@ def _log_model(run_id: str, bundle: Path, digest: str) -> str:
 
 def require(root: Path) -> None:
     """Raise DataError where there is no registry: MLflow would take seconds to make an empty one."""
-    own = root / "mlruns/mlflow.db"
-    if tracking_uri(root) == _own(root) and not own.exists():
+    uri, own = tracking_uri(root), root / "mlruns/mlflow.db"
+    if uri == _own(root) and not own.exists():
         raise DataError(f"no registry at {own}; {REMEDY}, or set MLFLOW_TRACKING_URI.")
+    if uri.startswith("sqlite") and not Path(sqlalchemy.make_url(uri).database or "").exists():
+        raise DataError(f"no registry at {uri}, which MLFLOW_TRACKING_URI names; set it to a database that is there.")
 
 
 def require_registered(root: Path, path: Path) -> dict[str, Any]:

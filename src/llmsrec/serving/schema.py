@@ -100,8 +100,13 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(_problem(problem) for problem in error.errors()[:5])
 
 
+LONGEST_NAME = 60  # characters of a field that is shown
+
+
 def _problem(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"]) or "the whole"
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}..."
     if problem["type"] == "missing":
         return f"`{name}` is missing"
     if problem["type"] == "extra_forbidden":
