@@ -46,6 +46,7 @@ EXPECTED = {
     "registry.gate": [],
     "registry": ["register"],
     "tune": [],
+    "drift": [],
 }
 
 
