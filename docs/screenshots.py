@@ -25,6 +25,7 @@ from PIL import Image
 from llmsrec import params as parameters
 from llmsrec.errors import DataError, LLMSRecError
 from llmsrec.registry import names, tracking
+from llmsrec.registry.address import tracking_uri
 
 IMAGES = Path("docs/images")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -109,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
         if b.version is None:
             raise DataError(f"{b.name} is no registered version; name one as B (`llmsrec compare`).")
         experiment = client.get_run(b.run_id).info.experiment_id
-    with served(tracking.tracking_uri(root)) as address, browser(height=1600) as page:
+    with served(tracking_uri(root)) as address, browser(height=1600) as page:
         open_comparison(page, address, [a.run_id, b.run_id], experiment)
         _without_assistant(page)
         for part in ("Parameters", "Metrics"):

@@ -14,7 +14,7 @@ import pytest
 from llmsrec import cli
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import write_json
-from llmsrec.registry import tracking
+from llmsrec.registry import address, tracking
 from llmsrec.tuning import study
 from tests.registry.made import write_params
 
@@ -61,8 +61,8 @@ def test_every_command_says_in_one_line_that_the_registry_is_down(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url(scheme, port))
-    assert tracking.ANSWER_S < 10, "with the start of Python it is said within 15 s"
-    monkeypatch.setattr(tracking, "ANSWER_S", 0.5 if scheme == "http" else 2)  # psycopg waits no shorter
+    assert address.ANSWER_S < 10, "with the start of Python it is said within 15 s"
+    monkeypatch.setattr(address, "ANSWER_S", 0.5 if scheme == "http" else 2)  # psycopg waits no shorter
     for name in COMMANDS if scheme == "http" else ("rollback", "recommend", "tune"):
         began = time.monotonic()
         assert cli.main(COMMANDS[name]) == 1
@@ -100,14 +100,27 @@ def test_a_server_that_answers_anything_is_up(tmp_path: Path, monkeypatch: pytes
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # answers 501 to everything
         threading.Thread(target=server.handle_request, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}/mlflow/")
-        tracking.reachable(tmp_path)
+        address.reachable(tmp_path)
 
 
 def test_what_was_given_is_the_environment_again_after_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{_free()}")
-    given = tracking.tracking_uri(tmp_path)
+    given = address.tracking_uri(tmp_path)
     with pytest.raises(DataError), tracking.session(tmp_path, "Run it again"):
         pass
-    assert tracking.tracking_uri(tmp_path) == given
+    assert address.tracking_uri(tmp_path) == given
+
+
+@pytest.mark.parametrize("url", ["sqlite:///{}", "sqlite+pysqlite:///{}", "sqlite:///file:{}?mode=ro&uri=true"])
+def test_a_database_file_is_asked_for_however_its_url_is_written(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a b.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url.format(path))
+    with pytest.raises(DataError, match=r"no registry at sqlite.*set it to a database that is there"):
+        address.require(tmp_path)
+    assert not path.exists()
+    path.touch()
+    address.require(tmp_path)

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from llmsrec import cli
 from llmsrec.errors import DataError
-from llmsrec.registry import tracking
+from llmsrec.registry import address, tracking
 from llmsrec.serving.bundle import seal, verify
 
 
@@ -127,7 +127,7 @@ def test_the_environments_uri_wins_and_is_left_as_it_was(monkeypatch: pytest.Mon
         assert connected.tracking_uri == registry.uri
     assert "MLFLOW_TRACKING_URI" not in os.environ
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    assert tracking.tracking_uri(registry.root) == "http://127.0.0.1:1"
+    assert address.tracking_uri(registry.root) == "http://127.0.0.1:1"
 
 
 def test_a_deleted_experiment_says_how_to_bring_it_back(registry: Any, client: MlflowClient) -> None:

@@ -6,7 +6,6 @@ Everything here can be called again: what is already there is found by its diges
 import fcntl
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,29 +23,23 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 
 import mlflow
 import polars as pl
-import requests
-import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from requests import RequestException
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
 
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
 from llmsrec.redaction import redact
 from llmsrec.registry import verified
+from llmsrec.registry.address import REMEDY, own, reachable, reason, require, tracking_uri
 from llmsrec.registry.record import Record, check, metrics
 from llmsrec.registry.verified import BUNDLE, MODEL
 from llmsrec.serving.bundle import verify
 
 DIGEST = "llmsrec.digest"
-# `dvc repro` looks at files alone: in a clone it runs nothing, however empty the registry is.
-REMEDY = "`dvc repro` makes what is missing, and where it runs nothing `dvc repro -f -s register` does, from the files"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens with its pages for prompts and traces
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # what a tracking server takes at once
-ANSWER_S = 6  # a server or database that has not answered a greeting by then is down
 FINISHED = RunStatus.to_string(RunStatus.FINISHED)
 # What answering requests imports; the rest of the pipeline is not installed where a model is served.
 SERVING = (
@@ -86,56 +79,11 @@ def session(root: Path, remedy: str) -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(uri)
     except (MlflowException, RequestException) as error:
-        raise DataError(f"MLflow at {uri} refused: {_reason(error)}. {remedy} once this is put right.") from error
+        raise DataError(f"MLflow at {uri} refused: {reason(error)}. {remedy} once this is put right.") from error
     finally:
         mlflow.set_tracking_uri(given or "")  # it is kept in the environment, too
         if given is None:
             os.environ.pop("MLFLOW_TRACKING_URI", None)
-
-
-def reachable(root: Path) -> None:
-    """Greet the registry, if it is a server or a server's database.
-
-    MLflow's own clients try for minutes, as they cannot know whether anything was ever there.
-
-    Raises:
-        DataError: nobody answers within `ANSWER_S`.
-    """
-    uri = tracking_uri(root)
-    try:
-        if uri.startswith(("http://", "https://")):
-            requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_S, allow_redirects=False, stream=True).close()
-        elif "://" in uri:
-            _greet_database(uri)
-    except requests.exceptions.SSLError:
-        return  # somebody answered; MLflow knows its certificates
-    except (requests.RequestException, SQLAlchemyError, ImportError, ValueError) as error:
-        raise DataError(
-            f"the registry at {uri} does not answer: {_reason(error)}. See that it runs, that MLFLOW_TRACKING_URI is "
-            "right and that what it needs to be reached is installed, then run the command again."
-        ) from error
-
-
-def _greet_database(uri: str) -> None:
-    backend = sqlalchemy.make_url(uri).get_backend_name()
-    if backend in ("postgresql", "mysql"):
-        engine = sqlalchemy.create_engine(
-            uri, connect_args={"connect_timeout": ANSWER_S}, poolclass=sqlalchemy.NullPool
-        )
-        with engine.connect():
-            pass
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause in few words: what libraries wrap around it is long and says no more."""
-    if isinstance(error, requests.Timeout):
-        return f"nothing came back within {ANSWER_S} s"
-    if type(error) is requests.ConnectionError:
-        cause = re.search(r"(\[Errno -?\d+\] [^'\")]+|[^:('\"]+(?=['\")]*$))", str(error))
-        return cause[1].strip() if cause else type(error).__name__
-    lines = str(error).splitlines() or [type(error).__name__]
-    # A database's own words, such as `(sqlite3.OperationalError) disk I/O error`, stand behind SQLAlchemy's.
-    return next((line for line in lines if re.match(r"\([\w.]+Error\) ", line)), lines[0]).rstrip(".")
 
 
 @contextmanager
@@ -155,24 +103,6 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
-def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI where it is set, or this repository's own database."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _own(root)
-
-
-def _own(root: Path) -> str:
-    return sqlite_url(root / "mlruns/mlflow.db")
-
-
-def sqlite_url(path: Path) -> str:
-    """A database file's URL; a folder may be called `a?b` or `50%20`, which means something else in a URL."""
-    url = URL.create("sqlite", database=str(path))
-    if str(path) in url.render_as_string():
-        return url.render_as_string()
-    # MLflow takes what follows `sqlite:///` for a path, and would make an empty folder of the quoted name.
-    return url.set(drivername="sqlite+pysqlite").render_as_string()
-
-
 def experiment(client: MlflowClient, name: str, root: Path) -> str:
     """The id of the experiment, made if it is missing.
 
@@ -180,7 +110,7 @@ def experiment(client: MlflowClient, name: str, root: Path) -> str:
     """
     found = client.get_experiment_by_name(name)
     if found is None:
-        location = (root.absolute() / "mlruns/artifacts").as_uri() if client.tracking_uri == _own(root) else None
+        location = (root.absolute() / "mlruns/artifacts").as_uri() if client.tracking_uri == own(root) else None
         return client.create_experiment(name, artifact_location=location, tags=KIND)
     if found.lifecycle_stage != "active":
         raise DataError(
@@ -309,15 +239,6 @@ def _log_model(run_id: str, bundle: Path, digest: str) -> str:
             tags={BUNDLE: digest},
         )
     return info.model_id
-
-
-def require(root: Path) -> None:
-    """Raise DataError where there is no registry: MLflow would take seconds to make an empty one."""
-    uri, own = tracking_uri(root), root / "mlruns/mlflow.db"
-    if uri == _own(root) and not own.exists():
-        raise DataError(f"no registry at {own}; {REMEDY}, or set MLFLOW_TRACKING_URI.")
-    if uri.startswith("sqlite") and not Path(sqlalchemy.make_url(uri).database or "").exists():
-        raise DataError(f"no registry at {uri}, which MLFLOW_TRACKING_URI names; set it to a database that is there.")
 
 
 def require_registered(root: Path, path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from llmsrec import params as parameters
 from llmsrec.errors import ParamsError
 from llmsrec.files import atomic
-from llmsrec.registry import tracking
+from llmsrec.registry import address
 from llmsrec.registry import trials as mlflow_trials
 from llmsrec.tuning import report, space, study, trials
 
@@ -31,7 +31,7 @@ def run(root: Path) -> optuna.Study:
     torch.use_deterministic_algorithms(True)
     params = parameters.load(PARAMS)
     space.check(params)
-    tracking.reachable(root)  # before anything is trained
+    address.reachable(root)  # before anything is trained
     shared = study.begin(params, trials.inputs(params), root)
     train = trials.trainer(params, root / ".cache/tune")
     resume = root / ".resume/tune"

@@ -28,7 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from llmsrec.errors import DataError, LLMSRecError, ParamsError
 from llmsrec.params import Params
 from llmsrec.redaction import redact
-from llmsrec.registry.tracking import sqlite_url
+from llmsrec.registry.address import sqlite_url
 from llmsrec.tuning import space
 from llmsrec.tuning.trials import Curve, Trainer
 
