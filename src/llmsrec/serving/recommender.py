@@ -62,18 +62,7 @@ class Recommender:
             RequestError: more than `limits` allow, `k` beyond the catalogue, the `cf` tower of a model that was not
                 distilled, or the `llm` tower where torch is not installed.
         """
-        limits.check_sums(requests)
-        for number, request in enumerate(requests):
-            if request.tower == "cf" and not self._bundle.config["distilled"]:
-                raise RequestError(
-                    f"request {number}, `tower` is 'cf', but this model was trained without distillation "
-                    "(`model.distill=false`), so that tower's users are not in the items' space; ask for 'llm'."
-                )
-            if request.k > len(self._asins):
-                raise RequestError(
-                    f"request {number}, `k` is {request.k}, but the catalogue has {len(self._asins)} items; "
-                    f"ask for 1 to {len(self._asins)}."
-                )
+        self.check(requests)
         histories = [
             self.history([e.parent_asin for e in request.history], [e.timestamp for e in request.history])
             for request in requests
@@ -92,6 +81,21 @@ class Recommender:
                 for row, vector in zip(batch, vectors, strict=True):
                     answers[row] = self._answer(requests[row], histories[row], vector @ self._item_vectors)
         return [answers[row] for row in range(len(requests))]
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Raise what `recommend` raises for requests that cannot be answered together, before any work."""
+        limits.check_sums(requests)
+        for number, request in enumerate(requests):
+            if request.tower == "cf" and not self._bundle.config["distilled"]:
+                raise RequestError(
+                    f"request {number}, `tower` is 'cf', but this model was trained without distillation "
+                    "(`model.distill=false`), so that tower's users are not in the items' space; ask for 'llm'."
+                )
+            if request.k > len(self._asins):
+                raise RequestError(
+                    f"request {number}, `k` is {request.k}, but the catalogue has {len(self._asins)} items; "
+                    f"ask for 1 to {len(self._asins)}."
+                )
 
     def history(self, asins: list[str], timestamps: list[int]) -> History:
         """Oldest first (ties in the order given), the first of repeats kept, as in the data that was trained on."""

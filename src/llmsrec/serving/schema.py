@@ -110,5 +110,6 @@ def _problem(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"`{name}` is missing"
     if problem["type"] == "extra_forbidden":
-        return f"`{name}` is not a field of a request"
+        what, fields = ("a request", Request) if len(problem["loc"]) == 1 else ("an event", Event)
+        return f"`{name}` is not a field of {what}, whose fields are {', '.join(fields.model_fields)}"
     return f"`{name}` is {shown(problem['input'])}: {problem['msg'].removeprefix('Value error, ')}"
