@@ -25,7 +25,7 @@ def main(stage: Stage) -> None:
         Path("models/bundle"),
         llm_srec.load(CHECKPOINT, BACKBONE, Path("models/sasrec"), ITEMS, prefixes),
         read_json(CHECKPOINT / "config.json"),
-        catalogue.select("item_id", "parent_asin", "title", pl.col("count").fill_null(0)),
+        catalogue.select("item_id", "parent_asin", "title", pl.col("count").fill_null(0), "store", "categories"),
         BACKBONE,
         events.drop_last(1),
         stage.params.export.users,

@@ -55,6 +55,8 @@ def make_tiny(
     items = pl.DataFrame({"item_id": np.arange(1, 31, dtype=np.int32)}).with_columns(
         parent_asin=pl.format("B{}", pl.col("item_id")),
         title=pl.format("Bottle no {} of rose water", pl.col("item_id")),
+        store=pl.when(pl.col("item_id") % 3 > 0).then(pl.format("Shop {}", pl.col("item_id") % 3)),
+        categories=pl.concat_list(pl.lit("Home"), pl.format("Shelf {}", pl.col("item_id") % 4)),
     )
     lengths = rng.integers(5, 9, size=40)
     rows = {
@@ -103,6 +105,7 @@ def make_tiny(
     sequences = Sequences.read(folder / "data/filtered/interactions.parquet").drop_last(1)
     counts = np.bincount(sequences.items, minlength=31)[1:]
     catalogue = items.with_columns(count=pl.Series(counts, dtype=pl.Int64))
+    catalogue = catalogue.select("item_id", "parent_asin", "title", "count", "store", "categories")
     tiny = Tiny(folder, model, sequences, config, catalogue)
     bundle.write(tiny.bundle, model, config, catalogue, backbone, sequences, users=40, tolerance=1e-4)
     return tiny

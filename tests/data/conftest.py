@@ -34,19 +34,24 @@ def _text(line: Any) -> str:
 
 @pytest.fixture
 def raw_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Write data/raw as the ingest stage does, from (user, item, timestamp) rows and {item: title}."""
+    """Write data/raw as the ingest stage does, from (user, item, timestamp) rows and {item: title}.
 
-    def writer(rows: list[tuple[str, str, int]], titles: dict[str, str | None] | None = None) -> Path:
+    `catalogue` has the store and the categories of items that have any.
+    """
+
+    def writer(
+        rows: list[tuple[str, str, int]],
+        titles: dict[str, str | None] | None = None,
+        catalogue: dict[str, tuple[str | None, list[str]]] | None = None,
+    ) -> Path:
         folder = tmp_path / "raw"
         folder.mkdir(exist_ok=True)
         reviews = {"user_id": pl.String, "parent_asin": pl.String, "timestamp": pl.Int64}
         frame = pl.DataFrame(rows, schema=reviews, orient="row")
         frame.with_columns(rating=pl.lit(5.0, pl.Float32)).write_parquet(folder / "reviews.parquet")
-        titles = titles or {}
-        items = {"parent_asin": list(titles), "title": list(titles.values())}
-        pl.DataFrame(items, schema={"parent_asin": pl.String, "title": pl.String}).write_parquet(
-            folder / "items.parquet"
-        )
+        lines = [(item, title, *(catalogue or {}).get(item, (None, []))) for item, title in (titles or {}).items()]
+        schema = {"parent_asin": pl.String, "title": pl.String, "store": pl.String, "categories": pl.List(pl.String)}
+        pl.DataFrame(lines, schema=schema, orient="row").write_parquet(folder / "items.parquet")
         return folder
 
     return writer

@@ -35,6 +35,7 @@ def good() -> Files:
     held = [(u + 1, split, order[u][EVENTS - back], order[u][EVENTS : EVENTS + NEGATIVES])
             for split, back in (("valid", 2), ("test", 1)) for u in range(USERS)]  # fmt: skip
     asin = [f"B{item}" for item in range(1, ITEMS + 1)]
+    catalogue = pl.lit("Shop").alias("store"), pl.lit(["Home", "Pots"]).alias("categories")
     return {
         "raw/reviews": interactions.select(
             pl.format("U{}", "user_id").alias("user_id"),
@@ -42,11 +43,11 @@ def good() -> Files:
             pl.lit(5.0, pl.Float32).alias("rating"),
             "timestamp",
         ),
-        "raw/items": pl.DataFrame({"parent_asin": asin, "title": [None, "", *asin[2:]]}),
+        "raw/items": pl.DataFrame({"parent_asin": asin, "title": [None, "", *asin[2:]]}).with_columns(catalogue),
         "filtered/interactions": interactions,
-        "filtered/items": pl.DataFrame({"item_id": range(1, ITEMS + 1), "parent_asin": asin, "title": asin}).cast(
-            {"item_id": pl.Int32}
-        ),
+        "filtered/items": pl.DataFrame({"item_id": range(1, ITEMS + 1), "parent_asin": asin, "title": asin})
+        .cast({"item_id": pl.Int32})
+        .with_columns(catalogue),
         "filtered/users": pl.DataFrame(
             {"user_id": range(1, USERS + 1), "raw_user_id": [f"U{user}" for user in range(1, USERS + 1)]}
         ).cast({"user_id": pl.Int32}),

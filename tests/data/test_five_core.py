@@ -33,7 +33,7 @@ def slow_filter(rows, core):
 def result(out):
     """What was written, with raw ids in place of dense ones."""
     users = dict(pl.read_parquet(out / "users.parquet").rows())
-    items = {item: asin for item, asin, _ in pl.read_parquet(out / "items.parquet").rows()}
+    items = dict(pl.read_parquet(out / "items.parquet").select("item_id", "parent_asin").rows())
     rows = pl.read_parquet(out / "interactions.parquet").rows()
     return [(users[user], items[item], timestamp) for user, item, timestamp in rows]
 
@@ -61,7 +61,8 @@ def test_filter_equals_the_loop(tmp_path_factory, rows, core):
     folder = tmp_path_factory.mktemp("filter")
     schema = {"user_id": pl.String, "parent_asin": pl.String, "timestamp": pl.Int64}
     pl.DataFrame(rows, schema=schema, orient="row").write_parquet(folder / "reviews.parquet")
-    pl.DataFrame({"parent_asin": ["u"], "title": ["U"]}).write_parquet(folder / "items.parquet")
+    items = {"parent_asin": ["u"], "title": ["U"], "store": ["S"], "categories": [["C"]]}
+    pl.DataFrame(items).write_parquet(folder / "items.parquet")
     expected = slow_filter(rows, core)
     if not expected:
         with pytest.raises(DataError, match="no event is left"):
@@ -82,13 +83,38 @@ def test_ids_are_dense_ascending_and_free_of_the_order_of_lines(raw_folder, tmp_
     filter_reviews(raw_folder(rows, {"x": "X", "10": None}), tmp_path / "out", 1, 1.0, 0)
     assert pl.read_parquet(tmp_path / "out/users.parquet").rows() == [(1, "A"), (2, "b"), (3, "ü")]
     items = [(1, "10", "Untitled item"), (2, "2", "Untitled item"), (3, "x", "X")]
-    assert pl.read_parquet(tmp_path / "out/items.parquet").rows() == items
+    assert pl.read_parquet(tmp_path / "out/items.parquet").select("item_id", "parent_asin", "title").rows() == items
     filter_reviews(raw_folder(rows[::-1], {"x": "X"}), tmp_path / "other", 1, 1.0, 0)
     for name in ("users", "items"):
         one, other = (pl.read_parquet(tmp_path / folder / f"{name}.parquet") for folder in ("out", "other"))
         assert one.equals(other)
     schema = pl.read_parquet(tmp_path / "out/interactions.parquet").schema
     assert schema == {"user_id": pl.Int32, "item_id": pl.Int32, "timestamp": pl.Int64}
+
+
+def test_store_and_categories_of_kept_items_are_plain_text(raw_folder, tmp_path):
+    rows = [(user, item, 1) for user in "ab" for item in "uvwxyz"]
+    catalogue = {
+        "u": ("Rock &amp; Roll ", ["Home &amp; Garden", " \u200b", "Pots"]),
+        "v": (None, []),
+        "w": ("&nbsp;", ["", "&nbsp;"]),
+        "x": ("Shop", ["Pots"]),
+    }
+    folder = raw_folder(rows, {**dict.fromkeys("uvwx", "T"), "gone": "T"}, {**catalogue, "gone": ("S", ["C"])})
+    filter_reviews(folder, tmp_path / "out", 1, 1.0, 0)
+    items = pl.read_parquet(tmp_path / "out/items.parquet")
+    assert items.select("parent_asin", "store", "categories").rows() == [
+        ("u", "Rock & Roll", ["Home & Garden", "Pots"]),
+        ("v", None, []),
+        ("w", None, []),
+        ("x", "Shop", ["Pots"]),
+        ("y", None, []),
+        ("z", None, []),
+    ]
+    assert dict(items.schema.items()) == {
+        "item_id": pl.Int32, "parent_asin": pl.String, "title": pl.String, "store": pl.String,
+        "categories": pl.List(pl.String),
+    }  # fmt: skip
 
 
 def chain():

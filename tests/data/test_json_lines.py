@@ -43,16 +43,15 @@ VALUES = st.one_of(
     st.floats(),
     st.text(max_size=3),
     st.just("\ud800"),
-    st.lists(st.one_of(st.integers(), st.text(max_size=2), st.just("\ud800")), max_size=2),
+    st.lists(st.one_of(st.none(), st.integers(), st.text(max_size=2), st.just("\ud800")), max_size=2),
     st.dictionaries(st.text(max_size=2), st.integers(), max_size=1),
 )
+FIELDS = ["user_id", "parent_asin", "rating", "timestamp", "title", "store", "categories", "main_category"]
 LINES = st.one_of(
     st.builds(review, st.text(min_size=1, max_size=3), timestamp=st.integers(EARLIEST, LATEST)).map(json.dumps),
     st.builds(review, rating=st.none() | st.floats() | st.integers(0, 5)).map(json.dumps),
     st.just(json.dumps({"user_id": "u", "parent_asin": "i", "timestamp": NOW})),
-    st.dictionaries(st.sampled_from(["user_id", "parent_asin", "rating", "timestamp", "title"]), VALUES).map(
-        json.dumps
-    ),
+    st.dictionaries(st.sampled_from(FIELDS), VALUES).map(json.dumps),
     st.sampled_from(
         ["", "  ", "null", "[1]", "{", '{"a":1}{"b":2}', '{"user_id": "a\tb"}', '{"text": NaN}', "\ufeff{}"]
     ),

@@ -181,7 +181,8 @@ def test_items(write, tmp_path):
     items = write("meta_A.jsonl.gz", [json.dumps(line) for line in lines])
     reviews = write("A.jsonl.gz", [review(), review()])
     manifest = raw.ingest(reviews, items, tmp_path / "raw", {"source": "files"})
-    assert rows(tmp_path / "raw/items.parquet") == [
+    written = pl.read_parquet(tmp_path / "raw/items.parquet")
+    assert written.select("parent_asin", "title").rows() == [
         ("a", "First"),
         ("b", None),
         ("c", None),
@@ -200,14 +201,55 @@ def test_items(write, tmp_path):
     assert manifest["files"]["A.jsonl.gz"]["bytes"] == reviews.stat().st_size
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([None, "", " ", "&nbsp;", "Tent", "Mat"]))))
-def test_an_item_of_several_lines_has_the_first_title_that_says_something(lines):
-    slow: dict[str, str | None] = {}
-    for item, title in lines:
-        if slow.get(item) is None:
-            slow[item] = title if titles.clean(pl.Series([title], dtype=pl.String)).item() != titles.UNTITLED else None
-    frame = pl.DataFrame(lines, schema={"parent_asin": pl.String, "title": pl.String}, orient="row")
-    assert raw.one_line_each(frame).rows() == list(slow.items())
+LINES = pl.Schema(
+    {
+        "parent_asin": pl.String(),
+        "title": pl.String(),
+        "store": pl.String(),
+        "categories": pl.List(pl.String()),
+        "main_category": pl.String(),
+    }
+)
+NAMES = st.sampled_from([None, "", " ", "Garden", "Pots"])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"),
+            st.sampled_from([None, "", " ", "&nbsp;", "Tent", "Mat"]),
+            NAMES,
+            st.none() | st.lists(st.sampled_from([None, "Garden", "Pots"]), max_size=2),
+            NAMES,
+        )
+    )
+)
+def test_an_item_of_several_lines_has_the_first_of_each_field_that_says_something(lines):
+    slow: dict[str, list] = {}
+    for item, title, store, categories, main in lines:
+        of = slow.setdefault(item, [None, None, None, None])
+        names = [name for name in categories or [] if name is not None]
+        said = titles.clean(pl.Series([title], dtype=pl.String)).item() != titles.UNTITLED
+        for place, value in enumerate([title if said else None, (store or "").strip() and store, names, main]):
+            if of[place] is None and value and (place == 2 or value.strip()):
+                of[place] = value
+    expected = [(item, *of[:2], of[2] or ([of[3]] if of[3] else [])) for item, of in slow.items()]
+    assert raw.one_line_each(pl.DataFrame(lines, schema=LINES, orient="row")).rows() == expected
+
+
+def test_a_store_or_categories_of_another_kind_are_none(write, tmp_path):
+    lines = [
+        {"store": "S", "categories": ["Home", "Pots"], "main_category": "M"},
+        {"store": 7, "categories": "Home", "main_category": "M"},
+        {"store": ["S"], "categories": [["Home"]], "main_category": 3},
+        {"store": "\ud800", "categories": ["Home", 1]},
+        {"store": None, "categories": None, "main_category": None},
+        {},
+    ]
+    items = write("meta_A.jsonl", [json.dumps({"parent_asin": str(n), **line}) for n, line in enumerate(lines)])
+    raw.ingest(write("A.jsonl", [review()]), items, tmp_path / "raw", {})
+    written = pl.read_parquet(tmp_path / "raw/items.parquet").select("store", "categories").rows()
+    assert written == [("S", ["Home", "Pots"]), (None, ["M"]), *[(None, [])] * 4]
 
 
 @pytest.mark.parametrize("name", ["A.jsonl", "A.jsonl.gz"])

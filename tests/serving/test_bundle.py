@@ -117,6 +117,20 @@ def rewrite_config(copy: Path, **shapes: Any) -> None:
     (copy / "config.json").write_text(json.dumps(config | {"shapes": config["shapes"] | shapes}))
 
 
+def test_the_catalogue_has_each_items_store_and_categories(copy: Path) -> None:
+    bundle = Bundle.open(copy)
+    assert bundle.stores().to_list()[:3] == ["Shop 1", "Shop 2", None]
+    assert bundle.categories().to_list()[:2] == [["Home", "Shelf 1"], ["Home", "Shelf 2"]]
+
+
+def test_a_bundle_from_before_there_were_stores_and_categories_has_none(copy: Path) -> None:
+    rewrite_items(copy, lambda items: items.drop("store", "categories"))
+    seal(copy)
+    bundle = Bundle.open(copy)
+    assert bundle.stores().to_list() == [None] * 30 and bundle.stores().dtype == pl.String
+    assert bundle.categories().to_list() == [[]] * 30 and bundle.categories().dtype == pl.List(pl.String)
+
+
 def spoil(values: np.ndarray) -> np.ndarray:
     values = values.copy()
     values[-1] = np.nan
@@ -154,6 +168,14 @@ RESEALED = {
         "30 rows have no title",
     ),
     "a column less": (lambda copy: rewrite_items(copy, lambda items: items.drop("count")), "its columns are item_id"),
+    "stores that are numbers": (
+        lambda copy: rewrite_items(copy, lambda items: items.with_columns(store=pl.lit(1))),
+        "`store` holds Int32, not String",
+    ),
+    "categories that are no lists": (
+        lambda copy: rewrite_items(copy, lambda items: items.with_columns(categories=pl.lit("Home"))),
+        "`categories` holds String, not List",
+    ),
     "another kind": (
         lambda copy: rewrite_items(copy, lambda items: items.with_columns(count=pl.lit("9"))),
         "`count` holds String",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from llmsrec.data.titles import UNTITLED, clean
+from llmsrec.data.titles import UNTITLED, clean, plain
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, sha256, write_json
 
@@ -156,15 +156,28 @@ def tables(events: Events, raw_items: pl.LazyFrame) -> dict[str, pl.DataFrame]:
     """The three tables with dense ids: interactions by user and event, items (with cleaned titles), users."""
     user_of, users = _dense(events.users, events.user_ids, "user_id", "raw_user_id")
     item_of, items = _dense(events.items, events.item_ids, "item_id", "parent_asin")
-    titles = items.lazy().join(raw_items, on="parent_asin", how="left", maintain_order="left").collect()
+    catalogue = items.lazy().join(raw_items, on="parent_asin", how="left", maintain_order="left").collect()
     interactions = pl.DataFrame(
         {"user_id": user_of[events.users], "item_id": item_of[events.items], "timestamp": events.timestamps}
     )
     return {
         "interactions": interactions.sort("user_id", maintain_order=True),
-        "items": titles.with_columns(clean(titles["title"]).alias("title")),
+        "items": tidy(catalogue),
         "users": users,
     }
+
+
+def tidy(catalogue: pl.DataFrame) -> pl.DataFrame:
+    """`title`, `store` and `categories` as plain text; no store is null, no categories an empty list."""
+    names = catalogue.select("item_id", pl.col("categories")).explode("categories")
+    names = names.with_columns(plain(names["categories"]).alias("categories")).drop_nulls()
+    categories = names.group_by("item_id", maintain_order=True).agg("categories")
+    return (
+        catalogue.drop("categories")
+        .with_columns(clean(catalogue["title"]).alias("title"), plain(catalogue["store"]).alias("store"))
+        .join(categories, on="item_id", how="left", maintain_order="left")
+        .with_columns(pl.col("categories").fill_null(pl.lit([], pl.List(pl.String))))
+    )
 
 
 def _dense(codes: np.ndarray, raw_ids: pl.Series, name: str, raw_name: str) -> tuple[np.ndarray, pl.DataFrame]:

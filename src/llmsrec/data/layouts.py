@@ -50,16 +50,22 @@ def check_review(line: dict[str, Any]) -> tuple[str, str, float | None, int]:
     )
 
 
-def check_item(line: dict[str, Any]) -> tuple[str, str | None]:
-    """One item as (parent_asin, title).
+def check_item(line: dict[str, Any]) -> tuple[str, str | None, str | None, list[str | None] | None, str | None]:
+    """One item as (parent_asin, title, store, categories, main_category).
 
-    A list of texts is joined with spaces. A title that is missing or anything else (a number, an object, a list that
-    holds one) is None, and counted as missing.
+    Of a title, a list of texts is joined with spaces. What is missing or anything else (a number, an object, a list
+    that holds one) is None; a title is then counted as missing.
     """
-    title = line.get("title")
+    title, categories = line.get("title"), line.get("categories")
     parts: list[Any] = title if isinstance(title, list) else [title]
-    is_text = bool(parts) and all(isinstance(part, str) and _is_unicode(part) for part in parts)
-    return _text(line, "parent_asin"), " ".join(parts) if is_text else None
+    listed = isinstance(categories, list) and all(name is None or _is_text(name) for name in categories)
+    return (
+        _text(line, "parent_asin"),
+        " ".join(parts) if parts and all(map(_is_text, parts)) else None,
+        _text_or_none(line, "store"),
+        categories if listed else None,
+        _text_or_none(line, "main_category"),
+    )
 
 
 REVIEWS = Layout(
@@ -75,7 +81,20 @@ REVIEWS = Layout(
     ("user_id", "parent_asin", "timestamp"),
     check_review,
 )
-ITEMS = Layout("item", pa.schema([("parent_asin", pa.string()), ("title", pa.string())]), ("parent_asin",), check_item)
+ITEMS = Layout(
+    "item",
+    pa.schema(
+        [
+            ("parent_asin", pa.string()),
+            ("title", pa.string()),
+            ("store", pa.string()),
+            ("categories", pa.list_(pa.string())),
+            ("main_category", pa.string()),
+        ]
+    ),
+    ("parent_asin",),
+    check_item,
+)
 
 
 def _field(line: dict[str, Any], name: str) -> Any:
@@ -90,9 +109,18 @@ def _field(line: dict[str, Any], name: str) -> Any:
 
 def _text(line: dict[str, Any], name: str) -> str:
     value = _field(line, name)
-    if not isinstance(value, str) or not value or not _is_unicode(value):
+    if not value or not _is_text(value):
         raise ValueError(f"{name} is {shown(value)}, not a string with text in it")
-    return value
+    return str(value)
+
+
+def _text_or_none(line: dict[str, Any], name: str) -> str | None:
+    value = line.get(name)
+    return value if _is_text(value) else None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and _is_unicode(value)
 
 
 def _is_unicode(value: str) -> bool:

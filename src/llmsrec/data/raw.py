@@ -68,9 +68,23 @@ def ingest(reviews: Path, items: Path, out: Path, origin: dict[str, Any]) -> dic
 
 
 def one_line_each(lines: pl.DataFrame) -> pl.DataFrame:
-    """A row for each item, in the order of their first lines, with its first title that says something, or null."""
-    said = lines.with_columns(title=pl.when(titled(lines["title"])).then("title"))
-    return said.group_by("parent_asin", maintain_order=True).agg(pl.col("title").drop_nulls().first())
+    """A row for each item, in the order of their first lines: `parent_asin, title, store, categories`.
+
+    Of each the first that says something counts, or null (no categories: an empty list). An item without categories has
+    its main category as the only one.
+    """
+    names = pl.col("categories").list.drop_nulls()
+    said = lines.with_columns(
+        title=pl.when(titled(lines["title"])).then("title"),
+        store=pl.when(pl.col("store").str.strip_chars() != "").then("store"),
+        categories=pl.when(names.list.len() > 0).then(names),
+        main_category=pl.when(pl.col("main_category").str.strip_chars() != "").then("main_category"),
+    )
+    first = said.group_by("parent_asin", maintain_order=True).agg(
+        pl.col("title", "store", "categories", "main_category").drop_nulls().first()
+    )
+    main = pl.concat_list("main_category").list.drop_nulls()
+    return first.with_columns(pl.col("categories").fill_null(main)).drop("main_category")
 
 
 def convert(source: Path, target: Path, layout: Layout, block: int = BLOCK) -> int:

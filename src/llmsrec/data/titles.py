@@ -1,4 +1,4 @@
-"""Titles as plain text: what a prompt may hold."""
+"""Titles, and the catalogue's other texts, as plain text: what a prompt may hold."""
 
 import html
 import re
@@ -14,18 +14,23 @@ INVISIBLE = r"[\u00ad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]"  # soft hyph
 
 
 def clean(titles: pl.Series) -> pl.Series:
+    """Titles as `plain` text; one that is null, or empty after that, becomes `UNTITLED`."""
+    return plain(titles).fill_null(UNTITLED)
+
+
+def plain(texts: pl.Series) -> pl.Series:
     """Unescape HTML entities, drop invisible characters, make any run of white space or control characters one space.
 
-    A title that is null, or empty after that, becomes `UNTITLED`; of one longer than `LONGEST`, the beginning counts.
-    Nothing else changes: brackets, special tokens of a tokenizer and format strings are text like any other.
+    A text that is empty after that becomes null; of one longer than `LONGEST`, the beginning counts. Nothing else
+    changes: brackets, special tokens of a tokenizer and format strings are text like any other.
     """
-    text = titles.cast(pl.String).fill_null("").str.head(LONGEST)
+    text = texts.cast(pl.String).fill_null("").str.head(LONGEST)
     escaped = text.str.contains("&", literal=True)
     if escaped.any():
-        plain = text.filter(escaped).map_elements(unescape, return_dtype=pl.String)
-        text = text.scatter(escaped.arg_true(), plain)
+        unescaped = text.filter(escaped).map_elements(unescape, return_dtype=pl.String)
+        text = text.scatter(escaped.arg_true(), unescaped)
     text = text.str.replace_all(INVISIBLE, "").str.replace_all(SPACES, " ").str.strip_chars(" ")
-    return text.replace("", UNTITLED)
+    return text.replace("", None)
 
 
 def titled(titles: pl.Series) -> pl.Series:

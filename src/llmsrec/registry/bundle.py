@@ -76,7 +76,7 @@ def write(
 
     Args:
         config: the model's config.json, with its `model`, `backbone` and `data` sections.
-        catalogue: `item_id, parent_asin, title, count`, ascending from 1.
+        catalogue: `item_id, parent_asin, title, count, store, categories`, ascending from 1.
         backbone: folder of the backbone stage.
         sequences: histories to compare on, e.g. those of the test split.
         users: at most so many of them.

@@ -2,7 +2,8 @@
 
     manifest.json        sha256 of each file below, and one digest over them
     config.json          format, shapes, prompt settings, how the backbone is loaded
-    items.parquet        item_id, parent_asin, title, count (training events: the popularity fallback)
+    items.parquet        item_id, parent_asin, title, count (training events: the popularity fallback), store and
+                         categories; bundles from before lack these two
     vectors.safetensors  item_vectors [I + 1, d'], item_embeddings [I + 1, d], user_out [d_llm], item_out [d_llm]
     onnx/                f_item, f_user, f_cf_user, f_I, sasrec (and f_U where the prompt holds the user representation)
     backbone/            backbone.json: hub id and commit, or the model's own files beside it
@@ -95,6 +96,20 @@ class Bundle:
         opened = cls(folder, digest, config, items, tensors, models)
         contents.check(opened)
         return opened
+
+    def stores(self) -> pl.Series:
+        """`[I]` each item's store as String, null where it has none, in the order of item ids."""
+        return self._catalogue("store")
+
+    def categories(self) -> pl.Series:
+        """`[I]` each item's categories as List(String), the widest first, empty where it has none."""
+        return self._catalogue("categories").fill_null(pl.Series([[]], dtype=pl.List(pl.String)))
+
+    def _catalogue(self, name: str) -> pl.Series:
+        """A column of the catalogue; all null in a bundle from before there was one."""
+        if name in self.items.columns:
+            return self.items[name]
+        return pl.Series(name, [None] * len(self.items), dtype=contents.CATALOGUE[name])
 
 
 def seal(folder: Path) -> str:

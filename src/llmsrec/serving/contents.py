@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llmsrec.serving.bundle import Bundle, Model
 
 COLUMNS = {"item_id": pl.Int64, "parent_asin": pl.String, "title": pl.String, "count": pl.Int64}
+CATALOGUE = {"store": pl.String(), "categories": pl.List(pl.String)}  # behind these; bundles from before lack both
 SHAPES = ("items", "max_length", "d", "d_llm", "d_prime")
 ROWS = 256  # of a batch, while a model is tried on every item
 REMEDY = "Export the model again (`dvc repro export`), and do not serve this bundle."
@@ -48,8 +49,12 @@ def _shapes(bundle: "Bundle") -> dict[str, int]:
 
 def _check_items(bundle: "Bundle", count: int) -> None:
     items = bundle.items
-    if [*items.columns] != [*COLUMNS]:
-        raise _error(bundle, "items.parquet", f"its columns are {', '.join(items.columns)}, not {', '.join(COLUMNS)}")
+    if [*items.columns] not in ([*COLUMNS], [*COLUMNS, *CATALOGUE]):
+        expected = ", ".join([*COLUMNS, *CATALOGUE])
+        raise _error(bundle, "items.parquet", f"its columns are {', '.join(items.columns)}, not {expected}")
+    for name, listed in CATALOGUE.items():
+        if name in items.columns and items[name].dtype != listed:
+            raise _error(bundle, "items.parquet", f"`{name}` holds {items[name].dtype}, not {listed}")
     for name, kind in COLUMNS.items():
         column = items[name]
         if column.dtype.is_integer() != kind.is_integer() or (kind == pl.String and column.dtype != pl.String):

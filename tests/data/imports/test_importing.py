@@ -164,7 +164,7 @@ def test_an_import_is_what_a_plain_loop_makes(tmp_path, monkeypatch, chunk):
 
 
 def test_the_sample_comes_back_from_a_csv(tmp_path):
-    """Sample -> CSV -> import -> ingest: the interactions and titles of the sample itself."""
+    """Sample -> CSV -> import -> ingest: the interactions, titles, stores and kinds of the sample itself."""
     source = read_json(Path(__file__).parents[3] / "stages/sources/sample.json")
     sample.generate(source, Sample(users=200, items=150, seed=3), tmp_path)
     raw.ingest(*raw.find(tmp_path, "Sample"), tmp_path / "direct", {})
@@ -174,8 +174,10 @@ def test_the_sample_comes_back_from_a_csv(tmp_path):
         Kunde="user_id", Artikel="parent_asin", Note="rating", Zeit=pl.col("timestamp").cast(pl.Datetime("ms"))
     )
     shop.write_csv(tmp_path / "orders.csv", datetime_format="%Y-%m-%dT%H:%M:%S%.3f", separator="\t")
-    items.write_csv(tmp_path / "products.csv")
+    items = items.with_columns(pl.col("categories").list.slice(-1))  # a column of a CSV holds one
+    items.with_columns(pl.col("categories").list.first()).write_csv(tmp_path / "products.csv")
     columns = {"user": "Kunde", "item": "Artikel", "time": "Zeit", "rating": "Note", "title": "title"}
+    columns |= {"category": "categories", "store": "store"}
     run(request(tmp_path / "orders.csv", items=tmp_path / "products.csv", item_id="parent_asin", columns=columns))
     raw.ingest(*raw.find(tmp_path / "in", "Shop"), tmp_path / "back", {})
     assert pl.read_parquet(tmp_path / "back/reviews.parquet").equals(reviews)

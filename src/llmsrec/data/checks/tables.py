@@ -15,9 +15,15 @@ from llmsrec.errors import DataError
 INTERACTIONS = {"user_id": "Int32", "item_id": "Int32", "timestamp": "Int64"}
 SCHEMA: Mapping[str, Mapping[str, str]] = {
     "raw/reviews": {"user_id": "String", "parent_asin": "String", "rating": "Float32", "timestamp": "Int64"},
-    "raw/items": {"parent_asin": "String", "title": "String"},
+    "raw/items": {"parent_asin": "String", "title": "String", "store": "String", "categories": "List(String)"},
     "filtered/interactions": INTERACTIONS,
-    "filtered/items": {"item_id": "Int32", "parent_asin": "String", "title": "String"},
+    "filtered/items": {
+        "item_id": "Int32",
+        "parent_asin": "String",
+        "title": "String",
+        "store": "String",
+        "categories": "List(String)",
+    },
     "filtered/users": {"user_id": "Int32", "raw_user_id": "String"},
     "split/train": INTERACTIONS,
     "split/valid": INTERACTIONS,
