@@ -191,6 +191,7 @@ def test_a_registry_that_fails_in_the_middle(client: MlflowClient, root: Path, a
 def test_a_registry_that_can_only_be_read(client: MlflowClient, root: Path, monkeypatch: Any, capsys: Any) -> None:
     promote(capsys, "1", "--yes")
     before, tags = there(client), client.get_model_version("gated", "2").tags
+    monkeypatch.chdir(root)  # MLflow makes an empty folder `file:` here
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{root}/mlruns/mlflow.db?mode=ro&uri=true")
     assert "nothing was changed" in promote(capsys, "2")
     assert "readonly database" in promote(capsys, "2", "--yes", fails=True)

@@ -154,6 +154,11 @@ def test_bundle_of_a_version(registry: Any, tmp_path: Path) -> None:
         tracking.bundle_of("models:/llm-srec@candidate", tmp_path)
 
 
+def test_reading_a_version_needs_no_lock_which_a_read_only_disk_refuses(registry: Any) -> None:
+    with tracking.locked(registry.root):  # as held by another process that registers
+        assert verify(tracking.bundle_of("models:/llm-srec/1", registry.root)) == verify(registry.bundle)
+
+
 def test_the_command_line_recommends_from_the_registry(
     registry: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

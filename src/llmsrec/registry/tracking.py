@@ -278,8 +278,7 @@ def bundle_of(uri: str, root: Path) -> Path:
         RequestError: the URI names no version.
         DataError: no registry, no such version, or its artifacts are missing or not what was registered.
     """
-    require(root)
-    with connected(root) as client:
+    with existing(root, "Run the command again") as client:
         try:
             version = verified.named(client, uri)
         except MlflowException as error:
