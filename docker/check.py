@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import polars as pl
 
@@ -119,12 +120,13 @@ def client_settings(folder: Path) -> dict[Path, str]:
         key, _, value = line.partition("=")
         words = value.strip("'\"").split()
         for number, word in enumerate(words):
-            path = Path(word.removeprefix("file://"))
+            scheme = "file://" if word.startswith("file://") else ""
+            path = Path(unquote(word.removeprefix(scheme)) if scheme else word)
             if path.is_absolute() and path.exists():
                 # An index in a folder links to files beside it.
-                mounted = path.parent if word.startswith("file://") else path
-                place = mounts.setdefault(mounted, f"/mnt/pip/{len(mounts)}")
-                words[number] = word.replace(str(mounted), place)
+                mounted = path.parent if scheme else path
+                place = Path(mounts.setdefault(mounted, f"/mnt/pip/{len(mounts)}")) / path.relative_to(mounted)
+                words[number] = scheme + (quote(str(place)) if scheme else str(place))
         options[key.rpartition(".")[2]] = " ".join(words)
     parser = configparser.RawConfigParser()
     parser["global"] = options

@@ -35,7 +35,9 @@ class Sequences:
         frame = pl.read_parquet(path, columns=["user_id", "item_id", "timestamp"])
         users = frame["user_id"].to_numpy()
         if len(users) == 0 or users[0] != 1 or not np.isin(np.diff(users), (0, 1)).all():
-            raise DataError(f"{path}: user_id is not 1, 2, 3, ... in ascending order; run its stage again.")
+            raise DataError(
+                f"{path}: user_id is not 1, 2, 3, ... in ascending order; `dvc repro -f split` writes it again."
+            )
         return cls(
             offsets=np.concatenate([[0, 0], np.cumsum(np.bincount(users)[1:])]).astype(np.int64),
             items=frame["item_id"].to_numpy().astype(np.int32),

@@ -5,6 +5,7 @@ that it runs included. Who can write to the artifact store, but not to the regis
 imports no more than what a serving image holds, as docker/serve.py begins with it.
 """
 
+import atexit
 import hashlib
 import json
 import re
@@ -120,12 +121,15 @@ def _digests(name: str, tags: dict[str, str]) -> tuple[str, str]:
 
 
 def _bring(client: MlflowClient, version: ModelVersion, into: Path | None) -> Path:
-    place = urlparse(_location(client, version))
-    if place.scheme in ("", "file"):
-        store = Path(unquote(place.path))
+    location = _location(client, version)
+    url = urlparse(location)
+    if url.scheme in ("", "file"):
+        store = Path(unquote(url.path) if url.scheme else location)  # a plain path may hold a `%` or a `#`
         # MLflow would copy what a link points to, and nobody would see that it is one.
         return store if into is None else Path(shutil.copytree(store, into, symlinks=True, dirs_exist_ok=True))
-    into = into or Path(tempfile.mkdtemp(prefix="llmsrec-"))
+    if into is None:
+        into = Path(tempfile.mkdtemp(prefix="llmsrec-"))
+        atexit.register(shutil.rmtree, into, ignore_errors=True)
     into.mkdir(parents=True, exist_ok=True)
     uri = f"models:/{version.name}/{version.version}"
     return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(into)))
