@@ -12,20 +12,21 @@ REPORT, DOCS, PASSED = Path("reports/checks.json"), Path("reports/data_docs"), P
 
 
 def main(stage: Stage) -> None:
-    """Check, write the report, and fail if a rule does not hold.
+    """Check, write the report, and fail if a rule does not hold; what is beyond a limit that warns is said last.
 
     Training waits for PASSED, whose content never changes, so that other data of the same items (split.shuffle_train)
     do not train the backbone again.
     """
     params = stage.params
-    report = checks.run(RAW, FILTERED, SPLIT, params.data.core, params.split.negatives, params.checks.titles.fail)
+    limits, years = dict(params.checks), params.checks.old.years
+    report = checks.run(RAW, FILTERED, SPLIT, params.data.core, params.split.negatives, limits, years)
     report.write(REPORT, DOCS)
     if not report.passed:
-        raise DataError(f"{report.explain()}\nThe report is in {REPORT} and {DOCS}/index.html.")
+        lines = [report.explain(), *report.warnings(), f"The report is in {REPORT} and {DOCS}/index.html."]
+        raise DataError("\n".join(lines))
     with atomic(PASSED) as temporary:
         temporary.write_text("All checks passed.\n", encoding="utf-8")
-    count = sum(len(result.results) for result in report.results.values())
-    print(f"{count} rules hold; {report.share('filtered.items', 'titled'):.1%} of the items have a title -> {REPORT}")
+    print(f"{report.held} rules hold -> {REPORT}, {DOCS}/index.html", *report.warnings(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -52,14 +52,45 @@ class Sample(Section):
     seed: int = Seed
 
 
-class LeastShare(Section):
-    """A share of the data and its limit."""
+class AtLeast(Section):
+    """Limits of a share, of which there should be much; None: none."""
 
-    fail: float = Field(ge=0, le=1)
+    warn: float | None = Field(ge=0, le=1)
+    fail: float | None = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def warns_first(self) -> "AtLeast":
+        if self.warn is not None and self.fail is not None and self.warn < self.fail:
+            raise ValueError(f"warn {self.warn} is below fail {self.fail}, so it would never be said; exchange them")
+        return self
+
+
+class AtMost(Section):
+    """Limits of a share (or of days) of which there should be little; None: none."""
+
+    warn: float | None = Field(ge=0)
+    fail: float | None = Field(ge=0)
+
+    @model_validator(mode="after")
+    def warns_first(self) -> "AtMost":
+        if self.warn is not None and self.fail is not None and self.warn > self.fail:
+            raise ValueError(f"warn {self.warn} is above fail {self.fail}, so it would never be said; exchange them")
+        return self
+
+
+class Old(AtMost):
+    years: float = Field(gt=0)
 
 
 class Checks(Section):
-    titles: LeastShare
+    titles: AtLeast
+    duplicate_titles: AtMost
+    repeats: AtMost
+    lost_events: AtMost
+    lost_users: AtMost
+    future: AtMost
+    old: Old
+    age: AtMost
 
 
 class Split(Section):

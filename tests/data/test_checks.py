@@ -1,6 +1,7 @@
 """Good data pass; each rule is tripped by data that break it; a broken check is not taken for bad data."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,14 +14,17 @@ import polars as pl
 import pytest
 
 from llmsrec.data import checks
-from llmsrec.data.checks import Report, rules, tables
+from llmsrec.data.checks import Report, rules, shares, tables
 from llmsrec.data.titles import UNTITLED
 from llmsrec.errors import DataError
-from llmsrec.params import load
+from llmsrec.files import write_json
+from llmsrec.params import AtLeast, AtMost, load
 
 ROOT = Path(__file__).parents[2]
 USERS, ITEMS, EVENTS, CORE, NEGATIVES = 10, 12, 8, 5, 3
 START = 1_600_000_000_000
+LIMITS = dict(load(ROOT / "params.yaml").checks)
+YEARS = 20.0
 
 Files = dict[str, pl.DataFrame]
 
@@ -66,11 +70,20 @@ def write(files: Files, folder: Path) -> tuple[Path, Path, Path]:
         path = folder / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         frame.write_parquet(path)
+    if not (folder / "filtered/manifest.json").exists():
+        write_steps(folder, raw=(10, 80), repeats=(10, 80), core=(10, 80))
     return folder / "raw", folder / "filtered", folder / "split"
 
 
+def write_steps(folder: Path, **steps: tuple[int, int]) -> None:
+    """The filter's manifest: users and events after each step."""
+    names = {"raw": "raw", "repeats": "first of repeats", "fraction": "user_fraction 0.5", "core": "5-core round 1"}
+    rows = [{"step": names[step], "users": u, "items": ITEMS, "events": e} for step, (u, e) in steps.items()]
+    write_json(folder / "filtered/manifest.json", {"steps": rows})
+
+
 def check(files: Files, folder: Path) -> Report:
-    return checks.run(*write(files, folder), CORE, NEGATIVES)
+    return checks.run(*write(files, folder), CORE, NEGATIVES, LIMITS, YEARS)
 
 
 def check_changed(files: Files, sound: Files) -> Report:
@@ -221,7 +234,6 @@ BROKEN: list[tuple[str, Change, set[str]]] = [
     ("filtered.items.raw_id", cell("filtered/items", "parent_asin", None), set()),
     ("filtered.items.raw_id_unique", cell("filtered/items", "parent_asin", "B2"), set()),
     ("filtered.items.title", cell("filtered/items", "title", None), set()),
-    ("filtered.items.titled", untitled(3), set()),
     ("filtered.items.title_clean", cell("filtered/items", "title", ""), set()),
     ("filtered.items.title_clean", cell("filtered/items", "title", "Tent  for two"), set()),
     ("filtered.items.title_clean", cell("filtered/items", "title", "Tent\n"), set()),
@@ -372,22 +384,113 @@ def test_every_rule_has_data_that_trip_it():
     assert every == {rule for rule, _, _ in BROKEN}
 
 
-def test_the_share_of_items_without_a_title_is_a_figure_with_its_limit_and_a_remedy(tmp_path):
-    """A catalogue of another category, or titles that are no text, passed all rules."""
+def title(text: str, *rows: int) -> Change:
+    return both(*(cell("filtered/items", "title", text, row) for row in rows))
+
+
+NEXT_CENTURY = 4_000_000_000_000
+# figure, what is wrong with the data, its value then, and an example
+FIGURES: list[tuple[str, Change, dict[str, tuple[int, int]], float, dict[str, object]]] = [
+    ("titles", untitled(4), {}, 8 / 12, {"item_id": 4, "parent_asin": "B4", "events": 6}),
+    ("titles", title("N/A", 0), {}, 11 / 12, {"item_id": 1, "parent_asin": "B1", "events": 6}),
+    ("duplicate_titles", title("Tent", 0, 1, 5), {}, 3 / 12, {"title": "Tent", "items": 3}),
+    ("repeats", copy("raw/reviews"), {"raw": (10, 100), "repeats": (10, 80), "core": (10, 80)}, 0.2,
+     {"user_id": "U1", "parent_asin": "B1", "events": 2}),
+    ("lost_events", both(), {"raw": (10, 800), "repeats": (10, 200), "fraction": (10, 160), "core": (10, 80)}, 0.5,
+     {"step": "user_fraction 0.5", "users": 10, "items": ITEMS, "events": 160}),
+    ("lost_users", both(), {"raw": (40, 80), "repeats": (40, 80), "core": (10, 80)}, 0.75,
+     {"step": "first of repeats", "users": 40, "items": ITEMS, "events": 80}),
+    ("future", cell("raw/reviews", "timestamp", NEXT_CENTURY), {}, 1 / 80,
+     {"user_id": "U1", "parent_asin": "B1", "timestamp": NEXT_CENTURY}),
+    ("old", cell("raw/reviews", "timestamp", START - 21 * 31_557_600_000), {}, 1 / 80,
+     {"user_id": "U1", "parent_asin": "B1", "timestamp": START - 21 * 31_557_600_000}),
+    ("age", both(), {}, 30.0, {"newest": START + 1000 * 9 + 7}),
+]  # fmt: skip
+
+
+def limited(folder: Path, change: Change, steps: dict[str, tuple[int, int]], limits: dict[str, object]) -> Report:
+    """The report of the figures alone; data/raw was written thirty days after its newest event."""
     files = good()
-    untitled(4)(files)
-    report = check(files, tmp_path)
-    (outcome,) = (e for s in report.to_dict()["suites"] for e in s["expectations"] if e["rule"] == "titled")
-    assert (outcome["share"], outcome["limit"], outcome["unexpected_count"]) == (pytest.approx(8 / 12), 0.8, 4)
-    assert report.share("filtered.items", "titled") == outcome["share"] and tripped(report) == {"filtered.items.titled"}
-    assert "66.7%; not 4 of 12 rows, such as titled 0, item_id 1;" in report.explain()
-    assert "lower checks.titles.fail" in report.explain()
-    lenient = checks.run(*write(files, tmp_path), CORE, NEGATIVES, 0.6)
-    assert lenient.passed and lenient.share("filtered.items", "titled") == outcome["share"]
+    change(files)
+    if steps:
+        write_steps(folder, **steps)
+    folders = dict(zip(("raw", "filtered", "split"), write(files, folder), strict=True))
+    then = (START + 1000 * 9 + 7) / 1000 + 30 * 86_400
+    os.utime(folder / "raw/reviews.parquet", (then, then))
+    measured = shares.measure(tables.scan(folders), folders, CORE, YEARS)
+    context = checks.gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    values = pl.DataFrame({share.name: [share.value] for share in measured}).to_pandas()
+    suite = rules.limits(measured, LIMITS | limits)
+    return Report({}, {"limits": checks.validate(context, suite, values)}, {share.name: share for share in measured})
 
 
-def test_the_limit_without_params_is_the_committed_one():
-    assert load(ROOT / "params.yaml").checks.titles.fail == rules.TITLES
+@pytest.mark.parametrize("figure", FIGURES, ids=[f"{n}-{figure[0]}" for n, figure in enumerate(FIGURES)])
+def test_a_figure_beyond_a_limit_warns_or_fails_with_value_limit_examples_and_remedy(tmp_path, figure):
+    name, change, steps, value, example = figure
+    least = name == "titles"
+    kind = AtLeast if least else AtMost
+    inside, beyond = value * (0.99 if least else 1.01), value * (1.01 if least else 0.99)
+    loose = {other: AtMost(warn=None, fail=None) for other in LIMITS if other != "titles"}
+    loose |= {"titles": AtLeast(warn=None, fail=None)}
+
+    passing = limited(tmp_path, change, steps, loose | {name: kind(warn=inside, fail=inside)})
+    assert passing.passed and not passing.warnings() and passing.shares[name].value == pytest.approx(value)
+
+    warning = limited(tmp_path, change, steps, loose | {name: kind(warn=beyond, fail=inside)})
+    (line,) = warning.warnings()
+    assert warning.passed and not warning.explain() and warning.to_dict()["warnings"] == 1
+    assert warning.shares[name].text(value) in line and warning.shares[name].remedy in line
+
+    failing = limited(tmp_path, change, steps, loose | {name: kind(warn=beyond, fail=beyond)})
+    assert not failing.passed and not failing.warnings(), "said once, as what stops"
+    assert f"limits.{name} ({failing.shares[name].sentence}: at {'least' if least else 'most'}" in failing.explain()
+    assert f"{'lower' if least else 'raise'} checks.{name}.fail" in failing.explain()
+    outcome = next(o for o in failing.to_dict()["suites"][0]["expectations"] if o["rule"] == name)
+    assert (outcome["share"], outcome["limit"]) == (pytest.approx(value), beyond)
+    assert example in outcome["examples"]
+
+
+def test_every_limit_of_params_has_data_that_trip_it():
+    assert {name for name, *_ in FIGURES} == set(LIMITS)
+
+
+def test_what_a_user_fraction_leaves_out_is_no_loss(tmp_path):
+    steps = {"raw": (20, 160), "repeats": (20, 160), "fraction": (10, 80), "core": (10, 80)}
+    report = limited(tmp_path, both(), steps, {})
+    assert report.shares["lost_users"].value == report.shares["lost_events"].value == 0
+
+
+def test_the_time_that_counts_as_now_is_when_the_data_were_written(tmp_path):
+    """By the clock an old export would be stale one day and fresh the day before, without a change to it."""
+    first = limited(tmp_path, both(), {}, {"age": AtMost(warn=29, fail=None)})
+    assert first.to_dict() == limited(tmp_path, both(), {}, {"age": AtMost(warn=29, fail=None)}).to_dict()
+    assert first.shares["age"].value == pytest.approx(30.0)
+
+
+def test_one_event_of_the_next_century_does_not_make_the_others_old(tmp_path):
+    report = limited(tmp_path, cell("raw/reviews", "timestamp", NEXT_CENTURY), {}, {})
+    assert report.shares["old"].value == 0
+
+
+def test_shares_are_never_shown_as_all_or_nothing_where_they_are_not():
+    shown = {
+        0.0: "0.0%",
+        1.0: "100.0%",
+        0.5: "50.0%",
+        0.0004: "0.04%",
+        0.0005: "0.05%",
+        0.973: "97.3%",
+        0.9996: "99.96%",
+        1e-9: "0.000%",
+    }
+    assert {value: shares.percent(value) for value in shown} == shown
+
+
+def test_a_manifest_without_the_filters_steps_is_one_line(tmp_path):
+    write_steps(tmp_path, raw=(1, 1))
+    with pytest.raises(DataError, match=r"manifest\.json has no step of the 5-core"):
+        limited(tmp_path, both(), {}, {})
 
 
 def test_the_pages_count_what_their_rules_speak_of(tmp_path):
@@ -397,10 +500,13 @@ def test_the_pages_count_what_their_rules_speak_of(tmp_path):
         e
         for s in report.to_dict()["suites"]
         for e in s["expectations"]
-        if e["description"].startswith("there are reviews")
+        if e["description"].startswith("there are events")
     )
     assert rows["observed"] == USERS * EVENTS != ITEMS
     report.write(tmp_path / "checks.json", tmp_path / "docs")
+    index = re.sub("<[^>]*>", " ", (tmp_path / "docs/index.html").read_text())
+    assert f"{USERS * EVENTS} events" in index and f"0 of {ITEMS} items break it" in index
+    assert "0.0% (0 of 80 events)" in index and "5 to 9" in index, "shares, and a picture"
     assert str(USERS * EVENTS) in re.sub("<[^>]*>", " ", (tmp_path / "docs/raw.reviews.html").read_text())
 
 
@@ -430,7 +536,7 @@ def test_a_broken_check_is_not_bad_data():
     )
     assert not report.passed
     bad, broken = report.explain().split("1 checks are broken")
-    assert "table.low (n is 2 or more): 1 of 2 rows, such as n 1, key 7" in bad and "lost" not in bad
+    assert "table.low (n is 2 or more): 1 of 2 rows (50.0%), such as n 1, key 7" in bad and "lost" not in bad
     assert "table.lost" in broken and "no_such" in broken and "low" not in broken
     outcomes = {outcome["rule"]: outcome for outcome in report.to_dict()["suites"][0]["expectations"]}
     assert outcomes["lost"]["error"] and outcomes["low"]["error"] is None
@@ -471,7 +577,7 @@ def test_a_file_that_cannot_be_read(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DataError, match=r"valid\.parquet is missing or not a parquet file"):
-        checks.run(*folders, CORE, NEGATIVES)
+        checks.run(*folders, CORE, NEGATIVES, LIMITS, YEARS)
 
 
 def test_stage_fails_after_it_wrote_the_report(tmp_path):
@@ -484,6 +590,9 @@ def test_stage_fails_after_it_wrote_the_report(tmp_path):
         [sys.executable, "-m", "stages.validate"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "split.candidates.count (a list has 99 negatives): 20 of 20 rows, such as count 3, user_id 1" in done.stderr
+    assert (
+        "split.candidates.count (a list has 99 negatives): 20 of 20 lists (100.0%), such as count 3, user_id 1"
+        in done.stderr
+    )
     assert json.loads((tmp_path / "reports/checks.json").read_text())["passed"] is False
     assert (tmp_path / "reports/data_docs/index.html").exists()

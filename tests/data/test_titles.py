@@ -32,6 +32,9 @@ from llmsrec.data.titles import LONGEST, UNTITLED, clean, unescape
         ("", UNTITLED),
         (" \t\u200b ", UNTITLED),
         ("&nbsp;", UNTITLED),
+        *((text, UNTITLED) for text in ("N/A", "n/a", " NaN ", "None", "NULL", "&lt;NA&gt;", "#N/A")),
+        ("None of the above", "None of the above"),
+        ("Nanny McPhee", "Nanny McPhee"),
         ("x" * 5000, "x" * 5000),
     ],
 )

@@ -6,6 +6,7 @@ import re
 import polars as pl
 
 UNTITLED = "Untitled item"
+NOTHING = ("n/a", "#n/a", "<na>", "nan", "none", "null")  # in any case: what programs write where there is no title
 
 LONGEST = 10_000  # characters; a prompt shows a few dozen, and unescaping what is nested deep takes the square of it
 
@@ -14,8 +15,9 @@ INVISIBLE = r"[\u00ad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]"  # soft hyph
 
 
 def clean(titles: pl.Series) -> pl.Series:
-    """Titles as `plain` text; one that is null, or empty after that, becomes `UNTITLED`."""
-    return plain(titles).fill_null(UNTITLED)
+    """Titles as `plain` text; one that is null, or empty or one of `NOTHING` after that, becomes `UNTITLED`."""
+    text = plain(titles)
+    return text.set(text.is_null() | text.str.to_lowercase().is_in(NOTHING), UNTITLED)
 
 
 def plain(texts: pl.Series) -> pl.Series:

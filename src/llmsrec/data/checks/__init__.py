@@ -1,8 +1,10 @@
 """Is the data what we say it is? Great Expectations over raw, filtered and split data.
 
-`tables` aggregates once with polars, `rules` says what must hold, `report` what came of it.
+`tables` aggregates once with polars, `shares` measures what params.yaml sets limits to, `rules` says what must hold,
+`report` what came of it, and `pages` shows it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import great_expectations as gx
@@ -11,14 +13,18 @@ from great_expectations.core import ExpectationSuiteValidationResult
 from great_expectations.data_context import AbstractDataContext
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
-from llmsrec.data.checks import rules, tables
-from llmsrec.data.checks.report import EXAMPLES, Report
+from llmsrec.data.checks import pictures, rules, shares, tables
+from llmsrec.data.checks.pictures import Picture
+from llmsrec.data.checks.report import Report
+from llmsrec.data.checks.shares import EXAMPLES, Limits, Share
 from llmsrec.files import sha256
 
 __all__ = ["Report", "run"]
 
 
-def run(raw: Path, filtered: Path, split: Path, core: int, negatives: int, titles: float = rules.TITLES) -> Report:
+def run(
+    raw: Path, filtered: Path, split: Path, core: int, negatives: int, limits: Mapping[str, Limits], years: float
+) -> Report:
     """Check the three folders.
 
     The schema comes first; where it fails, the other rules have nothing to stand on and are not tried.
@@ -26,7 +32,8 @@ def run(raw: Path, filtered: Path, split: Path, core: int, negatives: int, title
     Args:
         core: events that each user and each item must have (data.core).
         negatives: the length that each list of candidates must have (split.negatives).
-        titles: the least share of items with a title (checks.titles.fail).
+        limits: name of each figure (`shares.measure`) -> its limits (checks of params.yaml).
+        years: an event older than the newest by more is old (checks.old.years).
 
     Raises:
         DataError: a file is missing or is not parquet.
@@ -37,12 +44,20 @@ def run(raw: Path, filtered: Path, split: Path, core: int, negatives: int, title
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     schema = rules.schema()
     results = {schema.table: validate(context, schema, tables.columns(files).to_pandas())}
+    measured: list[Share] = []
+    drawn: dict[str, Picture] = {}
+    rows = {schema.table: schema.rows}
     if results[schema.table].success:
+        measured = shares.measure(files, folders, core, years)
+        values = pd.DataFrame({share.name: [share.value] for share in measured}, dtype=float)
         frames = tables.aggregate(files)
-        items = frames["filtered.items"]["item_id"].count()
-        for suite in rules.suites(core, negatives, items, titles):
+        drawn = pictures.draw(frames)
+        results[rules.LIMITS] = validate(context, rules.limits(measured, limits), values)
+        for suite in rules.suites(core, negatives, frames["filtered.items"]["item_id"].count()):
             results[suite.table] = validate(context, suite, frames[suite.table].to_pandas())
-    return Report({part: sha256(folder) for part, folder in folders.items()}, results)
+            rows[suite.table] = suite.rows
+    digests = {part: sha256(folder) for part, folder in folders.items()}
+    return Report(digests, results, {share.name: share for share in measured}, drawn, rows)
 
 
 def validate(context: AbstractDataContext, suite: rules.Suite, frame: pd.DataFrame) -> ExpectationSuiteValidationResult:
@@ -55,7 +70,7 @@ def validate(context: AbstractDataContext, suite: rules.Suite, frame: pd.DataFra
     )
     detail = {
         "result_format": "SUMMARY",
-        "unexpected_index_column_names": list(suite.keys),
+        **({"unexpected_index_column_names": list(suite.keys)} if suite.keys else {}),
         "partial_unexpected_count": EXAMPLES,
     }
     return context.validation_definitions.add(definition).run(

@@ -1,61 +1,78 @@
 """The rules as Great Expectations: what must hold of each table, in one sentence each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import great_expectations.expectations as gxe
+from great_expectations.expectations.metadata_types import FailureSeverity
 
+from llmsrec.data.checks.shares import Limits, Share
 from llmsrec.data.titles import UNTITLED
 from llmsrec.times import EARLIEST, LATEST
 
 LOWEST_RATING, HIGHEST_RATING = 0, 5
-TITLES = 0.8  # checks.titles.fail of params.yaml as committed
-NO_TITLES = (
-    "is the catalogue (meta_<category>) that of these reviews, with a text in `title`? A language model knows nothing "
-    "else of an item; to go on all the same, lower checks.titles.fail"
-)
+LIMITS = "limits"  # the table of figures
 
 
 @dataclass(frozen=True)
 class Suite:
-    """The rules of one table; `keys` are the columns that name a row in the examples."""
+    """The rules of one table.
+
+    Attributes:
+        table: its name.
+        keys: the columns that name a row in the examples.
+        rules: what must hold.
+        rows: what its rows are, in the plural.
+    """
 
     table: str
     keys: Sequence[str]
     rules: Sequence[gxe.Expectation]
+    rows: str = "rows"
 
 
 def schema() -> Suite:
     """What every other rule needs; checked first, alone."""
     rule = _equal("schema", "columns and types are those of the contract", "found", "expected")
-    return Suite("schema", ["file", "column"], [rule])
+    return Suite("schema", ["file", "column"], [rule], "columns")
 
 
-def suites(core: int, negatives: int, items: int, titles: float = TITLES) -> list[Suite]:
-    """All other rules.
+def limits(shares: Sequence[Share], limits: Mapping[str, Limits]) -> Suite:
+    """A rule for each limit that is set; the table has one row, of the figures' values."""
+    rules = []
+    for share in shares:
+        for level in ("fail", "warn"):
+            limit = getattr(limits[share.name], level)
+            if limit is not None:
+                rules.append(_limit(share, level, limit))
+    return Suite(LIMITS, [], rules, "figures")
+
+
+def suites(core: int, negatives: int, items: int) -> list[Suite]:
+    """The rules that hold for each row or are broken.
 
     Args:
         core: events that each user and each item has at least.
         negatives: the length of each list of candidates.
         items: I, where item ids are 1..I.
-        titles: the least share of items with a title.
     """
     return [
         Suite(
             "raw.reviews",
             ["parent_asin"],
             [
-                _sum("rows", "there are reviews (the number is their sum over the items)", "reviews"),
-                _filled("item", "each review names an item", "parent_asin"),
-                _none("user", "no item has a review without a user", "without_user"),
+                _sum("rows", "there are events", "events"),
+                _filled("item", "each event names an item", "parent_asin"),
+                _none("user", "no item has an event without a user", "without_user"),
                 _none("rating", "no item has a rating that is no number (none at all is fine)", "rating_nan"),
-                _none("time", "no item has a review without a time", "without_time"),
+                _none("time", "no item has an event without a time", "without_time"),
                 _least("rating_low", f"no item has a rating below {LOWEST_RATING}", "rating_min", LOWEST_RATING),
                 _most("rating_high", f"no item has a rating above {HIGHEST_RATING}", "rating_max", HIGHEST_RATING),
                 _least("time_early", "times are ms since 1970: no item has one before 1990", "earliest", EARLIEST),
                 _most("time_late", "times are ms since 1970: no item has one after 2100", "latest", LATEST),
             ],
+            "items",
         ),
         Suite(
             "raw.items",
@@ -65,6 +82,7 @@ def suites(core: int, negatives: int, items: int, titles: float = TITLES) -> lis
                 _filled("item", "each item has an id", "parent_asin"),
                 _unique("unique", "no item is there twice", "parent_asin"),
             ],
+            "items",
         ),
         Suite(
             "filtered.users",
@@ -81,6 +99,7 @@ def suites(core: int, negatives: int, items: int, titles: float = TITLES) -> lis
                 _none("order", "a user's events are in order of time", "steps_back"),
                 _equal("sorted", "users follow one another in the file", "first_row", "start"),
             ],
+            "users",
         ),
         Suite(
             "filtered.items",
@@ -93,9 +112,9 @@ def suites(core: int, negatives: int, items: int, titles: float = TITLES) -> lis
                 _unique("raw_id_unique", "no two items share a raw id", "parent_asin"),
                 _least("core", f"each item has {core} events or more", "events", core),
                 _filled("title", f"each item has a title, or {UNTITLED!r} instead", "title"),
-                _share("titled", f"at least {titles:.1%} of the items have a title", "titled", titles, NO_TITLES),
                 _none("title_clean", "titles are words with single spaces between", "untidy"),
             ],
+            "items",
         ),
         Suite(
             "split.users",
@@ -115,6 +134,7 @@ def suites(core: int, negatives: int, items: int, titles: float = TITLES) -> lis
                 _equal("test_item", "test is the last event", "test_item", "test_expected"),
                 _exactly("candidates", "each user has two lists of candidates", "candidates", 2),
             ],
+            "users",
         ),
         Suite(
             "split.candidates",
@@ -131,6 +151,7 @@ def suites(core: int, negatives: int, items: int, titles: float = TITLES) -> lis
                 _most("highest", f"negatives are item ids, up to {items}", "highest", items),
                 _none("history", "no negative is in the user's history", "in_history"),
             ],
+            "lists",
         ),
     ]
 
@@ -144,14 +165,24 @@ def _some(rule: str, sentence: str) -> gxe.Expectation:
 
 
 def _sum(rule: str, sentence: str, column: str) -> gxe.Expectation:
-    return gxe.ExpectColumnSumToBeBetween(column=column, min_value=1, **_labels(rule, sentence))
-
-
-def _share(rule: str, sentence: str, column: str, least: float, remedy: str) -> gxe.Expectation:
-    """At least a share of the rows has a 1 in the column."""
     labels = _labels(rule, sentence)
-    labels["meta"] |= {"share": True, "remedy": remedy}
-    return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[1], mostly=least, **labels)
+    labels["meta"] |= {"rows": column}
+    return gxe.ExpectColumnSumToBeBetween(column=column, min_value=1, **labels)
+
+
+def _limit(share: Share, level: str, limit: float) -> gxe.Expectation:
+    side = "at least" if share.least else "at most"
+    labels = _labels(
+        share.name if level == "fail" else f"{share.name}.warn", f"{share.sentence}: {side} {share.text(limit)}"
+    )
+    labels["meta"] |= {"share": share.name, "level": level, "limit": limit}
+    return gxe.ExpectColumnValuesToBeBetween(
+        column=share.name,
+        min_value=limit if share.least else None,
+        max_value=None if share.least else limit,
+        severity=FailureSeverity.CRITICAL if level == "fail" else FailureSeverity.WARNING,
+        **labels,
+    )
 
 
 def _filled(rule: str, sentence: str, column: str) -> gxe.Expectation:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import polars as pl
 
-from llmsrec.data.titles import UNTITLED
 from llmsrec.errors import DataError
 
 INTERACTIONS = {"user_id": "Int32", "item_id": "Int32", "timestamp": "Int64"}
@@ -79,11 +78,11 @@ def aggregate(files: Files) -> dict[str, pl.DataFrame]:
 
 
 def raw_reviews(reviews: pl.LazyFrame) -> pl.DataFrame:
-    """A row for an item: how many reviews, how many without user or time or with NaN as rating, and the ranges."""
+    """A row for an item: how many events, how many without user or time or with NaN as rating, and the ranges."""
     return (
         reviews.group_by(_filled("parent_asin"))
         .agg(
-            pl.len().alias("reviews"),
+            pl.len().alias("events"),
             _filled("user_id").null_count().alias("without_user"),
             pl.col("rating").is_nan().sum().alias("rating_nan"),
             pl.col("timestamp").null_count().alias("without_time"),
@@ -119,19 +118,14 @@ def filtered_users(interactions: pl.LazyFrame, users: pl.LazyFrame) -> pl.DataFr
 
 
 def filtered_items(interactions: pl.LazyFrame, items: pl.LazyFrame) -> pl.DataFrame:
-    """A row for an item of either file.
-
-    `untidy` is 1 where the title is not words with single spaces between, `titled` is 0 where it says nothing.
-    """
+    """A row for an item of either file; `untidy` is 1 where the title is not words with single spaces between."""
     of_item = interactions.group_by("item_id").agg(pl.len().alias("events"))
     table = _numbered(of_item.join(items, on="item_id", how="full", coalesce=True), "item_id").collect()
     words = pl.col("title").str.replace_all(r"\s+", " ").str.strip_chars()
     untidy = (pl.col("title") != words) | (words == "")
-    titled = pl.col("title").is_in(["", UNTITLED]).not_()
     return table.with_columns(
         pl.col("events").fill_null(0),
         untidy.fill_null(False).cast(pl.Int64).alias("untidy"),
-        titled.fill_null(False).cast(pl.Int64).alias("titled"),
     )
 
 
