@@ -13,6 +13,7 @@ from llmsrec.drift import command as drifting
 from llmsrec.errors import RequestError, explained
 from llmsrec.files import atomic, read_json
 from llmsrec.scoring import command as scoring
+from llmsrec.service import arguments as serving
 from llmsrec.serving import command as recommending
 from llmsrec.serving.command import event as _event
 
@@ -48,6 +49,12 @@ def parser() -> argparse.ArgumentParser:
         "llmsrec score --model models:/llm-srec@staging --out recommendations.parquet",
     )  # fmt: skip
     scoring.add_arguments(command)
+
+    command = _add(
+        commands, "serve", serve, "answer requests over HTTP from a registered version, and follow its alias",
+        "llmsrec serve models:/llm-srec@staging --port 8080",
+    )  # fmt: skip
+    serving.add(command)
 
     command = _add(
         commands, "drift", drift, "compare requests, or data, with the training data of a version; status 3 is drift",
@@ -148,6 +155,18 @@ def recommend(options: argparse.Namespace) -> None:
 def score(options: argparse.Namespace) -> None:
     """Recommend to many."""
     scoring.run(_root(), options)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Serve until told to end."""
+    from llmsrec.registry import address
+    from llmsrec.registry.follow import Registry
+    from llmsrec.service import command
+
+    root = _root()
+    address.require(root)
+    address.reachable(root)
+    command.run(Registry(address.tracking_uri(root), options.model), options)
 
 
 def drift(options: argparse.Namespace) -> int:

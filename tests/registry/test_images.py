@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import urllib.request
 from importlib.metadata import distribution, requires
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from llmsrec.registry import tracking
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import parse
 from tests.answers import assert_same_answer
+from tests.postgres import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CF = ["docker/requirements-serve-cf.txt"]
@@ -59,6 +62,24 @@ def test_serve_cf_holds_no_torch_and_no_pipeline() -> None:
     assert not held & {"torch", "transformers", "peft", "dvc", "great-expectations", "optuna", "matplotlib", "pyarrow"}
 
 
+SERVE = """
+import json, os, shutil
+from types import SimpleNamespace
+import serve
+from llmsrec.registry import verified
+
+class Stored(serve.Registry):
+    def version(self):
+        return SimpleNamespace(name="llm-srec", number="1", alias="candidate", digest="0")
+
+    def fetch(self, version, into):
+        shutil.copytree(os.environ["STORED"], into, dirs_exist_ok=True)
+        verified.check("llm-srec version 1", into, json.loads(os.environ["TAGS"]))
+        return into / "artifacts/bundle"
+
+serve.Registry = Stored
+serve.main()
+"""
 ASK = """
 import json, sys
 from mlflow import pyfunc
@@ -113,36 +134,34 @@ def test_what_a_serving_image_holds_is_enough(registry: Any, files: list[str], t
         assert "torch is not installed where this model is served; ask for 'cf'" in llm
 
 
-VERIFY = """
-import json, sys
-from pathlib import Path
-import serve
-from llmsrec.registry.verified import check
-folder = Path(sys.argv[1])
-check("llm-srec version 1", folder, json.loads(sys.argv[2]))
-import llmsrec
-ours = llmsrec.__file__
-serve.load(folder)
-import llmsrec
-assert ours != llmsrec.__file__ and Path(llmsrec.__file__).is_relative_to(folder)
-print(serve.Limits)
-"""
-
-
-def test_a_serving_image_verifies_a_version_and_then_runs_the_versions_own_code(registry: Any, tmp_path: Path) -> None:
-    model = tracking.bundle_of("models:/llm-srec@candidate", registry.root).parents[1]
-    tags = MlflowClient(registry.uri).get_model_version("llm-srec", "1").tags
-    site = environment(tmp_path / "site", installed_by(CF))
+def test_a_serving_image_serves_a_version_with_what_it_holds(registry: Any, tmp_path: Path) -> None:
+    site, log = environment(tmp_path / "site", installed_by(CF)), tmp_path / "log"
     assert "COPY src/llmsrec llmsrec" in (ROOT / "Dockerfile").read_text()
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", VERIFY, str(model), json.dumps(tags)],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{site}:{ROOT / 'docker'}:{ROOT / 'src'}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    port = free_port()
+    with log.open("w") as output:
+        service = subprocess.Popen(
+            # The registry is a file here, and no image has what a database needs; -S: not what is installed here.
+            [sys.executable, "-S", "-c", SERVE, "--no-llm", "--drain", "0"],
+            cwd=tmp_path,
+            env={
+                "PATH": os.environ["PATH"], "PYTHONPATH": f"{site}:{ROOT / 'docker'}:{ROOT / 'src'}", "PORT": str(port),
+                "MODEL_URI": "models:/llm-srec@candidate",
+                "STORED": str(tracking.bundle_of("models:/llm-srec@candidate", registry.root).parents[1]),
+                "TAGS": json.dumps(MlflowClient(registry.uri).get_model_version("llm-srec", "1").tags),
+            },
+            stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5)
+                break
+            except OSError:
+                assert service.poll() is None, log.read_text()
+                time.sleep(0.1)
+    finally:
+        service.terminate()
+    assert service.wait(timeout=60) == 0, log.read_text()
 
 
 def tool(name: str) -> str:

@@ -1,0 +1,320 @@
+"""`llmsrec serve` beside `mlflow models serve`, on one bundle in one run: closed and open loop, overload, swaps.
+
+python -m benchmarks.service [--bundle models/bundle] [--seconds 5] [--towers cf,llm] [--swaps 10] [--json FILE]
+
+The clients run in this process, on the same cores as both services; so what counts is the ratio of the two. Answers
+that are no 200 are counted apart and never as served.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+import polars as pl
+
+from benchmarks import common
+from llmsrec.registry import tracking
+from llmsrec.registry.record import Record
+from llmsrec.serving.bundle import seal
+
+CLIENTS = (1, 8, 32)
+REQUESTS, K = 512, 10  # different requests, asked in turn
+START, DAY = 1_391_040_000_000, 86_400_000  # ms
+NAME = "served"
+
+
+@dataclass
+class Measured:
+    """What clients met: seconds of each answer by status, and how long they asked."""
+
+    seconds: float = 0.0
+    times: dict[int, list[float]] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Served calls a second."""
+        return len(self.times.get(200, [])) / self.seconds
+
+    def ms(self, share: float, status: int = 200) -> float:
+        """A percentile of the answers with this status, in ms."""
+        times = self.times.get(status)
+        return float(np.quantile(times, share)) * 1000 if times else float("nan")
+
+    @property
+    def failed(self) -> int:
+        """Answers that are neither served nor told to come again."""
+        return sum(len(times) for status, times in self.times.items() if status not in (200, 429))
+
+    def shown(self) -> list[str]:
+        """Cells of a line."""
+        return [f"{self.rate:,.0f}/s", f"{self.ms(0.5):.1f}", f"{self.ms(0.99):.1f}", str(self.failed)]
+
+    def figures(self) -> dict[str, float]:
+        """For the file."""
+        return {"rate": self.rate, "p50_ms": self.ms(0.5), "p99_ms": self.ms(0.99), "failed": self.failed}
+
+
+class Client:
+    """One connection that asks and waits."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, body: bytes) -> tuple[int, bytes]:
+        """Status and body; status 0 where the connection broke."""
+        try:
+            if self._streams is None:
+                self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+            reader, writer = self._streams
+            writer.write(b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+            writer.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+            return int(head.split()[1]), await reader.readexactly(length)
+        except (OSError, asyncio.IncompleteReadError):
+            self.close()
+            return 0, b""
+
+    def close(self) -> None:
+        if self._streams:
+            self._streams[1].close()
+        self._streams = None
+
+
+async def closed(port: int, bodies: list[bytes], clients: int, seconds: float) -> Measured:
+    """Clients that ask again as soon as they are answered."""
+    measured, began = Measured(), time.perf_counter()
+
+    async def work(number: int) -> None:
+        client, turn = Client(port), number * 7
+        while time.perf_counter() - began < seconds:
+            start = time.perf_counter()
+            status, _ = await client.ask(bodies[turn % len(bodies)])
+            measured.times.setdefault(status, []).append(time.perf_counter() - start)
+            turn += 1
+        client.close()
+
+    await asyncio.gather(*(work(number) for number in range(clients)))
+    measured.seconds = time.perf_counter() - began
+    return measured
+
+
+async def opened(port: int, bodies: list[bytes], rate: float, seconds: float) -> Measured:
+    """Requests that come at random times, `rate` a second, whether the others are answered or not."""
+    random, measured, idle = np.random.default_rng(0), Measured(), list[Client]()
+    due = np.cumsum(random.exponential(1 / rate, max(1, int(rate * seconds))))
+    began = time.perf_counter()
+
+    async def one(number: int) -> None:
+        await asyncio.sleep(max(0.0, began + due[number] - time.perf_counter()))
+        client = idle.pop() if idle else Client(port)
+        status, _ = await client.ask(bodies[number % len(bodies)])
+        measured.times.setdefault(status, []).append(time.perf_counter() - began - due[number])
+        idle.append(client)
+
+    await asyncio.gather(*(one(number) for number in range(len(due))))
+    measured.seconds = time.perf_counter() - began
+    for client in idle:
+        client.close()
+    return measured
+
+
+def bodies(bundle: Path, tower: str) -> list[bytes]:
+    """Calls of one request each, with histories of 1 to 20 items of the catalogue."""
+    random = np.random.default_rng(1)
+    asins = pl.read_parquet(bundle / "items.parquet")["parent_asin"].to_list()
+    made = []
+    for _ in range(REQUESTS):
+        bought = random.choice(len(asins), size=random.integers(1, min(21, len(asins) // 2)), replace=False)
+        events = [{"parent_asin": asins[item], "timestamp": START + day * DAY} for day, item in enumerate(bought)]
+        made.append(json.dumps({"inputs": [{"history": events, "k": K, "tower": tower}]}).encode())
+    return made
+
+
+@contextmanager
+def registered(bundle: Path, root: Path, versions: int) -> Iterator[Any]:
+    """A registry of its own with the bundle as so many versions; their MLflow client."""
+    with tracking.connected(root) as client:
+        place = tracking.experiment(client, NAME, root)
+        for number in range(1, versions + 1):
+            record = Record(digest=f"{number}" * 64, name=str(number), params={}, evaluation={}, curve=[])
+            run = tracking.ensure_run(client, place, record)
+            copy = root / f"bundle{number}"
+            subprocess.run(["cp", "-a", str(bundle), str(copy)], check=True)
+            (copy / "parity.json").write_text(json.dumps({"version": number}))
+            seal(copy)
+            tracking.ensure_version(client, place, run, NAME, copy, {})
+        client.set_registered_model_alias(NAME, "staging", "1")
+        yield client
+
+
+@contextmanager
+def running(command: list[str], root: Path) -> Iterator[int]:
+    """A service, once it is ready; its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlruns/mlflow.db",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    with (root / "log").open("a") as log:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        while True:
+            try:
+                urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None, (root / "log").read_text()[-2000:]
+                time.sleep(0.2)
+        yield port
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def ours(*options: str) -> list[str]:
+    return [
+        str(Path(sys.executable).with_name("llmsrec")),
+        "serve",
+        f"models:/{NAME}@staging",
+        "--drain",
+        "0",
+        *options,
+    ]
+
+
+def mlflows() -> list[str]:
+    return [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}/1", "--env-manager", "local"]
+
+
+def line(name: str, *values: str) -> None:
+    print(f"{name:<34}" + "".join(f"{value:>13}" for value in values), flush=True)
+
+
+def compare(ports: dict[str, int], of: list[bytes], tower: str, seconds: float) -> dict[str, Any]:
+    """Closed loop, then half of MLflow's best rate in an open loop: one service after the other."""
+    figures: dict[str, Any] = {}
+    best: dict[str, float] = {}
+    for clients in CLIENTS:
+        both = {}
+        for name, port in ports.items():
+            asyncio.run(closed(port, of, clients, min(1.0, seconds)))  # warm
+            both[name] = asyncio.run(closed(port, of, clients, seconds))
+        for name, measured in both.items():
+            best[name] = max(best.get(name, 0.0), measured.rate)
+            line(f"{tower}, {clients} clients, {name}", *measured.shown())
+            figures[f"{tower}/{clients}/{name}"] = measured.figures()
+        ratio = both["llmsrec"].rate / both["mlflow"].rate
+        line(f"{tower}, {clients} clients: times as many", f"{ratio:.1f}")
+        figures[f"{tower}/{clients}/ratio"] = ratio
+    half = best["mlflow"] / 2
+    for name, port in ports.items():
+        measured = asyncio.run(opened(port, of, half, seconds))
+        line(f"{tower}, open loop {half:.0f}/s, {name}", *measured.shown())
+        figures[f"{tower}/open/{name}"] = measured.figures() | {"offered": half}
+    return figures
+
+
+def overload(root: Path, of: list[bytes], tower: str, seconds: float) -> dict[str, Any]:
+    """Ten times as many clients as may wait: what is served of the peak, and how soon the others hear of it."""
+    with running(ours("--waiting", "32"), root) as port:
+        asyncio.run(closed(port, of, 8, min(1.0, seconds)))
+        peak = asyncio.run(closed(port, of, 32, seconds))
+        over = asyncio.run(closed(port, of, 320, seconds))
+    refused = len(over.times.get(429, [])) / over.seconds
+    line(f"{tower}, 320 clients, 32 may wait", *over.shown())
+    line("  of the rate of 32 clients", f"{over.rate / peak.rate:.2f}")
+    line("  429, a second and their p99 in ms", f"{refused:,.0f}/s", "", f"{over.ms(0.99, 429):.1f}")
+    return {f"{tower}/overload": {"goodput": over.rate / peak.rate, "refused_p99_ms": over.ms(0.99, 429)}}
+
+
+def version(port: int) -> str:
+    """The number of the version that answers."""
+    with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=30) as response:
+        return str(json.load(response)["version"])
+
+
+def swaps(root: Path, client: Any, of: list[bytes], count: int) -> dict[str, Any]:
+    """Calls while the alias moves to and fro."""
+    measured = Measured()
+
+    async def play(port: int) -> None:
+        done = asyncio.Event()
+
+        async def ask(number: int) -> None:
+            connection, turn = Client(port), number
+            while not done.is_set():
+                start = time.perf_counter()
+                status, _ = await connection.ask(of[turn % len(of)])
+                measured.times.setdefault(status, []).append(time.perf_counter() - start)
+                turn += 1
+                await asyncio.sleep(0.02)
+            connection.close()
+
+        async def move() -> None:
+            for number in range(count):
+                wanted = str(2 - number % 2)
+                await asyncio.to_thread(client.set_registered_model_alias, NAME, "staging", wanted)
+                while await asyncio.to_thread(version, port) != wanted:
+                    await asyncio.sleep(0.1)
+            done.set()
+
+        await asyncio.gather(move(), *(ask(number) for number in range(8)))
+
+    began = time.perf_counter()
+    with running(ours("--no-llm", "--poll", "0.2"), root) as port:
+        asyncio.run(play(port))
+    measured.seconds = time.perf_counter() - began
+    served = len(measured.times.get(200, []))
+    broken = sum(len(times) for status, times in measured.times.items() if status != 200)
+    line(f"{count} swaps: served, failed", f"{served:,}", f"{broken}")
+    return {"swaps": {"served": served, "failed": broken}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="llmsrec serve beside mlflow models serve.")
+    parser.add_argument("--bundle", type=Path, default=Path("models/bundle"))
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--towers", default="cf,llm")
+    parser.add_argument("--swaps", type=int, default=10)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    figures: dict[str, Any] = {}
+    print(common.machine())
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        with registered(options.bundle, root, 2) as client:
+            towers = options.towers.split(",")
+            line("", "served", "p50 ms", "p99 ms", "failed")
+            with running(ours("--poll", "3600"), root) as port, running(mlflows(), root) as other:
+                for tower in towers:
+                    ports = {"llmsrec": port, "mlflow": other}
+                    figures |= compare(ports, bodies(options.bundle, tower), tower, options.seconds)
+            for tower in towers:
+                figures |= overload(root, bodies(options.bundle, tower), tower, options.seconds)
+            if options.swaps:
+                figures |= swaps(root, client, bodies(options.bundle, "cf"), options.swaps)
+    common.write(options.json, figures)
+
+
+if __name__ == "__main__":
+    main()

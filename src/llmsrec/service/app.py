@@ -1,0 +1,179 @@
+"""The ASGI application: MLflow's scoring protocol, probes, metrics and the OpenAPI document."""
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+
+from llmsrec.service import decode, memory, openapi
+from llmsrec.service.decode import Refused
+from llmsrec.service.edge import App, Edge
+from llmsrec.service.logs import RequestLog
+from llmsrec.service.metrics import Metrics, tower_label
+from llmsrec.service.swap import Swap
+from llmsrec.service.workers import Overloaded
+
+BODY_S = 10.0  # that a body may take to arrive
+JSON = "application/json"
+
+
+@dataclass
+class Service:
+    """What the paths below speak for.
+
+    Attributes:
+        deadline_s: of each call.
+        draining: it is about to end, and wants no more calls.
+    """
+
+    swap: Swap
+    metrics: Metrics
+    deadline_s: float
+    log: RequestLog | None
+    token: bool
+    draining: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls should be sent here."""
+        current = self.swap.current
+        return bool(current and current.ready and not self.draining)
+
+    async def invocations(self, request: Request) -> Response:
+        """A call: decode, have it answered, count it."""
+        began, about, towers = time.monotonic(), request.scope["about"], []
+        status = 500
+        try:
+            headers = request.scope["headers_by_name"]
+            decode.check_headers(headers.get("content-type", ""), headers.get("content-encoding", ""))
+            body = await decode.read(request.receive, BODY_S)
+            if body is None:
+                status = 499  # the client has gone, and hears nothing
+                return Response(status_code=400)
+            call = await decode.decode(body)
+            towers = call.towers
+            response = await self._answer(call, began + self.deadline_s, about, headers.get("x-user"))
+            status = 200
+            return response
+        except Refused as refused:
+            status = refused.status
+            raise
+        finally:
+            self.metrics.answered(tower_label(towers), status, len(towers), time.monotonic() - began)
+
+    async def _answer(self, call: decode.Call, by: float, about: dict[str, Any], user: str | None) -> Response:
+        loaded = self.swap.current
+        if loaded is None:
+            raise Refused(503, "no version is loaded yet; /readyz says how far it is", {"retry-after": "5"})
+        try:
+            answered = await loaded.answer(call, by)
+        except Overloaded as overloaded:
+            raise Refused(429, str(overloaded), {"retry-after": str(overloaded.after_s)}) from overloaded
+        except TimeoutError as error:
+            raise Refused(504, f"the request was not answered within {self.deadline_s:g} s, and is dropped") from error
+        if answered.status != 200:
+            raise Refused(answered.status, answered.body.decode())
+        label = tower_label(call.towers)
+        self.metrics.queued.labels(label).observe(answered.queued_s)
+        self.metrics.fallbacks.inc(answered.popular)
+        self.metrics.unknown.inc(answered.unknown)
+        about |= {
+            "version": str(loaded.version),
+            "tower": label,
+            "requests": len(call.towers),
+            "queued_ms": round(1000 * answered.queued_s, 2),
+        }
+        if self.log:
+            self.log.write(call.requests, user)
+        named = {"x-llmsrec-version": str(loaded.version), "x-llmsrec-tower": label}
+        return Response(answered.body, media_type=JSON, headers=named)
+
+    async def livez(self, request: Request) -> Response:
+        """The process answers, however much waits."""
+        return JSONResponse({"live": True})
+
+    async def readyz(self, request: Request) -> Response:
+        """Whether calls are answered, by which version, and what is wrong with the next."""
+        swap, current = self.swap, self.swap.current
+        said: dict[str, Any] = {"ready": self.ready, "draining": self.draining}
+        if current:
+            version = current.version
+            said |= {"model": version.name, "version": version.number, "alias": version.alias}
+            said |= {"bundle": version.digest[:12], "towers": current.about["towers"]}
+        said |= {"refused": swap.refused, "registry": swap.registry or "answers"}
+        return JSONResponse(said, 200 if self.ready else 503)
+
+    async def ping(self, request: Request) -> Response:
+        """As MLflow's scoring server says it."""
+        return Response("\n", 200 if self.ready else 503, media_type=JSON)
+
+    async def version(self, request: Request) -> Response:
+        """MLflow's version, as its scoring server says it."""
+        return Response(_mlflow(), media_type=JSON)
+
+    async def figures(self, request: Request) -> Response:
+        """Prometheus' text format."""
+        self.metrics.ready.set(self.ready)
+        self.metrics.memory.labels("service").set(memory.resident(os.getpid()))
+        if current := self.swap.current:
+            for name, worker in current.workers.items():
+                self.metrics.waiting.labels(name).set(worker.waiting)
+                self.metrics.memory.labels(name).set(memory.held([worker.pid]))
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def document(self, request: Request) -> Response:
+        """What the version that answers takes and gives."""
+        current = self.swap.current
+        if current is None:
+            raise Refused(503, "no version is loaded yet")
+        return JSONResponse(openapi.document(str(current.version), current.about["schemas"], self.token))
+
+
+def application(service: Service, hosts: list[str], token: str | None) -> Edge:
+    """The whole application."""
+    paths: dict[str, tuple[str, Callable[[Request], Awaitable[Response]]]] = {
+        "/invocations": ("POST", service.invocations),
+        "/livez": ("GET", service.livez),
+        "/readyz": ("GET", service.readyz),
+        "/ping": ("GET", service.ping),
+        "/health": ("GET", service.ping),
+        "/version": ("GET", service.version),
+        "/metrics": ("GET", service.figures),
+        "/openapi.json": ("GET", service.document),
+    }
+    router = Router(
+        [Route(path, endpoint, methods=[method]) for path, (method, endpoint) in paths.items()], redirect_slashes=False
+    )
+    return Edge(_refusing(router, ", ".join(paths)), hosts, token)
+
+
+def _refusing(router: Router, paths: str) -> App:
+    """Starlette's own errors as ours."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["app"] = None  # else the router answers by itself
+        try:
+            await router(scope, receive, send)
+        except HTTPException as error:
+            if error.status_code == 404:
+                raise Refused(404, f"there is no such path; there are {paths}") from error
+            raise Refused(error.status_code, f"the path takes another method; there are {paths}") from error
+
+    return app
+
+
+def _mlflow() -> str:
+    for name in ("mlflow", "mlflow-skinny"):
+        try:
+            return installed(name)
+        except PackageNotFoundError:
+            continue
+    return ""

@@ -1,0 +1,135 @@
+"""From a body to a call: a request that cannot be meant is answered here, in one sentence, before it costs anything.
+
+What a request may hold is `llmsrec.serving.schema`'s and `limits`' business, and the version checks it. Here stands
+what comes before: the body's size, type, form and depth.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+
+BYTES = 8 * 2**20  # of a body; `limits.EVENTS` events of common ids are about 3 MB
+DRAINED = 8  # so many times BYTES are read and dropped, so that who sends too much hears why
+SMALL = 2**16  # bytes of a body that is read between two others; a larger one is read in a thread
+DEPTH = 5  # {"inputs": [{"history": [{...}]}]}
+FORM = 'send {"inputs": [{"history": [{"parent_asin": "...", "timestamp": ...}], "k": 10, "tower": "llm"}]}'
+
+
+class Refused(Exception):
+    """A request that is answered here: a status and one sentence, which repeats nothing of what was sent."""
+
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.headers = status, message, headers or {}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A body that is a call of some requests.
+
+    Attributes:
+        body: as it was sent.
+        towers: what each request says of its tower, which may be nonsense.
+        requests: as they were sent.
+    """
+
+    body: bytes
+    towers: list[Any]
+    requests: list[dict[str, Any]]
+
+
+async def read(receive: Receive, seconds: float) -> bytes | None:
+    """The whole body; None where the client has gone.
+
+    Raises:
+        Refused: it is larger than BYTES, or not there after so many seconds.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await _read(receive)
+    except TimeoutError as error:
+        message = f"the body was not there after {seconds:g} s; send it faster, or in several calls"
+        raise Refused(408, message, {"connection": "close"}) from error
+
+
+async def _read(receive: Receive) -> bytes | None:
+    parts, size, more = [], 0, True
+    while more and size <= DRAINED * BYTES:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        part = message.get("body", b"")
+        size, more = size + len(part), message.get("more_body", False)
+        if size <= BYTES:
+            parts.append(part)
+        else:
+            parts.clear()
+    if size > BYTES:
+        headers = {"connection": "close"} if more else {}
+        raise Refused(413, f"the body is larger than {BYTES:,} bytes; send the requests in several calls", headers)
+    return b"".join(parts)
+
+
+def check_headers(content_type: str, encoding: str) -> None:
+    """Raise Refused for another content type than JSON in UTF-8, and for a body that is compressed."""
+    kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    if kind != "application/json" or any(p.replace('"', "") not in ("charset=utf-8", "") for p in parameters):
+        raise Refused(415, "the content type is not application/json in UTF-8, the only one that is read here")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise Refused(415, "the body is compressed (content-encoding), which is not read here; send it as it is")
+
+
+async def decode(body: bytes) -> Call:
+    """Read a body; large ones in a thread, so that others need not wait."""
+    return decoded(body) if len(body) <= SMALL else await asyncio.to_thread(decoded, body)
+
+
+def decoded(body: bytes) -> Call:
+    """Read a body.
+
+    Raises:
+        Refused: it is not `{"inputs": [{...}, ...]}`, nested no deeper than requests are, each key once.
+    """
+    try:
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
+    except UnicodeDecodeError as error:
+        raise Refused(400, f"the body is not UTF-8: byte {error.start} cannot be read") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise Refused(400, f"the body is not JSON ({error.msg}, {where}); {FORM}") from error
+    except RecursionError as error:
+        raise Refused(400, f"the body is nested too deeply; {FORM}") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise Refused(400, f"the body holds a number with too many digits; {FORM}") from error
+    if not isinstance(value, dict) or [*value] != ["inputs"] or not isinstance(value["inputs"], list):
+        raise Refused(400, f"the body is not an object with `inputs`, a list, and nothing else; {FORM}")
+    for number, request in enumerate(value["inputs"]):
+        if not isinstance(request, dict):
+            raise Refused(400, f"request {number} is not an object; {FORM}")
+    if deeper(value, DEPTH):
+        raise Refused(400, f"the body is nested too deeply; {FORM}")
+    return Call(body, [request.get("tower", "llm") for request in value["inputs"]], value["inputs"])
+
+
+def deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects lie in one another more than `levels` deep."""
+    if not isinstance(value, list | dict):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(deeper(part, levels - 1) for part in inside)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise Refused(400, f"the body has an object with the same key twice; {FORM}")
+    return made
+
+
+def _constant(name: str) -> Any:
+    raise Refused(400, f"the body is not JSON ({name} is no number of JSON's); {FORM}")

@@ -1,0 +1,110 @@
+"""What each request passes on its way in and out: its id, the Host it is for, a token, errors in one line, the log."""
+
+import asyncio
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from llmsrec.service.decode import Message, Receive, Refused
+
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+PROBES = ("/livez", "/readyz", "/ping", "/health")  # asked by whoever runs the service, by address and without a token
+ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+CODES = {
+    400: "INVALID_PARAMETER_VALUE",
+    401: "UNAUTHENTICATED",
+    404: "ENDPOINT_NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    408: "REQUEST_TIMEOUT",
+    413: "REQUEST_TOO_LARGE",
+    415: "UNSUPPORTED_MEDIA_TYPE",
+    429: "REQUEST_LIMIT_EXCEEDED",
+    500: "INTERNAL_ERROR",
+    503: "TEMPORARILY_UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+LONGEST = 500  # characters of a message
+
+log = logging.getLogger(__name__)
+
+
+class Edge:
+    """Wraps an ASGI app.
+
+    Args:
+        hosts: names in a Host header that are answered; `*` answers all.
+        token: what `Authorization: Bearer ...` must hold, if anything.
+
+    Attributes:
+        closing: connections are closed after their answers, so that clients go elsewhere.
+    """
+
+    def __init__(self, app: App, hosts: list[str], token: str | None) -> None:
+        self._app, self._hosts, self._token = app, {host.lower() for host in hosts}, token
+        self.closing = False
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """One ASGI call."""
+        if scope["type"] != "http":
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        sent = headers.get("x-request-id", "")
+        request_id, began = sent if ID.fullmatch(sent) else uuid.uuid4().hex, time.monotonic()
+        about: dict[str, Any] = {"request_id": request_id, "path": scope["path"][:100], "method": scope["method"]}
+        scope["headers_by_name"], scope["about"] = headers, about
+        begun = False
+
+        async def answer(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun, about["status"] = True, message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                if self.closing:
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        try:
+            if scope["path"] not in PROBES:
+                self._check(headers)
+            await self._app(scope, receive, answer)
+        except Refused as refused:
+            await reply(answer, refused.status, refused.message, refused.headers)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("a request failed", extra={"request_id": request_id})
+            if not begun:
+                await reply(answer, 500, "the request failed; the service's log says why", {})
+        if scope["method"] != "GET" or (scope["path"] not in PROBES and about.get("status") != 200):
+            log.info("answered", extra=about | {"ms": round(1000 * (time.monotonic() - began), 2)})
+
+    def _check(self, headers: dict[str, str]) -> None:
+        """Raise Refused for another Host than ours, or without the token."""
+        host = headers.get("host", "").lower()
+        name = host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+        if "*" not in self._hosts and name not in self._hosts:
+            raise Refused(400, "the Host header names no host of this service; `--allow-host NAME` allows one")
+        if self._token is None:
+            return
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.strip().encode("latin-1"), self._token.encode())
+        if kind.lower() != "bearer" or not right:
+            message = "the token is missing or wrong; send `Authorization: Bearer TOKEN`"
+            raise Refused(401, message, {"www-authenticate": "Bearer"})
+
+
+async def reply(send: Send, status: int, message: str, headers: dict[str, str]) -> None:
+    """Send an error as MLflow's scoring server sends errors: a code and one sentence."""
+    sentence = " ".join(message.split())[:LONGEST]
+    body = json.dumps({"error_code": CODES.get(status, "INTERNAL_ERROR"), "message": sentence}).encode()
+    listed = {"content-type": "application/json", "content-length": str(len(body)), **headers}
+    encoded = [(name.encode(), value.encode()) for name, value in listed.items()]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})

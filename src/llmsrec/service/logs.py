@@ -1,0 +1,86 @@
+"""The service's log, a JSON object a line, and, where asked for, the log of requests that `llmsrec drift` reads."""
+
+import hashlib
+import hmac
+import json
+import logging
+import secrets
+import time
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import Any
+
+from llmsrec.errors import DataError
+from llmsrec.redaction import redact
+
+STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
+
+
+class JsonLines(logging.Formatter):
+    """A record as one JSON object: time, level, message and what `extra` gave; of an error its type and place."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "message": redact(record.getMessage()),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in STANDARD}
+        if record.exc_info and record.exc_info[1]:
+            error, trace = record.exc_info[1], record.exc_info[2]
+            where = []
+            while trace:
+                where.append(f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}")
+                trace = trace.tb_next
+            line |= {"error": type(error).__name__, "where": where}
+        return json.dumps(line, default=str)
+
+
+def set_up() -> None:
+    """All logs as JSON lines on stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    logging.root.handlers[:] = [handler]
+    logging.root.setLevel(logging.WARNING)
+    logging.getLogger("llmsrec").setLevel(logging.INFO)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+
+
+class RequestLog:
+    """A share of the answered requests, as `llmsrec drift --requests` reads them: drawn by user, users' ids hashed.
+
+    Args:
+        path: appended to; it may be moved away at any time, and is then made anew.
+        share: of the users, 0 to 1; a request without a user counts as a user of its own.
+        key: of the hashes; without one, a random one of this process, so that hashes tell nothing beyond its life.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, share: float, key: str | None) -> None:
+        self._share, self._key = share, (key or secrets.token_hex(16)).encode()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = WatchedFileHandler(path, encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"--log-requests {path} cannot be written: {error.strerror}") from error
+        self._file.setFormatter(logging.Formatter("%(message)s"))
+
+    def write(self, requests: list[dict[str, Any]], user: str | None) -> None:
+        """Log the requests of a call that was answered; the user is known of a call with one request."""
+        now = int(time.time() * 1000)
+        user = user if len(requests) == 1 else None
+        digest = hmac.new(self._key, user.encode(), hashlib.sha256).hexdigest()[:16] if user else None
+        for request in requests:
+            if int(digest or secrets.token_hex(8), 16) >= self._share * 2**64:
+                continue
+            line = {
+                "time": now,
+                "user": digest,
+                "tower": request.get("tower", "llm"),
+                "history": request["history"],
+            }
+            self._file.handle(logging.makeLogRecord({"msg": "%s", "args": (json.dumps(line),)}))

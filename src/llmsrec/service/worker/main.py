@@ -1,0 +1,205 @@
+"""Run as a file by the service: load a bundle with its own code, test it, and answer what comes over a socket.
+
+python -B main.py <bundle> <socket's file descriptor> <settings as JSON>
+
+Settings: `llm`, whether this is the worker of the `llm` tower or of all others; `rows`, `cost`, `wait_s` of a batch.
+One thread: while a batch is computed, what arrives waits in the socket, and is the next batch.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from batcher import Batch, Batcher, Job
+from trial import problem
+from wire import Frames, frame
+
+PIECE = 2**18  # bytes read at once
+
+
+class Worker:
+    """Answers the requests of its towers from one bundle."""
+
+    def __init__(self, channel: socket.socket, recommender: Any, settings: dict[str, Any]) -> None:
+        self._channel, self._recommender = channel, recommender
+        self._llm = settings["llm"]
+        self._batcher = Batcher(settings["rows"], settings["cost"], settings["wait_s"])
+        self._frames = Frames()
+
+    def run(self) -> None:
+        """Until the other side hangs up and nothing waits any more."""
+        while True:
+            ready, _, _ = select.select([self._channel], [], [], self._batcher.patience(time.monotonic()))
+            if ready:
+                data = self._channel.recv(PIECE)
+                if not data:
+                    return
+                for header, body in self._frames.feed(data):
+                    self._accept(header, body)
+                if not self._batcher.full:
+                    continue  # what else has arrived is of the same batch
+            batch, late = self._batcher.take(time.monotonic())
+            for job in late:
+                self._refuse(job.number, 504, "the deadline passed before the request was answered")
+            if batch:
+                self._answer(batch)
+
+    def _accept(self, header: dict[str, Any], body: bytes) -> None:
+        """Check a whole call, as its limits hold for all of it, and let our part of it wait."""
+        from llmsrec.errors import RequestError
+        from llmsrec.serving import limits, schema
+
+        number, arrived = header["id"], time.monotonic()
+        try:
+            requests = schema.parse(json.loads(body)["inputs"])
+            limits.check_sums(requests)
+            self._recommender.check(requests)
+            mine = [requests[row] for row in header["rows"]]
+            for row, request in zip(header["rows"], mine, strict=True):
+                if (request.tower == "llm") != self._llm:
+                    raise RequestError(f"request {row}, `tower` is '{request.tower}', which is not served here")
+            job = Job(number, header["rows"], mine, [self._cost(request) for request in mine], header["by"], arrived)
+        except Exception as error:
+            self._refuse(number, *explained(error))
+            return
+        if mine:
+            self._batcher.add(job)
+        else:
+            self._send({"id": number, "status": 200, "sizes": [], "queued": 0.0, "popular": 0, "unknown": 0})
+
+    def _cost(self, request: Any) -> int:
+        """Tokens of the prompt, or 1 where nothing but the number of requests counts."""
+        if not self._llm:
+            return 1
+        events = request.history
+        history = self._recommender.history([e.parent_asin for e in events], [e.timestamp for e in events])
+        return int(self._recommender.tower("llm").lengths([history])[0]) if len(history.items) else 1
+
+    def _answer(self, batch: Batch) -> None:
+        started = time.monotonic()
+        try:
+            answers = self._recommender.recommend([job.requests[place] for job, place in batch])
+        except Exception as error:
+            if len(batch) > 1:  # whoever is to blame for it, the others get their answers
+                for part in batch:
+                    self._answer([part])
+                return
+            (job, _), (status, message) = batch[0], explained(error)
+            self._batcher.drop(job)
+            if None in job.answers:  # else another request of it has failed before
+                job.answers.clear()
+                self._refuse(job.number, status, message)
+            return
+        for (job, place), answer in zip(batch, answers, strict=True):
+            if job.answers:
+                job.answers[place] = answer
+        cost = sum(job.costs[place] for job, place in batch)
+        self._send({"batch": len(batch), "cost": cost, "seconds": time.monotonic() - started})
+        for job in {id(job): job for job, _ in batch}.values():
+            if job.answers and None not in job.answers:
+                self._finish(job)
+
+    def _finish(self, job: Job) -> None:
+        texts = [answer.model_dump_json().encode() for answer in job.answers]
+        header = {
+            "id": job.number,
+            "status": 200,
+            "sizes": [len(text) for text in texts],
+            "queued": (job.started or job.arrived) - job.arrived,
+            "popular": sum(answer.fallback is not None for answer in job.answers),
+            "unknown": sum(len(answer.unknown) for answer in job.answers),
+        }
+        self._send(header, b"".join(texts))
+
+    def _refuse(self, number: int, status: int, message: str) -> None:
+        self._send({"id": number, "status": status, "message": message})
+
+    def _send(self, header: dict[str, Any], body: bytes = b"") -> None:
+        self._channel.sendall(frame(header, body))
+
+
+def explained(error: Exception) -> tuple[int, str]:
+    """Status and one sentence for an error; the trace of one that nobody foresaw goes to the log, without any value."""
+    from llmsrec.errors import DataError, RequestError
+
+    if isinstance(error, RequestError):
+        return 400, str(error)
+    if isinstance(error, RecursionError):
+        return 400, "the request is nested too deeply"
+    if isinstance(error, DataError):
+        return 503, str(error)
+    where = [f"{Path(part.filename).name}:{part.lineno}" for part in traceback.extract_tb(error.__traceback__)]
+    log = {"level": "error", "message": "a request failed", "error": type(error).__name__, "where": where}
+    print(json.dumps(log), file=sys.stderr, flush=True)
+    return 500, "the request failed; the service's log says why"
+
+
+def load(folder: Path, llm: bool) -> tuple[Any, dict[str, Any]]:
+    """The recommender, once its towers have passed the self-test, and what is said of it."""
+    sys.path.insert(0, str(folder / "code"))
+    import llmsrec
+    from llmsrec.errors import DataError
+    from llmsrec.serving import schema
+    from llmsrec.serving.bundle import Bundle
+    from llmsrec.serving.recommender import Recommender
+
+    if not Path(llmsrec.__file__).is_relative_to(folder):
+        raise DataError(f"{llmsrec.__file__} is not the bundle's code")
+    bundle = Bundle.open(folder)
+    recommender = Recommender(bundle)
+    if not hasattr(recommender, "check"):
+        raise DataError(
+            "its code is from before `llmsrec serve`; `dvc repro -f -s export register` makes a version with today's"
+        )
+    if llm:
+        recommender.warm()
+    asins, backbone = bundle.items["parent_asin"].to_list(), bundle.config["backbone"]
+    exact = (backbone["dtype"], backbone["quantization"]) == ("float32", "none")
+    served = [tower for tower in schema.TOWERS if (tower == "llm") == llm]
+    for tower in served:
+        if tower == "cf" and not bundle.config["distilled"]:
+            continue  # each request for it is refused with a sentence of its own
+        if wrong := problem(recommender, schema.parse, asins, tower, exact):
+            raise DataError(wrong)
+    about = {
+        "towers": served,
+        "schemas": schemas(schema),
+        "items": len(asins),
+    }
+    return recommender, about
+
+
+def schemas(schema: Any) -> dict[str, Any]:
+    """JSON schemas of a request, an answer and what they hold, as an OpenAPI document refers to them."""
+    from pydantic.json_schema import models_json_schema
+
+    models: Any = [(schema.Request, "validation"), (schema.Answer, "serialization")]
+    _, made = models_json_schema(models, ref_template="#/components/schemas/{model}")
+    return dict(made["$defs"])
+
+
+def main(folder: Path, descriptor: int, settings: dict[str, Any]) -> int:
+    # The service ends its workers by hanging up, once they have answered: signals to all of a group are for it alone.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = socket.socket(fileno=descriptor)
+    try:
+        recommender, about = load(folder, settings["llm"])
+    except BaseException as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        channel.sendall(frame({"failed": reason.replace(f"{folder}: ", "").replace(f"{folder}/", "")}))
+        return 1
+    channel.sendall(frame({"ready": about}))
+    Worker(channel, recommender, settings).run()
+    return 0
+
+
+if __name__ == "__main__":
+    os._exit(main(Path(sys.argv[1]).resolve(), int(sys.argv[2]), json.loads(sys.argv[3])))

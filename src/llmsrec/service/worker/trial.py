@@ -1,0 +1,48 @@
+"""The self-test of a version that has just been loaded, before it may serve: smoke requests, and parity of batches."""
+
+import math
+from typing import Any
+
+START, DAY = 1_391_040_000_000, 86_400_000  # ms
+REQUESTS, LENGTH = 4, 10
+# What a score may differ by in company, as a share of the largest; products of 16 and fewer bits differ more.
+TOLERANCE, ROUGH = 1e-5, 0.05
+
+
+def requests(asins: list[str], tower: str) -> list[dict[str, Any]]:
+    """Requests over the catalogue, each of another length, the last one with an item that nobody knows."""
+    length = max(1, min(LENGTH, len(asins) // 2))
+    made = []
+    for number in range(REQUESTS):
+        bought = [asins[(number * 7 + place) % len(asins)] for place in range(max(1, length - number))]
+        if number == REQUESTS - 1:
+            bought.append("an item that no catalogue has")
+        events = [{"parent_asin": asin, "timestamp": START + place * DAY} for place, asin in enumerate(bought)]
+        made.append({"history": events, "k": length, "tower": tower})
+    return made
+
+
+def problem(recommender: Any, parse: Any, asins: list[str], tower: str, exact: bool) -> str | None:
+    """What is wrong with a tower's answers, if anything is: alone, and in one batch.
+
+    Args:
+        exact: its model computes in float32.
+    """
+    sent = requests(asins, tower)
+    alone = [recommender.recommend(parse([request]))[0] for request in sent]
+    together = recommender.recommend(parse(sent))
+    for request, answer, other in zip(sent, alone, together, strict=True):
+        items = [item.parent_asin for item in answer.items]
+        bought = [event["parent_asin"] for event in request["history"]]
+        if len(set(items)) != min(request["k"], len(asins) - len(set(bought) & set(asins))):
+            return f"{tower}: {len(set(items))} items for `k` {request['k']}"
+        if set(items) & set(bought):
+            return f"{tower}: recommends an item of the history"
+        if not all(math.isfinite(item.score) for item in answer.items):
+            return f"{tower}: a score is not finite"
+        if answer.used != len(set(bought) & set(asins)) or answer.fallback is not None:
+            return f"{tower}: used {answer.used} of {len(bought)} items, fallback {answer.fallback}"
+        slack = (TOLERANCE if exact else ROUGH) * max(1.0, *(abs(item.score) for item in answer.items))
+        if any(abs(a.score - b.score) > slack for a, b in zip(answer.items, other.items, strict=True)):
+            return f"{tower}: a request is answered otherwise in a batch than alone"
+    return None

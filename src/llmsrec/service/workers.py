@@ -1,0 +1,243 @@
+"""A worker as the service sees it: a process that is started, asked, started again if it dies, and ended."""
+
+import asyncio
+import json
+import logging
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmsrec.errors import DataError
+from llmsrec.service.worker.wire import Frames, frame
+
+MAIN = Path(__file__).parent / "worker/main.py"
+LOADS_S = 1800  # a version that has not loaded and passed its test by then is broken
+ENDS_S = 10  # for a batch that runs while its process is to end
+TRIES = 2  # a request that its worker died of is not tried for ever
+SECRETS = ("LLMSREC_TOKEN", "LLMSREC_LOG_KEY")  # of the service, which no worker needs
+PACE = 0.1  # weight of a new measurement in the mean time that a request takes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one worker: see `worker/main.py`; `waiting` is how many requests may wait for it."""
+
+    llm: bool
+    rows: int
+    cost: int
+    wait_s: float
+    waiting: int
+
+
+class Overloaded(Exception):
+    """More waits than may wait, or than can be answered in time.
+
+    Attributes:
+        after_s: when it is worth trying again.
+    """
+
+    def __init__(self, after_s: int) -> None:
+        super().__init__(f"too many requests wait already; try again in {after_s} s")
+        self.after_s = after_s
+
+
+@dataclass
+class Reply:
+    """What a worker says to a call: a status, and either the answers as JSON or one sentence."""
+
+    status: int
+    message: str = ""
+    answers: list[bytes] = field(default_factory=list)
+    queued_s: float = 0.0
+    popular: int = 0
+    unknown: int = 0
+
+
+@dataclass(eq=False)
+class _Asked:
+    rows: list[int]
+    body: bytes
+    by: float
+    reply: "asyncio.Future[Reply]"
+    tries: int = 1
+
+
+class Worker:
+    """One process with one bundle.
+
+    Args:
+        folder: the bundle.
+        batch: told of each batch: requests, cost, seconds.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, batch: Callable[[int, int, float], None]) -> None:
+        self._folder, self._settings, self._batch = folder, settings, batch
+        self._asked: dict[int, _Asked] = {}
+        self._numbers = 0
+        self._process: asyncio.subprocess.Process | None = None
+        self._transport: asyncio.Transport | None = None
+        self._about: asyncio.Future[dict[str, Any]] | None = None
+        self._closing = False
+        self._restart: asyncio.Task[None] | None = None
+        self._seconds: float | None = None  # that a request takes, in the mean
+        self.waiting = 0
+        self.ready = False
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def start(self) -> dict[str, Any]:
+        """Load, test, and be ready; what the worker says of its version (see `worker/main.py`).
+
+        Raises:
+            DataError: the version cannot be loaded, or failed its self-test.
+        """
+        ours, theirs = socket.socketpair()
+        settings = json.dumps(asdict(self._settings))
+        environment = {name: value for name, value in os.environ.items() if name not in SECRETS}
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-B", str(MAIN), str(self._folder), str(theirs.fileno()), settings,
+                pass_fds=[theirs.fileno()], env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr,
+            )  # fmt: skip
+        loop = asyncio.get_running_loop()
+        self._about = loop.create_future()
+        self._transport, _ = await loop.create_connection(lambda: _Channel(self), sock=ours)
+        try:
+            about = await asyncio.wait_for(self._about, LOADS_S)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            await self._end(0)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise DataError(f"it was not loaded within {LOADS_S} s") from error
+        self.ready = True
+        return about
+
+    async def ask(self, body: bytes, rows: list[int], by: float) -> Reply:
+        """Answer some requests of a call.
+
+        Args:
+            body: the call as it was sent.
+            rows: the numbers of the requests.
+            by: deadline in s of the monotonic clock.
+
+        Raises:
+            Overloaded: see there.
+            TimeoutError: the deadline passed.
+        """
+        self._admit(len(rows), by)
+        self._numbers += 1
+        asked = _Asked(rows, body, by, asyncio.get_running_loop().create_future())
+        self._asked[self._numbers] = asked
+        self.waiting += len(rows)
+        if self.ready:
+            self._send(self._numbers, asked)
+        async with asyncio.timeout_at(by):
+            return await asked.reply
+
+    async def close(self) -> None:
+        """Once nothing is asked any more: hang up, and see the process end."""
+        self._closing = True
+        if self._restart:
+            self._restart.cancel()
+        await self._end(ENDS_S)
+
+    def _admit(self, rows: int, by: float) -> None:
+        """A call as large as all that may wait is let in where nothing waits."""
+        takes = self.waiting * (self._seconds or 0.0)
+        if self.waiting and (self.waiting + rows > self._settings.waiting or time.monotonic() + takes > by):
+            raise Overloaded(max(1, math.ceil(takes)))
+
+    def _send(self, number: int, asked: _Asked) -> None:
+        assert self._transport
+        self._transport.write(frame({"id": number, "rows": asked.rows, "by": asked.by}, asked.body))
+
+    def heard(self, header: dict[str, Any], body: bytes) -> None:
+        """A frame of the worker's."""
+        if "batch" in header:
+            took = header["seconds"] / header["batch"]
+            self._seconds = took if self._seconds is None else self._seconds + PACE * (took - self._seconds)
+            self._batch(header["batch"], header["cost"], header["seconds"])
+        elif "ready" in header or "failed" in header:
+            if self._about and not self._about.done():
+                if "failed" in header:
+                    self._about.set_exception(DataError(header["failed"]))
+                else:
+                    self._about.set_result(header["ready"])
+        elif asked := self._asked.pop(header["id"], None):
+            self.waiting -= len(asked.rows)
+            if not asked.reply.done():
+                asked.reply.set_result(_reply(header, body))
+
+    def lost(self) -> None:
+        """The worker hung up: it failed to load, was ended, or died."""
+        self.ready = False
+        if self._about and not self._about.done():
+            self._about.set_exception(DataError("its process ended while it was loaded"))
+        elif not self._closing and not (self._restart and not self._restart.done()):
+            self._restart = asyncio.create_task(self._again())
+
+    async def _again(self) -> None:
+        """Start a new process after one that died, and ask it what the old one has not answered."""
+        pause = 0.0
+        while not self._closing:
+            await self._end(0)
+            log.error("a worker died and is started again", extra={"tower": "llm" if self._settings.llm else "others"})
+            await asyncio.sleep(pause)
+            try:
+                await self.start()
+                break
+            except DataError as error:
+                log.error("a worker could not be started again", extra={"reason": str(error)})
+                pause = min(60.0, 2 * pause + 1)
+        for number, asked in list(self._asked.items()):
+            if asked.tries < TRIES and asked.by > time.monotonic():
+                asked.tries += 1
+                self._send(number, asked)
+            else:
+                header = {"id": number, "status": 500, "message": "the request failed: its worker died, twice"}
+                self.heard(header, b"")
+
+    async def _end(self, patience_s: float) -> None:
+        if self._transport:
+            self._transport.close()
+        if self._process and self._process.returncode is None:
+            try:
+                await asyncio.wait_for(self._process.wait(), patience_s)
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+
+
+class _Channel(asyncio.Protocol):
+    """The service's end of the socket."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker, self._frames = worker, Frames()
+
+    def data_received(self, data: bytes) -> None:
+        for header, body in self._frames.feed(data):
+            self._worker.heard(header, body)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._worker.lost()
+
+
+def _reply(header: dict[str, Any], body: bytes) -> Reply:
+    if header["status"] != 200:
+        return Reply(header["status"], message=header["message"])
+    answers, start = [], 0
+    for size in header["sizes"]:
+        answers.append(body[start : start + size])
+        start += size
+    return Reply(200, "", answers, header["queued"], header["popular"], header["unknown"])

@@ -1,0 +1,233 @@
+"""A service over HTTP: the protocol, what stands around it, and what it refuses."""
+
+import gzip
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmsrec.drift.requests import read
+from llmsrec.serving import limits
+from llmsrec.serving.recommender import Recommender
+from llmsrec.serving.schema import parse
+from tests.answers import assert_same_answer
+from tests.service.conftest import START, Running, Store, request
+
+SECRET = "what-was-sent"
+
+
+def test_a_mixed_call_is_answered_in_order_as_the_bundle_answers(service: Running, tiny: Any) -> None:
+    inputs = [request([n, n + 3, n + 5], 7, tower) for n in (1, 2, 3) for tower in ("llm", "cf")]
+    inputs.append({"history": [{"parent_asin": "X1", "timestamp": START}], "k": 2, "tower": "cf"})
+    status, body, headers = service.ask({"inputs": inputs})
+    assert (status, [*body]) == (200, ["predictions"])
+    assert (headers["x-llmsrec-version"], headers["x-llmsrec-tower"]) == ("shop/1", "mixed")
+    expected = Recommender.load(tiny.bundle).recommend(parse(inputs))
+    for ours, right in zip(body["predictions"], expected, strict=True):
+        assert [*ours] == ["items", "used", "unknown", "fallback"]
+        assert_same_answer(ours, right.model_dump())
+    assert body["predictions"][-1]["fallback"] == "popular"
+
+
+def test_no_requests_no_answers_and_defaults_are_those_of_the_protocol(service: Running) -> None:
+    assert service.ask({"inputs": []})[:2] == (200, {"predictions": []})
+    status, body, headers = service.ask({"inputs": [{"history": request([4])["history"]}]})
+    assert (status, len(body["predictions"][0]["items"]), headers["x-llmsrec-tower"]) == (200, 10, "llm")
+
+
+def test_probes_version_and_document(service: Running) -> None:
+    import mlflow
+
+    assert service.ask(None, "/livez")[:2] == (200, {"live": True})
+    assert service.ask(None, "/ping")[0] == service.ask(None, "/health")[0] == 200
+    assert service.ask(None, "/version")[:2] == (200, mlflow.__version__)
+    said = service.ask(None, "/readyz")[1]
+    assert (said["ready"], said["model"], said["version"], said["alias"]) == (True, "shop", "1", None)
+    assert said["towers"] == ["cf", "llm"] or set(said["towers"]) >= {"cf", "llm"}
+    document = service.ask(None, "/openapi.json")[1]
+    assert set(document["components"]["schemas"]["Request"]["properties"]) == {"history", "k", "tower"}
+    text = json.dumps(document)
+    for name in {part.split('"')[0] for part in text.split('"#/components/schemas/')[1:]}:
+        assert name in document["components"]["schemas"]
+
+
+def test_every_call_is_counted(service: Running) -> None:
+    names = ('llmsrec_calls_total{status="200",tower="cf"}', "llmsrec_unknown_items_total", "llmsrec_fallbacks_total")
+    before = [service.metric(name) if service.ask({"inputs": [request([1])]}) else 0.0 for name in names]
+    service.ask({"inputs": [{"history": [{"parent_asin": "X", "timestamp": START}], "tower": "cf"}]})
+    after = [service.metric(name) for name in names]
+    assert after[0] == before[0] + 3 and after[1] == before[1] + 1 and after[2] == before[2] + 1
+    assert service.metric('llmsrec_model{alias="",bundle=') == service.metric("llmsrec_ready") == 1
+    assert service.metric('llmsrec_resident_bytes{process="others"}') > 2**20
+
+
+def test_a_request_id_comes_back_and_stands_in_the_log_without_the_history(service: Running) -> None:
+    assert service.ask({"inputs": [request([7])]}, **{"X-Request-Id": "mine-1"})[2]["x-request-id"] == "mine-1"
+    other = service.ask({"inputs": []}, **{"X-Request-Id": "x" * 200})[2]["x-request-id"]
+    assert len(other) == 32
+    (line,) = [line for line in service.lines if line.get("request_id") == "mine-1"]
+    assert (line["status"], line["version"], line["tower"], line["requests"]) == (200, "shop/1", "cf", 1)
+    assert "B7" not in json.dumps(line)
+
+
+def test_logged_requests_are_what_drift_reads_and_users_are_hashed(service: Running) -> None:
+    path = service.log.parent / "requests.jsonl"
+    sent = request([9, 8, 7])
+    service.ask({"inputs": [sent]}, **{"X-User": "alice"})
+    last = path.read_text().splitlines()[-1]
+    assert "alice" not in last and json.loads(last)["history"] == sent["history"]
+    service.ask({"inputs": [sent]}, **{"X-User": "alice"})
+    again = json.loads(path.read_text().splitlines()[-1])
+    assert again["user"] == json.loads(last)["user"]
+    assert ([event["parent_asin"] for event in sent["history"]], [e["timestamp"] for e in sent["history"]]) in read(
+        path
+    )
+
+
+EVENT = {"parent_asin": "B1", "timestamp": START}
+SMALL = {"history": [EVENT], "k": 3, "tower": "cf"}
+BAD: dict[str, tuple[Any, dict[str, str], int, str]] = {
+    "10,000 requests": ({"inputs": [SMALL] * 10_000}, {}, 400, "10000 requests in one call, and 256 are the most"),
+    "50 MB": (b" " * 50_000_000, {}, 413, "the body is larger than 8,388,608 bytes"),
+    "100,000 events": ({"inputs": [{"history": [EVENT] * 100_000}]}, {}, 400, "at most 1000 items"),
+    "many events": ({"inputs": [{**SMALL, "history": [EVENT] * 1000}] * 51}, {}, 400, "hold 51000 events"),
+    "deep": (b'{"inputs": ' + b"[" * 100_000, {}, 400, "the body is nested too deeply"),
+    "NaN": (b'{"inputs": [{"history": [], "k": NaN}]}', {}, 400, "NaN is no number"),
+    "1e400": (b'{"inputs": [{"history": [], "k": 1e400}]}', {}, 400, "request 0, `k` is Infinity"),
+    "same key twice": (b'{"inputs": [{"history": [], "k": 1, "k": 2}]}', {}, 400, "the same key twice"),
+    "invalid UTF-8": (b'{"inputs": [{"history": "\xff"}]}', {}, 400, "the body is not UTF-8: byte 25"),
+    "half a surrogate": (b'{"inputs": [{"history": [], "tower": "\\ud800"}]}', {}, 400, "`tower` is"),
+    "gzip": (gzip.compress(b" " * 10**8), {"Content-Encoding": "gzip"}, 415, "the body is compressed"),
+    "csv": (b"history,k\n1,2", {"Content-Type": "text/csv"}, 415, "the content type is not application/json"),
+    "another form": ({"dataframe_records": [SMALL]}, {}, 400, "not an object with `inputs`"),
+    "k of 0": ({"inputs": [SMALL, {**SMALL, "k": 0}]}, {}, 400, "request 1, `k` is 0"),
+    "k beyond": ({"inputs": [SMALL, {**SMALL, "k": 31}]}, {}, 400, "request 1, `k` is 31, but the catalogue has 30"),
+    "items": ({"inputs": [{**SMALL, "k": limits.ITEMS}] * 2}, {}, 400, "add up to 20000"),
+    "a tower": ({"inputs": [SMALL, {**SMALL, "tower": "gpt"}]}, {}, 400, '`tower` is "gpt"'),
+    "a field": ({"inputs": [{**SMALL, "kk": SECRET}]}, {}, 400, "`kk` is not a field of a request, whose fields are h"),
+    "an event": ({"inputs": [{"history": [{**EVENT, "price": 1}]}]}, {}, 400, "fields are parent_asin, timestamp"),
+    "no history": ({"inputs": [{"k": 3}]}, {}, 400, "request 0, `history` is missing"),
+    "a long id": ({"inputs": [{"history": [{**EVENT, "parent_asin": "x" * 9999}]}]}, {}, 400, "at most 256 characters"),
+    "a time in s": ({"inputs": [{"history": [{**EVENT, "timestamp": 1391040000}]}]}, {}, 400, "outside the years"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_served_is_one_short_sentence_and_the_next_is_answered(service: Running, case: str) -> None:
+    body, headers, expected, said = BAD[case]
+    status, answer, _ = service.ask(body, **headers)
+    assert (status, set(answer)) == (expected, {"error_code", "message"})
+    assert said in answer["message"] and "\n" not in answer["message"] and len(answer["message"]) < 400
+    assert SECRET not in answer["message"] and "Traceback" not in answer["message"]
+    assert service.ask({"inputs": [SMALL]})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/invocations", 405), ("POST", "/readyz", 405)]
+)
+def test_another_path_or_method_is_one_sentence_that_lists_the_paths(
+    service: Running, method: str, path: str, status: int
+) -> None:
+    connection = service.connection()
+    connection.request(method, path)
+    response = connection.getresponse()
+    assert response.status == status
+    assert "/invocations" in json.loads(response.read())["message"]
+    connection.close()
+
+
+def test_another_host_is_refused_and_probes_are_not(service: Running) -> None:
+    status, answer, _ = service.ask({"inputs": [SMALL]}, Host="evil.example")
+    assert (status, "Host" in answer["message"]) == (400, True)
+    assert service.ask(None, "/readyz", Host="10.0.0.7:8080")[0] == 200
+    assert service.ask({"inputs": [SMALL]}, Host="LOCALHOST:1")[0] == 200
+    assert service.ask({"inputs": [SMALL]}, Host="[::1]:8080")[0] == 200
+
+
+def raw(service: Running, *pieces: bytes, pause: float = 0.0) -> bytes:
+    """All that comes back for bytes that are sent piece by piece."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(pause)
+        received = b""
+        while data := connection.recv(2**16):
+            received += data
+        return received
+
+
+def post(body: bytes, close: bool = True) -> bytes:
+    head = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return head + (b"Connection: close\r\n" if close else b"") + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def test_pipelined_requests_are_answered_in_order(service: Running) -> None:
+    bodies = [json.dumps({"inputs": [request([n], k=n)]}).encode() for n in range(1, 6)]
+    received = raw(service, b"".join(post(body, close=n == 4) for n, body in enumerate(bodies)))
+    answers = [
+        json.loads(part.partition(b"\r\n\r\n")[2].split(b"HTTP/1.1")[0])
+        for part in received.split(b"HTTP/1.1 200 OK")[1:]
+    ]
+    assert [len(answer["predictions"][0]["items"]) for answer in answers] == [1, 2, 3, 4, 5]
+
+
+def test_a_client_in_pieces_is_answered_and_one_that_is_no_http_is_not(service: Running) -> None:
+    whole = post(json.dumps({"inputs": [SMALL]}).encode())
+    assert b"200 OK" in raw(service, *(whole[n : n + 40] for n in range(0, len(whole), 40)), pause=0.01)
+    assert raw(service, b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n").startswith(b"HTTP/1.1 400")
+    negative = post(b"{}").replace(b"Content-Length: 2", b"Content-Length: -2")
+    assert raw(service, negative).startswith(b"HTTP/1.1 400")
+
+
+def test_clients_that_send_slowly_are_closed_and_hold_nobody_up(store: Store, service: Running) -> None:
+    half = post(json.dumps({"inputs": [SMALL]}).encode())
+    answers: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda piece=piece: answers.append(raw(service, piece)))
+        for piece in [half[:30]] * 20 + [half[:-5]] * 20
+    ]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    assert service.ask({"inputs": [SMALL]})[0] == 200
+    assert time.monotonic() - began < 5
+    for thread in threads:
+        thread.join()
+    assert sorted(answer[:12] for answer in answers) == [b""] * 20 + [b"HTTP/1.1 408"] * 20
+
+
+def test_eight_threads_with_new_dates_are_answered_as_one(service: Running) -> None:
+    def dated(thread: int, n: int) -> dict[str, Any]:
+        made = request([1 + (thread + n + place) % 30 for place in range(4)], 5, "llm")
+        for event in made["history"]:
+            event["timestamp"] += (97 * thread + 13 * n) * 86_400_000
+        return made
+
+    calls = [[dated(thread, n) for n in range(6)] for thread in range(8)]
+    answers: dict[int, Any] = {}
+
+    def work(thread: int) -> None:
+        answers[thread] = [service.ask({"inputs": [one]}) for one in calls[thread]]
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for running in threads:
+        running.start()
+    for running in threads:
+        running.join()
+    for thread, asked in enumerate(calls):
+        alone = service.ask({"inputs": asked})[1]["predictions"]
+        for (status, body, _), right in zip(answers[thread], alone, strict=True):
+            assert status == 200
+            assert_same_answer(body["predictions"][0], right)
+
+
+def test_the_request_log_can_be_moved_away(service: Running, tmp_path: Path) -> None:
+    path = service.log.parent / "requests.jsonl"
+    service.ask({"inputs": [SMALL]})
+    path.rename(tmp_path / "old.jsonl")
+    service.ask({"inputs": [SMALL]})
+    assert len(path.read_text().splitlines()) == 1
