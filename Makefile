@@ -1,4 +1,4 @@
-# make repro  set up, then raw reviews -> a registered model version, on the built-in sample
+# make repro  set up, then raw events -> a registered model version, on the built-in sample
 # make tune   set up, then a study of better parameters around the model that `make repro` made
 # make screenshots  set up, then pictures of the MLflow pages for docs/, of the runs A and B (docs/registry.md)
 # make bench  set up, then the engine's benchmarks on the raw files in FILES (docs/performance.md)

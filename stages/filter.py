@@ -1,4 +1,4 @@
-"""Raw reviews to interactions with dense ids: first of repeats, a sample of users, the k-core, cleaned titles."""
+"""Raw events to interactions with dense ids: first of repeats, a sample of users, the k-core, cleaned titles."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Raw reviews and items, from the sample, the hub or the user's own files, to parquet."""
+"""Raw events and items, from the sample, the hub or the user's own files, to parquet."""
 
 import tempfile
 from pathlib import Path
@@ -24,7 +24,7 @@ def main(stage: Stage) -> None:
         manifest = raw.ingest(*files, OUT, {**origin, "repository": source["repository"], "revision": data.revision})
     else:
         manifest = raw.ingest(*raw.find(stage.path(data.dir), data.category), OUT, origin)
-    print(f"{manifest['reviews']:,} reviews of {manifest['items']:,} items -> {OUT}")
+    print(f"{manifest['reviews']:,} events of {manifest['items']:,} items -> {OUT}")
 
 
 if __name__ == "__main__":

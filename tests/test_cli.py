@@ -144,6 +144,14 @@ def test_dvc_takes_the_strong_teachers_preset_and_nothing_but_sasrec_changes(
     assert found.model_copy(update={"sasrec": committed.sasrec}) == committed
 
 
+def test_an_override_changes_its_own_line_of_the_committed_file_and_no_other(tmp_path: Path) -> None:
+    """DVC writes the whole file anew: lists that were indented in another way changed, too."""
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    apply_overrides(tmp_path / "params.yaml", ["model.uniform=false"])
+    lines = [(p / "params.yaml").read_text().splitlines() for p in (REPOSITORY, tmp_path)]
+    assert [(a, b) for a, b in zip(*lines, strict=True) if a != b] == [("  uniform: true", "  uniform: false")]
+
+
 SUMMARY = {
     "llm_srec": {"ndcg_10": 0.5, "hr_10": 0.75},
     "sasrec": {"ndcg_10": 0.25, "hr_10": 0.5},

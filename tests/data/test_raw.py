@@ -142,7 +142,7 @@ def test_damaged_gzip(write, tmp_path):
 
 @pytest.mark.parametrize("name", ["A.jsonl", "A.jsonl.gz"])
 def test_only_blank_lines(write, tmp_path, name):
-    with pytest.raises(DataError, match="holds no review"):
+    with pytest.raises(DataError, match="holds no event"):
         raw.convert(write(name, ["", " "]), tmp_path / "out.parquet", REVIEWS)
 
 

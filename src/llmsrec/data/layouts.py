@@ -69,7 +69,7 @@ def check_item(line: dict[str, Any]) -> tuple[str, str | None, str | None, list[
 
 
 REVIEWS = Layout(
-    "review",
+    "event",
     pa.schema(
         [
             ("user_id", pa.string()),

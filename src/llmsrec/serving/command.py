@@ -21,8 +21,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     source.add_argument("--model", default="models:/llm-srec@candidate", help="URI of a version (default: %(default)s)")
     source.add_argument("--bundle", type=Path, help="folder of a bundle, such as models/bundle")
     command.add_argument(
-        "--history", nargs="*", default=[], metavar="ASIN[@MS]",
-        help="parent_asin of each item, and after the last @ when it was bought in ms since epoch (default: now)",
+        "--history", nargs="*", default=[], metavar="ITEM[@MS]",
+        help="id of each item (parent_asin), and after the last @ when it was bought in ms since epoch (default: now)",
     )  # fmt: skip
     command.add_argument("--k", type=int, default=10, help="how many items (default: %(default)s)")
     command.add_argument(
