@@ -5,7 +5,8 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from llmsrec.models import backbone, embedded, gguf
+from llmsrec.models import backbone, backbone_files, embedded, gguf
+from llmsrec.training import start
 from stages.common import Stage, run
 
 FOLDER = Path("models/backbone")
@@ -13,8 +14,11 @@ FOLDER = Path("models/backbone")
 
 def main(stage: Stage) -> None:
     torch.use_deterministic_algorithms(True)
-    settings = stage.params.backbone
-    if settings.model == "embedded":
+    settings, begin = stage.params.backbone, start.read(Path("models/start"))
+    if settings.model == "embedded" and begin:
+        begin.check(start.shape_of("backbone.embedded", settings.embedded, {"hidden_size", "layers", "heads"}))
+        begin.copy_backbone(FOLDER)
+    elif settings.model == "embedded":
         titles = pl.read_parquet("data/filtered/items.parquet")["title"].to_list()
         embedded.train(titles, settings.embedded, FOLDER)
     elif gguf.is_gguf(settings.model):
@@ -23,6 +27,8 @@ def main(stage: Stage) -> None:
     else:
         FOLDER.mkdir(parents=True, exist_ok=True)
         backbone.describe(settings.model, settings.revision, stage.root, FOLDER)
+    if begin:
+        begin.check_backbone(backbone_files.identity(FOLDER), settings.model)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,21 @@ from llmsrec.data.sequences import Sequences
 from llmsrec.files import write_json
 from llmsrec.models import llm_srec
 from llmsrec.models.prefix_store import Budget
+from llmsrec.training import start
 from llmsrec.training.llm_srec import Validation, train
 from stages.common import PREFIXES, Stage, run
 
 
 def main(stage: Stage) -> None:
     torch.use_deterministic_algorithms(True)
-    params, backbone = stage.params, stage.params.backbone
+    params, backbone, begin = stage.params, stage.params.backbone, start.read(Path("models/start"))
     loading = {key: getattr(backbone, key) for key in ("dtype", "quantization", "lora_rank")}
     config = {
         "model": params.model.model_dump(),
         "backbone": loading,
         "seed": params.train.seed,
         "data": stage.data("filtered", "split"),
+        "start": begin and {"version": begin.version, "bundle_sha256": begin.bundle_sha256},
     }
     model = llm_srec.build(
         Path("models/backbone"),
@@ -32,6 +34,11 @@ def main(stage: Stage) -> None:
         params.train.seed,
         Budget.gib(backbone.prefixes, stage.root / PREFIXES),
     )
+    if begin:
+        shape = start.shape_of("model", params.model, {"d_prime", "head_hidden", "user_representation"})
+        begin.check(shape | start.shape_of("backbone", backbone, {"lora_rank"}))
+        begin.fill(model.trainable())
+        print(f"LLM-SRec begins from {begin.version}", flush=True)
     model.configure_layers(backbone.gradient_checkpointing, backbone.compile)
     curve = train(
         model,
@@ -45,6 +52,7 @@ def main(stage: Stage) -> None:
         params.model,
         params.train,
         stage.resume,
+        warm=begin is not None,
     )
     if distributed.is_main():
         model.save(Path("models/llm_srec"), config)

@@ -25,6 +25,7 @@ def main(stage: Stage) -> None:
         "data.source": params.data.source,
         "data.category": params.data.category,
         "backbone": params.backbone.model,
+        "started_from": params.train.start.removeprefix("scratch"),
         "dvc.experiment": experiment or "",
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
     }

@@ -82,6 +82,7 @@ def make_tiny(
         backbones.describe("llm", None, folder, backbone)
     else:
         write_json(backbone / "backbone.json", {"kind": "embedded", "model": "embedded", "revision": None})
+    write_json(folder / "models/start/start.json", {"version": None})
     teacher = sasrec.SASRec(items=30, dim=16, blocks=2, heads=2, max_length=6, dropout=0.2)
     with torch.no_grad():
         for parameter in teacher.initialise(torch.Generator().manual_seed(0)).parameters():

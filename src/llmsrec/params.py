@@ -195,6 +195,7 @@ class Model(Section):
 
 
 class Train(Section):
+    start: str
     targets: Literal["last", "all"]
     batch_size: int = Field(ge=2)
     lr: float = Field(gt=0)
@@ -207,6 +208,13 @@ class Train(Section):
     patience: int = Field(ge=1)
     monitor: Literal["uni99/ndcg_10", "uni99/hr_10", "full/ndcg_10", "full/hr_10"]
     seed: int = Seed
+
+    @field_validator("start")
+    @classmethod
+    def start_is_a_version(cls, value: str) -> str:
+        if value != "scratch" and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[1-9]\d*|@[^/@\s]+)", value):
+            raise ValueError(f"{value!r} is neither scratch nor a registered version such as llm-srec/3")
+        return value
 
 
 class Evaluate(Section):

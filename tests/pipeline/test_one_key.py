@@ -40,6 +40,7 @@ EXPECTED = {
     "sasrec": ["sasrec", *AFTER_MODEL],
     "model": AFTER_MODEL,
     "train": AFTER_MODEL,
+    "train.start": ["start", "backbone", "sasrec", *AFTER_MODEL],
     "evaluate.validation_users": AFTER_MODEL,
     "evaluate": ["evaluate", "register"],
     "export": ["export", "register"],

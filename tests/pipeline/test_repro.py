@@ -8,7 +8,10 @@ import mlflow
 import polars as pl
 import pytest
 
-ORDER = ["ingest", "filter", "split", "validate", "backbone", "sasrec", "llm_srec", "evaluate", "export", "register"]
+ORDER = [
+    "start", "ingest", "filter", "split", "validate", "backbone", "sasrec", "llm_srec", "evaluate", "export",
+    "register",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

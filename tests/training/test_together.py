@@ -88,7 +88,7 @@ def train(tiny: Any, resume: Path, epochs: int) -> dict[str, Any]:
     """
     model, sequences, chosen = copy.deepcopy(tiny.model), tiny.sequences, Model(**tiny.config["model"])
     loop = Train(
-        targets="all", batch_size=6, lr=0.003, lr_decay=0.9, beta2=0.98,
+        start="scratch", targets="all", batch_size=6, lr=0.003, lr_decay=0.9, beta2=0.98,
         weight_decay=0.01, input_lr=0.1, epochs=epochs, evaluations_per_epoch=2,
         patience=10, monitor="uni99/ndcg_10", seed=0,
     )  # fmt: skip

@@ -16,6 +16,7 @@ torch.use_deterministic_algorithms(True)
 folder, out, resume = (Path(argument) for argument in sys.argv[1:4])
 options = dict(option.split("=") for option in sys.argv[4:])
 settings = Train(
+    start="scratch",
     targets="all",
     batch_size=4,
     lr=float(options.get("lr", 0.003)),

@@ -14,7 +14,7 @@ from llmsrec.training.llm_srec import Validation, train
 from llmsrec.tuning import heads
 
 TRAIN = Train(
-    targets="all", batch_size=4, lr=0.0002, lr_decay=0.9, beta2=0.98,
+    start="scratch", targets="all", batch_size=4, lr=0.0002, lr_decay=0.9, beta2=0.98,
     weight_decay=0.01, input_lr=0.1, epochs=2, evaluations_per_epoch=2, patience=10,
     monitor="uni99/ndcg_10", seed=3,
 )  # fmt: skip

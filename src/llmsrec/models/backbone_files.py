@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from llmsrec.errors import DataError, shown
-from llmsrec.files import sha256
+from llmsrec.files import read_json, sha256
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
@@ -80,6 +80,19 @@ def digest(files: Files) -> str:
     for name in sorted(files):
         whole.update(f"{name}\0{sha256(files[name])}\n".encode())
     return whole.hexdigest()
+
+
+def identity(folder: Path) -> str:
+    """What tells the language model of a backbone folder, or of a bundle's, from any other.
+
+    Raises:
+        DataError: its files cannot be read.
+    """
+    reference = read_json(folder / "backbone.json")
+    if reference["kind"] == "hub":
+        return f"{reference['model']}@{reference['revision']}"
+    local = reference["kind"] == "local"
+    return digest(read_files(Path(reference["model"]) if local else folder, follow=not local))
 
 
 def fetch(model: str, revision: str) -> Path:

@@ -22,6 +22,7 @@ from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.models.sasrec import SASRec
 from llmsrec.registry import onnx_export
 from llmsrec.serving.bundle import FORMAT, Model, seal
+from llmsrec.training.start import ITEM_TABLE, TOKENS, WEIGHTS
 
 CODE = (
     "__init__.py",
@@ -102,6 +103,7 @@ def write(
             },
             building / "vectors.safetensors",
         )
+        save_file(_weights(model), building / WEIGHTS)
         catalogue.write_parquet(building / "items.parquet")
         write_json(building / "config.json", _config(model, config))
         _write_backbone(building, model, backbone)
@@ -172,6 +174,15 @@ def _inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
+def _weights(model: LLMSRec) -> dict[str, Tensor]:
+    """Of the heads and of SASRec, for a training that begins from them, what no other file holds as it is."""
+    heads = {name: parameter for name, parameter in model.trainable().items() if not name.startswith("backbone.")}
+    parts = {"heads": heads, "teacher": model.teacher.state_dict()}
+    held = {f"heads/{name}" for name in TOKENS} | {f"teacher/{ITEM_TABLE}"}
+    weights = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items() if name not in held}
+
+
 def _config(model: LLMSRec, config: dict[str, Any]) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -179,6 +190,8 @@ def _config(model: LLMSRec, config: dict[str, Any]) -> dict[str, Any]:
         "data": config["data"],
         "distilled": config["model"]["distill"],
         "prompts": {key: config["model"][key] for key in PROMPTS},
+        "start": config.get("start"),
+        "teacher": model.teacher.config,
         "protocol": {
             "score": "dot product of user and item vector",
             "history": "by timestamp, ties in the order given, the first of repeats kept",

@@ -122,6 +122,8 @@ def _training(facts: Facts) -> Iterator[str]:
     backbone = params["backbone.model"]
     yield f"- backbone {backbone}" + (f"@{params['backbone.revision']}" if params.get("backbone.revision") else "")
     yield f"- teacher SASRec, d {params['sasrec.dim']}, loss {params['sasrec.loss']}"
+    if begin := facts.config.get("start"):
+        yield f"- started from {begin['version']}, bundle `{begin['bundle_sha256'][:16]}`"
     losses = [f"retrieval {params['model.weights.retrieval']:g}"]
     if params["model.distill"]:
         losses.append(f"distillation {params['model.weights.distill']:g} ({params['model.distill_loss']})")

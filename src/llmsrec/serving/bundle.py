@@ -7,6 +7,7 @@
     vectors.safetensors  item_vectors [I + 1, d'], item_embeddings [I + 1, d], user_out [d_llm], item_out [d_llm]
     onnx/                f_item, f_user, f_cf_user, f_I, sasrec (and f_U where the prompt holds the user representation)
     backbone/            backbone.json: hub id and commit, or the model's own files beside it
+    weights.safetensors  the heads' and SASRec's weights, for a training that begins from them; older bundles lack it
     adapter.safetensors  LoRA tensors, if the backbone was fine-tuned
     reference.parquet    users of the training data, for `llmsrec drift`; bundles from before lack it
     parity.json          how far ONNX Runtime and torch were apart when the bundle was made

@@ -101,6 +101,7 @@ def train(
     resume: Path,
     on_check: Callable[[list[dict[str, Any]]], None] = lambda curve: None,
     losses_of: StepLosses | None = None,
+    warm: bool = False,
 ) -> list[dict[str, Any]]:
     """Train the heads and tokens in place; they end as they were at the best check.
 
@@ -109,6 +110,7 @@ def train(
         resume: folder for the state from which the same call goes on after a kill, with the same result.
         on_check: called after each check with the curve so far; what it raises ends the training.
         losses_of: what a step minimises, `step_losses` if None.
+        warm: the heads have learnt already, and stay as they are at first.
 
     Returns:
         The curve: an entry for each check with `step`, `epoch`, `users` (validation users), the mean losses since
@@ -120,7 +122,7 @@ def train(
     samples, lengths = training_samples(model, sequences, train)
     parameters = model.trainable()
     losses_at: StepLosses = losses_of or step_losses
-    if isinstance(model, LLMSRec):  # remembered outputs are standardised where they are read
+    if isinstance(model, LLMSRec) and not warm:  # remembered outputs are standardised where they are read
         standardise_heads(model, samples, train)
     optimizer = optimizer_of(parameters, train)
     curve: list[dict[str, Any]] = []

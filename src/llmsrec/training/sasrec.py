@@ -40,6 +40,7 @@ def train(
     settings: params.SASRec,
     resume: Path,
     device: str = "cpu",
+    first: SASRec | None = None,
 ) -> tuple[SASRec, Curve]:
     """Train until `settings.patience` epochs bring no better validation score, or `settings.epochs` are done.
 
@@ -51,6 +52,7 @@ def train(
         settings: params.yaml's section `sasrec`.
         resume: the folder that this run, and only this run, keeps its state in.
         device: where to compute.
+        first: the model to begin with, of `settings`' shape; a new one (`build`) if None.
 
     Returns:
         the model of the best epoch, in evaluation mode, and a row for each epoch.
@@ -64,7 +66,7 @@ def train(
         raise DataError("no training sequence has two events, so there is no next item to learn; lower `data.core`.")
     path = resume / "epoch.safetensors"
     with checkpoint.lock(resume), torch.random.fork_rng():
-        model = build(items, settings).to(device)
+        model = (first or build(items, settings)).to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=BETAS, fused=True)
         best, curve = _weights(model), list[dict[str, Any]]()
         fresh = {f"{part}/{name}": tensor for part in ("model", "best") for name, tensor in best.items()}
