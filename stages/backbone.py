@@ -14,7 +14,8 @@ FOLDER = Path("models/backbone")
 
 def main(stage: Stage) -> None:
     torch.use_deterministic_algorithms(True)
-    settings, begin = stage.params.backbone, start.read(Path("models/start"))
+    settings = stage.params.backbone
+    begin = start.read(Path("models/start"))
     if settings.model == "embedded" and begin:
         begin.check(start.shape_of("backbone.embedded", settings.embedded, {"hidden_size", "layers", "heads"}))
         begin.copy_backbone(FOLDER)
