@@ -9,6 +9,7 @@ from llmsrec import distributed
 from llmsrec.data import candidates
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import plots, report, slices, test_users
+from llmsrec.evaluation.headline import headline
 from llmsrec.evaluation.ranks import rank
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models import llm_srec, sasrec
@@ -54,6 +55,7 @@ def main(stage: Stage) -> None:
     plots.shuffle(REPORTS / "plots/shuffle.png", comparison)
     plots.slices(REPORTS / "plots/slices.png", comparison)
     write_json(Path("metrics/evaluation.json"), evaluation)
+    write_json(Path("metrics/summary.json"), headline(evaluation))
     print(report.table(evaluation, comparison["negatives"]), flush=True)
 
 

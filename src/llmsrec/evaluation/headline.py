@@ -1,0 +1,25 @@
+"""The few figures by which people compare experiments: metrics/summary.json, beside all of them in evaluation.json."""
+
+from typing import Any
+
+
+def headline(evaluation: dict[str, Any]) -> dict[str, float]:
+    """Test metrics over all users, flat.
+
+    Args:
+        evaluation: of `report.evaluation`.
+
+    Returns:
+        Of LLM-SRec `uni99_ndcg_10`, `full_ndcg_10`, `full_hr_10` and `full_shuffled` (the relative change of full
+        NDCG@10 when the histories are shuffled); of its teacher SASRec `teacher_uni99_ndcg_10`, `teacher_full_ndcg_10`.
+    """
+    ours, teacher = evaluation["llm_srec"], evaluation["sasrec"]["test"]
+    full, shuffled = ours["test"]["full"], ours["test_shuffled"]["full"]
+    return {
+        "uni99_ndcg_10": ours["test"]["uni99"]["ndcg_10"],
+        "full_ndcg_10": full["ndcg_10"],
+        "full_hr_10": full["hr_10"],
+        "full_shuffled": shuffled["ndcg_10"] / full["ndcg_10"] - 1 if full["ndcg_10"] else 0.0,
+        "teacher_uni99_ndcg_10": teacher["uni99"]["ndcg_10"],
+        "teacher_full_ndcg_10": teacher["full"]["ndcg_10"],
+    }
