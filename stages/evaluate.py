@@ -8,8 +8,7 @@ import torch
 from llmsrec import distributed
 from llmsrec.data import candidates
 from llmsrec.data.sequences import Sequences
-from llmsrec.evaluation import plots, report, slices, test_users
-from llmsrec.evaluation.headline import headline
+from llmsrec.evaluation import headline, plots, report, slices, test_users
 from llmsrec.evaluation.ranks import rank
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models import llm_srec, sasrec
@@ -54,8 +53,7 @@ def main(stage: Stage) -> None:
     plots.training(REPORTS / "plots/training.png", read_json(MODELS / "llm_srec/curve.json"))
     plots.shuffle(REPORTS / "plots/shuffle.png", comparison)
     plots.slices(REPORTS / "plots/slices.png", comparison)
-    write_json(Path("metrics/evaluation.json"), evaluation)
-    write_json(Path("metrics/summary.json"), headline(evaluation))
+    headline.write(Path("metrics"), evaluation)
     print(report.table(evaluation, comparison["negatives"]), flush=True)
 
 

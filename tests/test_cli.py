@@ -183,10 +183,21 @@ def test_summary_shows_metrics_version_and_what_to_type_next(
         "among 20 sampled",
         "llm-srec version 3",
         "models:/llm-srec/3",
-        "--history B1",
+        "--history B",
         "mlflow models serve",
+        "an answer here, to Bottle no ",
     ):
         assert expected in shown
+    assert "git commit" not in shown, "nothing to commit without a dvc.lock"
+    (tmp_path / "dvc.lock").write_text("stages: {}\n")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    cli.main(["summary"])
+    assert "git add dvc.lock params.yaml metrics reports && git commit" in capsys.readouterr().out
+    who = ["-c", "user.name=x", "-c", "user.email=x"]
+    for command in (["add", "dvc.lock"], [*who, "commit", "-qm", "x"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    cli.main(["summary"])
+    assert "git commit" not in capsys.readouterr().out
 
 
 def test_the_console_script_starts_without_torch_and_mlflow() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from llmsrec.service import arguments as serving
 from llmsrec.serving import command as recommending
 from llmsrec.serving.command import event as _event
 
+# Of `dvc exp show`: all of metrics/evaluation.json, files and times, so that metrics/summary.json's figures are left.
+UNCHANGING = r"Created|/|\.(test|valid|user_vec)|teacher|hr_"
 Answered = Callable[[argparse.Namespace], int | None]  # the exit status, if it is not 0
 
 
@@ -292,10 +295,19 @@ def summary(options: argparse.Namespace) -> None:
     name, version = registered["name"], registered["version"]
     print(table(evaluation, read_json(Path("reports/comparison.json"))["negatives"]))
     print(f"\n{name} version {version}, MLflow run {registered['run_id']}\n\nNext:")
+    events, titles = _example()
     for command, purpose in (
-        ("dvc exp run -S model.uniform=false", "an ablation; `dvc exp show` compares"),
+        *_commit(),
+        ("dvc exp run -S model.uniform=false", "an ablation"),
+        (
+            f"dvc exp show --only-changed --drop '{UNCHANGING}'",
+            "compares it; so do `dvc params diff`, `dvc metrics diff`",
+        ),
         ("mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db", "runs, curves and versions in the browser"),
-        (f"llmsrec recommend --model models:/{name}/{version} --history {_some_item()}", "an answer here"),
+        (
+            f"llmsrec recommend --model models:/{name}/{version} --k 5 --history {events}",
+            f"an answer here, to {titles}",
+        ),
     ):
         print(f"  {command}\n      {purpose}")
     print(
@@ -330,7 +342,28 @@ def _root() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
-def _some_item() -> str:
+def _commit() -> list[tuple[str, str]]:
+    """The command that makes a baseline of this run, where the checked-out commit has not got it."""
+    from llmsrec.registry import revisions
+
+    lock = Path("dvc.lock")
+    if not lock.exists() or revisions.show(Path.cwd(), "HEAD", "dvc.lock") == lock.read_text(encoding="utf-8"):
+        return []
+    command = "git add dvc.lock params.yaml metrics reports && git commit -m 'Baseline'"
+    return [(command, "what experiments are compared with: `llmsrec compare HEAD <experiment>`")]
+
+
+def _example() -> tuple[str, str]:
+    """A history for the command line, and its titles."""
     import polars as pl
 
-    return str(pl.read_parquet("models/bundle/items.parquet")["parent_asin"][0])
+    from llmsrec.data.titles import UNTITLED
+    from llmsrec.evaluation import example
+
+    filtered, ranks = Path("data/filtered"), Path("reports/ranks.parquet")
+    events = example.history(filtered, ranks) if ranks.exists() and filtered.is_dir() else []
+    if events:
+        return " ".join(shlex.quote(f"{asin}@{ms}") for asin, ms, _ in events), "; ".join(title for *_, title in events)
+    items = pl.read_parquet("models/bundle/items.parquet").sort("count", descending=True, maintain_order=True)
+    asin, title = items.filter(pl.col("title") != UNTITLED).vstack(items).select("parent_asin", "title").row(0)
+    return shlex.quote(asin), title

@@ -1,6 +1,7 @@
 """The card against the numbers that it was made from."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,14 @@ def facts(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> card.Facts:
 
 def test_every_section_says_something(facts: card.Facts) -> None:
     text = card.text(facts)
-    assert text.startswith("# llm-srec version 3\n\nno uniformity on Sample, embedded\n")
+    first, _, rest = text.partition("\n\n")
+    assert rest.startswith("# llm-srec version 3\n\nno uniformity on Sample, embedded\n")
+    best = facts.comparison["means"]["llm_srec"]["test"]["full"]["ndcg_10"]["mean"]
+    assert first.startswith(f"NDCG@10 {best:.4f}".replace(" 0.", " .")), "lists of versions show the first line"
     sections = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in text.split("\n## ")[1:]}
     assert list(sections) == ["Intended use", "Data", "Training", "Metrics", "Limits", "How to load"]
     assert all(sections.values())
-    assert "300 reviews of 31 items" in sections["Data"]
+    assert "300 events of 31 items" in sections["Data"]
     assert "40 users, 30 items, 252 events" in sections["Data"]
     assert facts.config["data"]["split"][:16] in sections["Data"]
     assert "1 data checks passed" in sections["Data"]
@@ -60,11 +64,19 @@ def test_rows_hold_the_comparisons_numbers_and_no_table_is_empty(facts: card.Fac
         assert all(len(row.split(" | ")) == 7 for row in rows)
 
 
+def test_headers_are_shorter_than_the_figures_below_them(facts: card.Facts) -> None:
+    """MLflow's page puts no space between columns: "LLM-SRec NDCG@10LLM-SRec HR@10"."""
+    rows = [line.strip("| ").split(" | ") for line in card.text(facts).splitlines() if line.startswith("| ")]
+    for head, below in itertools.pairwise(rows):
+        if head[0] == "test users":
+            assert all(len(name) < len(cell) for name, cell in zip(head[1:], below[1:], strict=True))
+
+
 def test_a_number_in_a_text_comes_from_the_data(facts: card.Facts) -> None:
     """It said 99 sampled items whatever split.negatives was."""
-    assert f"uni99: among {facts.comparison['negatives']} sampled items" in card.text(facts)
+    assert f"**uni99**: among {facts.comparison['negatives']} sampled items" in card.text(facts)
     other = dataclasses.replace(facts, comparison=facts.comparison | {"negatives": 20})
-    assert "uni99: among 20 sampled items" in card.text(other)
+    assert "**uni99**: among 20 sampled items" in card.text(other)
     assert "99 sampled" not in card.text(other)
 
 

@@ -1,6 +1,15 @@
 """The few figures by which people compare experiments: metrics/summary.json, beside all of them in evaluation.json."""
 
+from pathlib import Path
 from typing import Any
+
+from llmsrec.files import write_json
+
+
+def write(folder: Path, evaluation: dict[str, Any]) -> None:
+    """Write evaluation.json, all figures, and summary.json."""
+    write_json(folder / "evaluation.json", evaluation)
+    write_json(folder / "summary.json", headline(evaluation))
 
 
 def headline(evaluation: dict[str, Any]) -> dict[str, float]:
