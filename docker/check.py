@@ -33,7 +33,7 @@ from llmsrec.registry.record import Record
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 DEBIAN = "bookworm"
-TOWERS = {"serve-cf": ["cf"], "serve": ["cf", "llm"]}
+TOWERS = {"serve-cf": ["cf", "teacher"], "serve": ["cf", "teacher", "llm"]}
 
 
 class Buildah:
@@ -217,7 +217,7 @@ def main() -> None:
             print(target)
             service = Container(buildah, images[target])
             with running(service, service.config["Cmd"], MLFLOW_TRACKING_URI=uri):
-                for tower in ("cf", "llm"):
+                for tower in ("cf", "teacher", "llm"):
                     status, answer = ask(options.bundle, tower)
                     assert status == (200 if tower in towers else 400), answer
                     print(f"  {tower}: {status} {json.dumps(answer, ensure_ascii=False)[:150]}")

@@ -8,7 +8,7 @@ import torch
 from llmsrec import distributed
 from llmsrec.data import candidates
 from llmsrec.data.sequences import Sequences
-from llmsrec.evaluation import headline, plots, report, slices, test_users
+from llmsrec.evaluation import headline, plots, report, slices, test_users, towers
 from llmsrec.evaluation.ranks import rank
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models import llm_srec, sasrec
@@ -41,20 +41,20 @@ def main(stage: Stage) -> None:
     groups |= slices.transition(train.offsets[1:], train.items)
     described = report.described({model: models[model] for model in ("llm_srec", "sasrec")}, seed)
     of_test, drawn = (targets[1], test.offsets[1:], test.items, negatives[1]), (bootstrap, seed)
-    comparison = report.comparison(ranks, groups, *drawn)
+    of_towers, common = towers.rank(ranks, models["llm_srec"], *of_test)
+    comparison = report.comparison(ranks, groups, *drawn) | {"towers": towers.compare(of_towers, common, *drawn)}
     comparison |= {"data": stage.data("filtered", "split"), "negatives": negatives[1].shape[1]}
     comparison["paired_by"] = {path.name: sha256(path) for path in (INTERACTIONS, CANDIDATES)}
-    comparison["towers"] = report.towers(models["llm_srec"], *of_test, *drawn)
-    evaluation = report.evaluation(ranks, groups, described)
+    evaluation = report.evaluation(ranks, groups, described, towers.groups(of_towers))
     report.write_ranks(REPORTS / "ranks.parquet", ranks)
     report.write_slices(REPORTS / "slices.parquet", groups)
     test_users.write(REPORTS, DATA / "filtered", stage.params.evaluate.test_users, seed)
     write_json(REPORTS / "comparison.json", comparison)
     plots.training(REPORTS / "plots/training.png", read_json(MODELS / "llm_srec/curve.json"))
-    plots.shuffle(REPORTS / "plots/shuffle.png", comparison)
-    plots.slices(REPORTS / "plots/slices.png", comparison)
+    for draw in (plots.shuffle, plots.slices, plots.towers):
+        draw(REPORTS / f"plots/{draw.__name__}.png", comparison)
     headline.write(Path("metrics"), evaluation)
-    print(report.table(evaluation, comparison["negatives"]), flush=True)
+    print(report.table(evaluation, comparison["negatives"]), towers.text(comparison["towers"]), sep="\n", flush=True)
 
 
 def vectors(histories: dict[str, Sequences], train: Sequences, prefixes: Budget) -> dict[str, Vectors]:

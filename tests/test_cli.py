@@ -52,7 +52,7 @@ def test_an_id_may_hold_an_at_sign_as_the_time_comes_after_the_last_one(tiny: An
     [
         (["--k", "0"], "`k` is 0"),
         (["--k", "31"], "`k` is 31, but the catalogue has 30 items"),
-        (["--tower", "gpt"], '`tower` is "gpt": must be one of llm, cf'),
+        (["--tower", "gpt"], '`tower` is "gpt": must be one of llm, cf, teacher'),
         (["--history", "B1@yesterday"], 'history "B1@yesterday": no time in ms comes after the last @. Write <id>@13'),
         (
             ["--history", "B1@-1"],
@@ -85,7 +85,20 @@ def test_no_bundle_and_no_registry_are_one_line(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    "command", ["recommend", "score", "drift", "import", "preset", "promote", "rollback", "history", "summary"]
+    "command",
+    [
+        "recommend",
+        "score",
+        "drift",
+        "import",
+        "preset",
+        "evaluate",
+        "promote",
+        "rollback",
+        "nominate",
+        "history",
+        "summary",
+    ],
 )
 def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
@@ -159,6 +172,14 @@ SUMMARY = {
 }
 
 
+def towers_of() -> dict[str, Any]:
+    scores = {"llm": 0.12, "cf": 0.05, "teacher": 0.1}
+    of = {name: {protocol: {"mean": score} for protocol in ("uni99", "full")} for name, score in scores.items()}
+    low = {name: {"full": {"difference": x - 0.1, "low": x - 0.11, "high": x - 0.09}} for name, x in scores.items()}
+    minus = {name: low[name] for name in ("llm", "cf")}
+    return {"ndcg_10": of, "hr_10": of, "minus_teacher": minus}
+
+
 def test_summary_shows_metrics_version_and_what_to_type_next(
     tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,7 +195,8 @@ def test_summary_shows_metrics_version_and_what_to_type_next(
     }
     registered = {"name": "llm-srec", "version": 3, "run_id": "abc", "bundle_sha256": "0"}
     (tmp_path / "metrics/evaluation.json").write_text(json.dumps(evaluation))
-    (tmp_path / "reports/comparison.json").write_text(json.dumps({"negatives": 20}))
+    (tmp_path / "reports/comparison.json").write_text(json.dumps({"negatives": 20, "towers": towers_of()}))
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     (tmp_path / "metrics/registered.json").write_text(json.dumps(registered))
     assert cli.main(["summary"]) == 0
     shown = capsys.readouterr().out
@@ -185,9 +207,12 @@ def test_summary_shows_metrics_version_and_what_to_type_next(
         "models:/llm-srec/3",
         "--history B",
         "mlflow models serve",
+        "-0.0500 [-0.0600, -0.0400]",
+        "warning: cf: .0500, below its teacher's .1000: not to be served",
         "an answer here, to Bottle no ",
     ):
         assert expected in shown
+    assert "--tower" not in shown  # llm is level with its teacher
     assert "git commit" not in shown, "nothing to commit without a dvc.lock"
     (tmp_path / "dvc.lock").write_text("stages: {}\n")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
@@ -198,6 +223,13 @@ def test_summary_shows_metrics_version_and_what_to_type_next(
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     cli.main(["summary"])
     assert "git commit" not in capsys.readouterr().out
+    comparison = json.loads((tmp_path / "reports/comparison.json").read_text())
+    comparison["towers"]["minus_teacher"]["llm"]["full"]["low"] = -0.02
+    (tmp_path / "reports/comparison.json").write_text(json.dumps(comparison))
+    assert cli.main(["summary"]) == 0
+    assert "models:/llm-srec/3 --tower teacher --k 5 --history B" in capsys.readouterr().out, (
+        "the example's tower is good"
+    )
 
 
 def test_the_console_script_starts_without_torch_and_mlflow() -> None:

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmsrec import presets
 from llmsrec.data.imports import command as importing
@@ -17,6 +17,10 @@ from llmsrec.scoring import command as scoring
 from llmsrec.service import arguments as serving
 from llmsrec.serving import command as recommending
 from llmsrec.serving.command import event as _event
+
+if TYPE_CHECKING:
+    from llmsrec.params import Registry
+    from llmsrec.registry.history import Decision
 
 # Of `dvc exp show`: all of metrics/evaluation.json, files and times, so that metrics/summary.json's figures are left.
 UNCHANGING = r"Created|/|\.(test|valid|user_vec)|teacher|hr_"
@@ -85,17 +89,28 @@ def parser() -> argparse.ArgumentParser:
     for side in ("a", "b"):
         command.add_argument(
             side, metavar=side.upper(),
-            help="a version's number, an alias, a run's id or name, a DVC experiment, a git revision, or `workspace`",
+            help="a version (5, staging, shop/5), a run's id or name, a DVC experiment, a git revision, or `workspace`",
         )  # fmt: skip
     command.add_argument("--markdown", type=Path, metavar="FILE", help="write it as Markdown, too")
     command.add_argument("--png", type=Path, metavar="FILE", help="write a picture of it, too")
     command.add_argument("--no-latency", action="store_true", help="do not start and time the two bundles")
 
     command = _add(
+        commands, "evaluate", evaluate, "ask all towers of a version about the test users of data, and log the figures",
+        "llmsrec evaluate shop@staging --on data",
+    )  # fmt: skip
+    command.add_argument("version", help="a version's number or alias, or shop/5, shop@staging, models:/shop/5")
+    _add_model(command)
+    command.add_argument(
+        "--on", default="workspace", metavar="FOLDER",
+        help="a folder like data or data/filtered, or `workspace`, the data of this repository (default: %(default)s)",
+    )  # fmt: skip
+
+    command = _add(
         commands, "promote", promote, "judge a version by the rules in params.yaml; with --yes move the alias to it",
         "llmsrec promote candidate --to staging --yes",
     )  # fmt: skip
-    command.add_argument("version", help="a version's number or alias, or shop/5, shop@candidate")
+    command.add_argument("version", help="a version's number or alias, or shop/5, shop@candidate, models:/shop/5")
     _add_model(command)
     command.add_argument("--to", required=True, metavar="ALIAS", help="staging, or champion for what is in staging")
     command.add_argument("--yes", action="store_true", help="move the aliases; without it nothing is changed")
@@ -114,7 +129,9 @@ def parser() -> argparse.ArgumentParser:
         commands, "history", decisions, "list the decisions on the model, or show the record of one",
         "llmsrec history 2",
     )  # fmt: skip
-    command.add_argument("number", nargs="?", type=int, help="a decision's number")
+    command.add_argument(
+        "what", nargs="?", help="a decision's number, or a version for the decisions on it, such as shop/5"
+    )
     _add_model(command)
     command.add_argument("--json", action="store_true", help="print the list as JSON")
 
@@ -122,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
         commands, "nominate", nominate, "give a version the alias candidate, which experiments leave alone",
         "llmsrec nominate 5",
     )  # fmt: skip
-    command.add_argument("version", help="a version's number or alias, or shop/5, shop@staging")
+    command.add_argument("version", help="a version's number or alias, or shop/5, shop@staging, models:/shop/5")
     _add_model(command)
 
     command = _add(
@@ -196,6 +213,13 @@ def compare(options: argparse.Namespace) -> None:
         pair_plot.plot(options.png, found.rows, (options.a, options.b))
 
 
+def evaluate(options: argparse.Namespace) -> None:
+    """Measure a version anew."""
+    from llmsrec.registry import evaluate as evaluating
+
+    evaluating.evaluate(_root(), options.version, options.on, options.model)
+
+
 def promote(options: argparse.Namespace) -> None:
     """Show the rules; with --yes, act."""
     from llmsrec.registry import decision, promotion
@@ -219,13 +243,16 @@ def promote(options: argparse.Namespace) -> None:
         return
     made = promotion.promote(_root(), verdict, options.reason or "", options.force)
     print(f"\n{options.to} is version {made.version}; decision {made.number}, see `llmsrec history {made.number}`")
+    _tell(verdict.settings, verdict.model, made)
 
 
 def rollback(options: argparse.Namespace) -> None:
     """Go back, and say what is where now."""
+    from llmsrec import params as parameters
     from llmsrec.registry import promotion
 
-    made, now = promotion.rollback(_root(), options.alias, options.reason, options.model)
+    settings = parameters.load(_root() / "params.yaml").registry
+    model, made, now = promotion.rollback(_root(), options.alias, options.reason, options.model)
     if not now:
         print(
             f"already so: decision {made.number} rolled {made.alias} back to version {made.version}, and there is no "
@@ -233,13 +260,14 @@ def rollback(options: argparse.Namespace) -> None:
         )
         return
     print(f"{made.alias} is version {made.version} again (it was {made.before[made.alias]}); decision {made.number}")
+    _tell(settings, model, made)
 
 
 def decisions(options: argparse.Namespace) -> None:
     """Print the decisions."""
     from llmsrec.registry import history
 
-    print(history.show(_root(), options.number, options.json, options.model))
+    print(history.show(_root(), options.what, options.json, options.model))
 
 
 def nominate(options: argparse.Namespace) -> None:
@@ -289,11 +317,20 @@ def registered(options: argparse.Namespace) -> None:
 
 def summary(options: argparse.Namespace) -> None:
     """Print what the last `dvc repro` or `dvc exp run` left."""
+    from llmsrec import params as parameters
+    from llmsrec.evaluation import towers
     from llmsrec.evaluation.report import table
 
     evaluation, registered = read_json(Path("metrics/evaluation.json")), read_json(Path("metrics/registered.json"))
+    comparison, gate = read_json(Path("reports/comparison.json")), parameters.load(Path("params.yaml")).registry.gate
     name, version = registered["name"], registered["version"]
-    print(table(evaluation, read_json(Path("reports/comparison.json"))["negatives"]))
+    print(table(evaluation, comparison["negatives"]))
+    if "minus_teacher" in comparison["towers"]:  # else of before towers were compared
+        print("\n" + towers.text(comparison["towers"]))
+    warnings = towers.warnings(comparison["towers"], gate.margin)
+    for line in warnings:
+        print(f"  warning: {line}")
+    good = " --tower teacher" if any(line.startswith("llm:") for line in warnings) else ""
     print(f"\n{name} version {version}, MLflow run {registered['run_id']}\n\nNext:")
     events, titles = _example()
     for command, purpose in (
@@ -305,7 +342,7 @@ def summary(options: argparse.Namespace) -> None:
         ),
         ("mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db", "runs, curves and versions in the browser"),
         (
-            f"llmsrec recommend --model models:/{name}/{version} --k 5 --history {events}",
+            f"llmsrec recommend --model models:/{name}/{version}{good} --k 5 --history {events}",
             f"an answer here, to {titles}",
         ),
     ):
@@ -330,6 +367,15 @@ def _add(commands: Any, name: str, run: Answered, text: str, example: str) -> ar
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", metavar="NAME", help="the registered model (default: `registry.model`)")
+
+
+def _tell(settings: "Registry", model: str, made: "Decision") -> None:
+    """Tell of a decision that is done whom params.yaml names, and print what came of it."""
+    from llmsrec.registry import after
+
+    sys.stdout.flush()  # who waits for the promotion need not wait for this
+    for line in after.tell(settings.after_promotion, model, made):
+        print(line)
 
 
 def _registered(uri: str) -> Path:

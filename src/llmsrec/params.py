@@ -26,6 +26,8 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 from llmsrec.errors import ParamsError
 
 PROMOTED = ("staging", "previous", "champion")  # aliases that no stage moves
+Tower = Literal["llm", "cf", "teacher"]
+TOWERS: tuple[str, ...] = get_args(Tower)
 MOST_CHARACTERS, MOST_VALUES, DEEPEST = 100_000, 10_000, 20  # of a params.yaml; ours has 200 values, 4 deep
 Seed = Field(ge=0, lt=2**32)
 
@@ -231,6 +233,7 @@ class Export(Section):
 
 class Latency(Section):
     cf: float = Field(gt=0)
+    teacher: float = Field(gt=0)
     llm: float = Field(gt=0)
 
 
@@ -238,9 +241,15 @@ class Gate(Section):
     margin: float = Field(ge=0, lt=1)
     slice_margin: float = Field(ge=0, lt=1)
     require_better: bool
+    towers: list[Tower] = Field(min_length=1)
     requests: int = Field(ge=10)
     latency_ms: Latency
     memory_mb: float = Field(gt=0)
+
+
+class AfterPromotion(Section):
+    url: str | None = Field(pattern=r"^https?://[^/\s]+\S*$")
+    command: str | None = Field(min_length=1)
 
 
 class Registry(Section):
@@ -248,6 +257,7 @@ class Registry(Section):
     experiment: str = Field(min_length=1)
     alias: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     nominate: Literal["auto", "always", "never"]
+    after_promotion: AfterPromotion
     gate: Gate
 
     @field_validator("alias")

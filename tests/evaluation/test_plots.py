@@ -6,7 +6,7 @@ import pytest
 from matplotlib.image import imread
 
 from llmsrec.errors import DataError
-from llmsrec.evaluation import plots, report
+from llmsrec.evaluation import plots, report, towers
 
 CURVE = [
     {"step": 10 * n, "epoch": n / 4, "loss": 3 / n, "retrieval": 2 / n, "distill": 1 / n, "uniform": -1.0,
@@ -31,7 +31,9 @@ def compared(users=40, cold=7):
         "transition": place < 20,
         "non_transition": place >= 20,
     }
-    return report.comparison(ranks, slices, resamples=100, seed=0) | {"negatives": 20}
+    of = {"llm": ranks["llm_srec"]["test"], "cf": ranks["popularity"]["test"], "teacher": ranks["sasrec"]["test"]}
+    compared = {"negatives": 20, "towers": towers.compare(of, None, resamples=100, seed=0)}
+    return report.comparison(ranks, slices, resamples=100, seed=0) | compared
 
 
 def drawn(tmp_path, draw, argument):
@@ -78,13 +80,24 @@ def test_slices(tmp_path):
     assert all(has(picture, color) for color in plots.COLORS.values())
 
 
+def test_towers(tmp_path):
+    picture = drawn(tmp_path, plots.towers, compared())
+    assert all(has(picture, color) for color in plots.TOWER_COLORS.values())
+
+
+def test_a_version_without_the_cf_tower_has_no_bar_for_it(tmp_path):
+    comparison = compared()
+    del comparison["towers"]["ndcg_10"]["cf"]
+    assert not has(drawn(tmp_path, plots.towers, comparison), plots.TOWER_COLORS["cf"])
+
+
 def test_a_slice_without_users_is_left_out(tmp_path):
     comparison = compared(cold=0)
     assert "cold" not in comparison["means"]["sasrec"]["test"]["full"]
     drawn(tmp_path, plots.slices, comparison)
 
 
-@pytest.mark.parametrize("draw", [plots.shuffle, plots.slices])
+@pytest.mark.parametrize("draw", [plots.shuffle, plots.slices, plots.towers])
 def test_the_same_bytes_each_time_whatever_the_readers_own_style(tmp_path, draw):
     draw(tmp_path / "a.png", compared())
     with matplotlib.rc_context({"font.size": 25, "axes.facecolor": "black"}):

@@ -7,11 +7,8 @@ import polars as pl
 import pytest
 
 from llmsrec.errors import DataError
-from llmsrec.evaluation import ranks as ranking
 from llmsrec.evaluation import report
 from llmsrec.evaluation.metrics import per_user, summary
-from llmsrec.evaluation.overlap import overlap
-from llmsrec.evaluation.significance import mean
 
 SPLITS, PROTOCOLS = ("valid", "test", "test_shuffled"), ("full", "uni99")
 
@@ -54,6 +51,14 @@ def test_evaluation_by_hand():
     found = report.evaluation(ranks, {"warm": np.array([False, True])}, {})["sasrec"]["test"]["full"]
     assert found["hr_10"] == found["ndcg_10"] == 0.5 and found["hr_20"] == 1.0
     assert found["warm"] == {"ndcg_10": 0.0, "hr_10": 0.0}
+
+
+def test_other_ranks_of_llm_srec_stand_beside_the_slices():
+    ranks, cf = made(), {protocol: np.zeros(40, dtype=np.int32) for protocol in PROTOCOLS}
+    found = report.evaluation(ranks, groups(), {}, {"tower_cf": cf})
+    for protocol in PROTOCOLS:
+        assert found["llm_srec"]["test"][protocol].pop("tower_cf") == {"ndcg_10": 1.0, "hr_10": 1.0}
+    assert found == report.evaluation(ranks, groups(), {})
 
 
 def test_evaluation_is_numbers_in_json():
@@ -171,22 +176,3 @@ uni99: ranked among 7 sampled items; full: among all items; shuffled: change of 
 def test_a_table_of_something_else_is_an_error(broken):
     with pytest.raises(DataError, match=r"metrics/evaluation\.json.*dvc repro evaluate"):
         report.table(broken, 7)
-
-
-def test_towers_are_ranked_and_overlap_as_their_parts_say():
-    random = np.random.default_rng(0)
-    vectors = {
-        "test": random.normal(size=(20, 4)), "cf": random.normal(size=(20, 4)), "items": random.normal(size=(31, 4))
-    }  # fmt: skip
-    of_test = random.integers(1, 31, 20), np.arange(21), random.integers(1, 31, 20), random.integers(1, 31, (20, 9))
-    found = report.towers(vectors, *of_test, resamples=200, seed=3)
-    for tower, key in (("llm", "test"), ("cf", "cf")):
-        ranks = ranking.rank(vectors[key], vectors["items"], *of_test)
-        for protocol in PROTOCOLS:
-            expected = mean(per_user(ranks[protocol], "ndcg_10"), 200, 3)
-            assert found["ndcg_10"][tower][protocol] == expected
-    common = overlap(vectors["test"], vectors["cf"], vectors["items"], *of_test[1:3])
-    assert found["overlap_10"] == mean(common, 200, 3)
-    del vectors["cf"]  # trained without distillation
-    alone = report.towers(vectors, *of_test, resamples=200, seed=3)
-    assert alone == {"ndcg_10": {"llm": found["ndcg_10"]["llm"]}}

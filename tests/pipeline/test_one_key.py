@@ -45,6 +45,7 @@ EXPECTED = {
     "evaluate": ["evaluate", "register"],
     "export": ["export", "register"],
     "registry.gate": [],
+    "registry.after_promotion": [],
     "registry": ["register"],
     "tune": [],
     "drift": [],

@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 from mlflow import MlflowClient
 
-from llmsrec.evaluation import report, test_users
+from llmsrec.evaluation import report, test_users, towers
 from llmsrec.files import read_json, write_json
 from llmsrec.registry import card, gate, record, tracking
-from llmsrec.serving.bundle import seal, verify
+from llmsrec.serving.bundle import seal
 
 MEASURED = gate.Smoke(None, 10, 1.0, {"cf": {"p50": 1.0, "p99": 2.0}, "llm": {"p50": 1.0, "p99": 2.0}}, 500.0)
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -57,18 +57,12 @@ def write_outs(folder: Path, tiny: Any, better: int = 2, order: bool = True, new
     }
     slices = {"warm": np.arange(users) % 3 == 0, "cold": np.zeros(users, dtype=bool)}
     slices |= {"transition": np.arange(users) % 2 == 0, "non_transition": np.arange(users) % 2 == 1}
-    vectors = {
-        "test": random.normal(size=(users, 4)),
-        "cf": random.normal(size=(users, 4)),
-        "items": random.normal(size=(31, 4)),
-    }
-    none = np.zeros(users + 1, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    targets, negatives = random.integers(1, 31, users), random.integers(1, 31, (users, 9))
+    of_towers = {"llm": ours, "cf": {protocol: ranks + 30 for protocol, ranks in teacher.items()}, "teacher": teacher}
     comparison = report.comparison(ranks, slices, resamples=200, seed=5) | {
-        "negatives": negatives.shape[1],
+        "negatives": 9,
         "data": tiny.config["data"],
         "paired_by": {"interactions.parquet": f"{1 + new}" * 64, "candidates.parquet": f"{2 + new}" * 64},
-        "towers": report.towers(vectors, targets, *none, negatives, resamples=200, seed=5),
+        "towers": towers.compare(of_towers, random.random(users), resamples=200, seed=5),
     }
     checks = {
         "passed": True,
@@ -85,7 +79,7 @@ def write_outs(folder: Path, tiny: Any, better: int = 2, order: bool = True, new
     test_users_of(new).write_parquet(folder / "reports/test_users.parquet")
     write_json(folder / "reports/comparison.json", comparison)
     write_json(folder / "reports/checks.json", checks)
-    write_json(folder / "metrics/evaluation.json", report.evaluation(ranks, slices, {}))
+    write_json(folder / "metrics/evaluation.json", report.evaluation(ranks, slices, {}, {"tower_cf": of_towers["cf"]}))
     write_json(folder / "models/llm_srec/curve.json", [{"step": 3, "loss": 1.0, "valid/uni99/ndcg_10": 0.25}])
     for part, manifest in manifests.items():
         write_json(folder / "data" / part / "manifest.json", manifest)
@@ -127,13 +121,10 @@ def register_gated(
     card.attach(client, "gated", number, "A card.")
 
 
-def quick_smoke(model: Path, digest: str, requests: int) -> gate.Smoke:
-    """For `smoke`: the files are verified, what they took is not measured."""
-    try:
-        same = verify(model / "artifacts/bundle") == digest
-    except Exception as error:
-        return gate.Smoke(str(error))
-    return MEASURED if same else gate.Smoke("another bundle")
+def quick_smoke(bundle: Path, requests: int, say: Any) -> gate.Smoke:
+    """For `smoke`: what it took is not measured."""
+    say("not measured")
+    return MEASURED
 
 
 AT_ONCE = """

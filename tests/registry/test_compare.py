@@ -32,6 +32,8 @@ def test_every_name_of_a_run(pair: Any) -> None:
         "staging": (pair.full, "compared/1"),
         "models:/compared@staging": (pair.full, "compared/1"),
         "models:/compared/2": (pair.ablated, "compared/2"),
+        "compared@staging": (pair.full, "compared/1"),
+        "compared/2": (pair.ablated, "compared/2"),
         pair.ablated: (pair.ablated, None),
         title: (pair.ablated, None),
         "tubby-gobs": (pair.ablated, "compared/2"),
@@ -44,7 +46,9 @@ def test_every_name_of_a_run(pair: Any) -> None:
         assert (one.run_id, one.version) == found, name
 
 
-@pytest.mark.parametrize("name", ["9", "nobody", "models:/compared@nobody", "models:/gone/1", "f" * 32, 'a"b'])
+@pytest.mark.parametrize(
+    "name", ["9", "nobody", "models:/compared@nobody", "models:/gone/1", "gone/1", "gone@staging", "f" * 32, 'a"b']
+)
 def test_a_name_that_means_nothing(pair: Any, name: str) -> None:
     with pytest.raises(DataError, match=r"nothing is called .*; `mlflow runs search`"):
         names.find(MlflowClient(pair.uri), pair.root, "compared", name)

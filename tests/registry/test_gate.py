@@ -10,7 +10,7 @@ import pytest
 
 from llmsrec import params as parameters
 from llmsrec.errors import DataError
-from llmsrec.registry import gate
+from llmsrec.registry import decision, gate
 from llmsrec.registry.gate import Evidence, Smoke
 from llmsrec.scoring.held_out import MISS, HeldOut
 
@@ -94,7 +94,52 @@ def test_parity() -> None:
     parity |= {"top_10": {"llm": {"users": 40, "identical": 39, "same": 39}}}
     found = rule("parity", gate.judge(dataclasses.replace(GOOD, parity=parity), None, "staging", SMOKE, LIMITS))
     assert [figure.short for figure in found.figures if figure.holds is False] == [pytest.approx(2e-4), 1]
-    assert any(figure.name == "NDCG@10 full, tower llm" and figure.interval == (0.4, 0.6) for figure in found.figures)
+
+
+def towers_of(cf: float, teacher: float) -> dict[str, Any]:
+    """Figures as `evaluation.towers` gives them; the interval of the difference is .002 wide."""
+    middle = cf - teacher
+    scores = {"llm": 0.125, "cf": cf, "teacher": teacher}
+    difference = {"difference": middle, "low": middle - 0.001, "high": middle + 0.001}
+    return {
+        "ndcg_10": {name: {"full": {"mean": x, "low": x - 0.01, "high": x + 0.01}} for name, x in scores.items()},
+        "minus_teacher": {"cf": {"full": difference}},
+    }
+
+
+def judged(limits: Any, **changes: Any) -> gate.Rule:
+    version = dataclasses.replace(GOOD, **changes)
+    return rule("towers", gate.judge(version, None, "staging", SMOKE, limits))
+
+
+def test_each_tower_that_will_be_served_is_judged_against_its_teacher() -> None:
+    served = LIMITS.model_copy(update={"towers": ["llm", "cf"]})
+    for cf, holds in ((0.05, False), (0.1105, False), (0.112, True), (0.2, True)):
+        measured = GOOD.comparison | {"towers": towers_of(cf, 0.12)}
+        assert judged(served, comparison=measured).holds == holds
+        assert judged(LIMITS, comparison=measured).holds, "cf is not served"
+    (line,) = judged(served, comparison=GOOD.comparison | {"towers": towers_of(0.05, 0.12)}).failures()
+    assert line == (
+        "rule 7 (towers): NDCG@10 full, tower cf minus its teacher, lower bound: -0.071 (must be above -0.01), "
+        "short by 0.061"
+    )
+
+
+def test_a_tower_that_is_not_served_and_below_its_teacher_is_a_warning() -> None:
+    bad = judged(LIMITS, comparison=GOOD.comparison | {"towers": towers_of(0.05, 0.12)})
+    (warned,) = [figure for figure in bad.figures if figure.warns]
+    assert warned.value == "cf: .0500, below its teacher's .1200: not to be served"
+    assert "!!  tower cf is not in registry.gate.towers" in decision.table([bad])
+    good = judged(LIMITS, comparison=GOOD.comparison | {"towers": towers_of(0.12, 0.12)})
+    assert not any(figure.warns for figure in good.figures)
+
+
+def test_a_served_tower_that_nobody_measured_is_refused_with_what_helps() -> None:
+    served = LIMITS.model_copy(update={"towers": ["cf", "teacher"]})
+    assert "from before towers were measured; `dvc repro`" in judged(served).failures()[0]
+    assert "without distillation" in judged(served, config={"data": DATA, "distilled": False}).failures()[0]
+    worse = evidence([3] * 20, [0] * 20)
+    assert not rule("towers", gate.judge(worse, None, "staging", SMOKE, LIMITS)).holds  # llm, from the ranks
 
 
 def test_quality_says_by_how_much() -> None:

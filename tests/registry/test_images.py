@@ -112,7 +112,7 @@ def test_what_a_serving_image_holds_is_enough(registry: Any, files: list[str], t
         {"parent_asin": asin, "timestamp": 1_391_040_000_000 + day * 86_400_000}
         for day, asin in enumerate(("B3", "B1", "B4"))
     ]
-    requests = [{"history": history, "k": 3, "tower": tower} for tower in ("cf", "llm")]
+    requests = [{"history": history, "k": 3, "tower": tower} for tower in ("cf", "teacher", "llm")]
     done = subprocess.run(
         [sys.executable, "-S", "-c", ASK, str(model), json.dumps(requests)],  # -S: not what is installed here
         cwd=tmp_path,
@@ -125,13 +125,14 @@ def test_what_a_serving_image_holds_is_enough(registry: Any, files: list[str], t
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    cf, llm = (json.loads(line) for line in done.stdout.splitlines())
+    cf, teacher, llm = (json.loads(line) for line in done.stdout.splitlines())
     expected = [answer.model_dump() for answer in Recommender.load(registry.bundle).recommend(parse(requests))]
     assert_same_answer(cf, expected[0])
+    assert_same_answer(teacher, expected[1])
     if files == BOTH:
-        assert_same_answer(llm, expected[1])
+        assert_same_answer(llm, expected[2])
     else:
-        assert "torch is not installed where this model is served; ask for 'cf'" in llm
+        assert "torch is not installed where this model is served; ask for 'teacher'" in llm
 
 
 def test_a_serving_image_serves_a_version_with_what_it_holds(registry: Any, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_after_any_kill_a_rollback_works_at_once_and_nothing_is_left_half_done(
     staging = aliases.read(client, "killed")["staging"]
     assert staging == (3 if moved else 2), "one or the other, at any time"
 
-    made, now = promotion.rollback(root, "staging", "at once")
+    _, made, now = promotion.rollback(root, "staging", "at once")
     assert now and made.after == {"previous": None, "staging": 2 if moved else 1}
     assert aliases.read(client, "killed") == {"staging": 2 if moved else 1, "champion": 1}
     if before > 1:

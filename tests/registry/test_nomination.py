@@ -59,4 +59,4 @@ def test_a_person_moves_it(client: MlflowClient, registry: Any, monkeypatch: Any
     assert cli.main(["nominate", "nominated/9"]) == 1
     assert "no version or alias '9'" in capsys.readouterr().err
     assert cli.main(["nominate", "nominated@candidate", "--model", "shop"]) == 1
-    assert "is of the model nominated, and --model says shop" in capsys.readouterr().err
+    assert "nominated@candidate is not what --model shop says; leave one of them out" in capsys.readouterr().err

@@ -13,7 +13,8 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 from llmsrec import cli
-from llmsrec.registry import aliases, history, promotion, tracking
+from llmsrec.registry import after, aliases, history, promotion, tracking
+from llmsrec.registry import smoke as smoke_load
 from llmsrec.registry.smoke import smoke
 from llmsrec.serving.bundle import verify
 from tests.registry.made import promote_at_once, quick_smoke, register_gated, write_params
@@ -66,6 +67,7 @@ def there(client: MlflowClient) -> dict[str, int]:
 def test_a_versions_life(client: MlflowClient, capsys: Any) -> None:
     assert run(capsys, "history") == "no decisions on gated yet\n"
     shown = promote(capsys, "1")
+    assert shown.startswith("bringing gated version 1 and its reports") and "smoke load: 10 requests of each" in shown
     assert "rule 6, load: holds" in shown and "nothing was changed" in shown
     assert there(client) == {} and history.ledger(client, "gated") is None
     promote(capsys, "1", "--yes")
@@ -97,7 +99,37 @@ def test_a_refusal_changes_nothing_and_says_by_how_much(client: MlflowClient, ca
     promote(capsys, "3", "--yes", "--force", "--reason", "to see it live")
     assert there(client) == {"staging": 3}
     assert client.get_model_version("gated", "3").tags["validation"] == "forced"
-    assert "forced against: quality, order  'to see it live'" in run(capsys, "history")
+    assert "forced against: quality, order, towers  'to see it live'" in run(capsys, "history")
+
+
+def test_who_is_named_is_told_of_a_promotion_and_of_a_rollback_and_cannot_undo_them(
+    client: MlflowClient, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(after, "BACKOFF_S", 0.01)
+    path = root / "params.yaml"
+    text = path.read_text()
+    url, command = "    url:  ", "    command:  "
+    assert text.count(url) == text.count(command) == 1
+    nobody = "http://127.0.0.1:9/hooks/secret"
+    path.write_text(
+        text.replace(url, f"    url: {nobody}  ").replace(command, f"    command: cat >> {tmp_path}/told  ")
+    )
+    try:
+        promote(capsys, "1", "--yes")
+        said = promote(capsys, "2", "--yes")
+        run(capsys, "promote", "3", "--to", "staging", "--yes", fails=True)
+        promote(capsys, "2", "--yes")  # so already
+        run(capsys, "rollback", "staging")
+    finally:
+        path.write_text(text)
+    assert "warning: http://127.0.0.1:9 was not told: ConnectionError after 4 tries; the promotion stands" in said
+    assert "registry.after_promotion.command was told" in said and "secret" not in said
+    told = [json.loads(line + "}") for line in (tmp_path / "told").read_text().split("}") if line]
+    expected = [
+        {"model": "gated", "version": v, "alias": "staging", "decision": d} for d, v in ((1, 1), (2, 2), (3, 1))
+    ]
+    assert told == expected
+    assert there(client) == {"staging": 1}
 
 
 def test_a_reason_is_kept_wherever_one_is_given(client: MlflowClient, capsys: Any) -> None:
@@ -119,6 +151,11 @@ def test_a_version_is_named_with_its_model(
         assert there(client) == {"staging": 2, "previous": 1, "champion": 2}
         run(capsys, "rollback", "gated@staging")
         assert len(run(capsys, "history", "--model", "gated").splitlines()) == 4
+        for more in (("gated/1",), ("models:/gated@staging",), ("--model", "gated/1"), ("1", "--model", "gated")):
+            lines = run(capsys, "history", *more)
+            assert lines.startswith("# Decision 1") if more[0] == "1" else len(lines.splitlines()) == 2, more
+        assert "no decisions on gated version 3 yet" in run(capsys, "history", "gated/3")
+        assert "not what --model other says" in run(capsys, "history", "gated/1", "--model", "other", fails=True)
         assert "another has no versions yet" in promote(capsys, "1", fails=True)
     finally:
         (root / "params.yaml").write_text(text)
@@ -282,15 +319,33 @@ def test_two_at_once_from_two_processes(client: MlflowClient, root: Path, capsys
     assert there(client) == {"staging": won, "previous": 1}
 
 
-def test_a_bundle_answers_in_a_fresh_process(tiny: Any, tmp_path: Path) -> None:
-    shutil.copytree(tiny.bundle, tmp_path / "artifacts/bundle")
-    shutil.copytree(tiny.bundle / "code/llmsrec", tmp_path / "code/llmsrec")
-    shutil.copy(tiny.bundle / "code/llmsrec/registry/pyfunc.py", tmp_path)
-    digest = verify(tiny.bundle)
-    found = smoke(tmp_path, digest, 10)
+def test_a_bundle_answers_in_a_fresh_process_and_says_how_far_it_is(tiny: Any, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(tiny.bundle, tmp_path / "bundle"))
+    said: list[str] = []
+    found = smoke(bundle, 10, said.append)
     assert found.problem is None
-    assert found.latency_ms and set(found.latency_ms) == {"cf", "llm"}
+    assert found.latency_ms and set(found.latency_ms) == {"teacher", "cf", "llm"}
     assert found.peak_mb > 50
-    assert "not" in str(smoke(tmp_path, "0" * 64, 10).problem)
-    (tmp_path / "code/llmsrec/serving/towers.py").write_text("")
-    assert "which MLflow runs, is not the code in the bundle" in str(smoke(tmp_path, digest, 10).problem)
+    towers = ("teacher", "cf", "llm")
+    assert said[0].startswith("loaded in ")
+    assert [line for line in said if "13 of 13" in line] == [
+        f"tower {name}: 13 of 13 requests answered" for name in towers
+    ]
+    assert verify(bundle) == verify(tiny.bundle), "it leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise ValueError('no towers here')", "ValueError: no towers here"),
+        ("import os; os._exit(7)", "exit status 7"),
+        ("import time; time.sleep(60)", "10 requests of each tower took more than 2 s"),
+    ],
+)
+def test_a_bundle_that_does_not_answer_has_a_problem(
+    code: str, said: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Path(shutil.copytree(tiny.bundle, tmp_path / "bundle"))
+    (bundle / "code/llmsrec/serving/schema.py").write_text(code)
+    monkeypatch.setattr(smoke_load, "LONGEST_S", 2 if "sleep" in code else 60)
+    assert smoke(bundle, 10).problem == said

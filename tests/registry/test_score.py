@@ -26,15 +26,23 @@ def test_the_version_behind_an_alias_is_written_down(
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("models:/llm-srec@nothing", "nothing is called 'models:/llm-srec@nothing'"),
-        ("models:/llm-srec/99", "nothing is called 'models:/llm-srec/99'"),
-        ("staging", "--model is 'staging'; write models:/<name>@<alias>"),
+        ("models:/llm-srec@nothing", "llm-srec has no version or alias 'nothing'; versions: 1"),
+        ("models:/llm-srec/99", "llm-srec has no version or alias '99'"),
+        ("models:/llm-srec", '"models:/llm-srec" names no version; a version is named by its number or an alias'),
+        ("staging", '"staging" does not say of which model, and no params.yaml here does'),
     ],
 )
 def test_no_such_version_is_one_line(
-    model: str, said: str, registry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    model: str,
+    said: str,
+    registry: Any,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(registry.root))
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("root")))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
     read, out = tmp_path / "in.jsonl", tmp_path / "out.parquet"
     read.write_text('{"user_id": "a", "history": []}')
     assert cli.main(["score", "--model", model, "--histories", str(read), "--out", str(out)]) == 1

@@ -65,8 +65,8 @@ def post(url: str, body: Any) -> tuple[int, Any]:
         return error.code, json.loads(error.read())
 
 
-def test_both_towers_answer_as_the_bundle_does(registry: Any, url: str) -> None:
-    inputs = [{"history": HISTORY, "k": 7, "tower": tower} for tower in ("cf", "llm")]
+def test_all_towers_answer_as_the_bundle_does(registry: Any, url: str) -> None:
+    inputs = [{"history": HISTORY, "k": 7, "tower": tower} for tower in ("cf", "llm", "teacher")]
     inputs.append({"history": [{"parent_asin": "X1", "timestamp": 1_391_040_000_000}], "k": 2, "tower": "cf"})
     status, body = post(url, {"inputs": inputs})
     assert (status, set(body)) == (200, {"predictions"})
@@ -75,7 +75,7 @@ def test_both_towers_answer_as_the_bundle_does(registry: Any, url: str) -> None:
     ):
         assert list(found) == ["items", "used", "unknown", "fallback"]
         assert_same_answer(found, answer.model_dump())
-    assert body["predictions"][2] | {"items": None} == {
+    assert body["predictions"][3] | {"items": None} == {
         "items": None, "used": 0, "unknown": ["X1"], "fallback": "popular"
     }  # fmt: skip
 
@@ -86,7 +86,7 @@ def test_both_towers_answer_as_the_bundle_does(registry: Any, url: str) -> None:
         ({"k": 0}, "`k` is 0: Input should be greater than or equal to 1"),
         ({"k": "5"}, '`k` is "5": Input should be a valid integer'),
         ({"k": 31}, "`k` is 31, but the catalogue has 30 items"),
-        ({"tower": "gpt"}, "must be one of llm, cf"),
+        ({"tower": "gpt"}, "must be one of llm, cf, teacher"),
         ({"history": [{"parent_asin": "B1", "timestamp": -5}]}, "`history.0.timestamp` is -5: outside the years 1990"),
         (
             {"history": [{"parent_asin": "B1", "timestamp": 1_391_040_000}]},

@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from llmsrec import cli
-from llmsrec.errors import DataError
+from llmsrec.errors import DataError, RequestError
 from llmsrec.registry import address, tracking
 from llmsrec.serving.bundle import seal, verify
 
@@ -148,7 +148,7 @@ def test_what_mlflow_refuses_is_one_error(registry: Any) -> None:
 def test_bundle_of_a_version(registry: Any, tmp_path: Path) -> None:
     assert verify(tracking.bundle_of("models:/llm-srec@candidate", registry.root)) == verify(registry.bundle)
     assert verify(tracking.bundle_of("models:/llm-srec/1", registry.root)) == verify(registry.bundle)
-    with pytest.raises(DataError, match="nothing"):
+    with pytest.raises(RequestError, match="nothing"):
         tracking.bundle_of("models:/llm-srec@nothing", registry.root)
     with pytest.raises(DataError, match="no registry at"):
         tracking.bundle_of("models:/llm-srec@candidate", tmp_path)

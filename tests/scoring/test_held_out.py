@@ -21,7 +21,7 @@ def plainly(recommender: Recommender, user: dict, tower: str) -> int:
     return answered.index(user["target"]) if user["target"] in answered else MISS
 
 
-@pytest.mark.parametrize("tower", ["cf", "llm"])
+@pytest.mark.parametrize("tower", ["cf", "llm", "teacher"])
 def test_a_rank_is_the_targets_place_in_the_answer(bundle: Bundle, recommender: Recommender, tower: str) -> None:
     users = users_of(new=4)
     asked = held_out.rank(bundle, users, tower)

@@ -87,7 +87,7 @@ def done(bundle: Bundle, source: histories.Source, out: Path, *wanted: Any) -> p
     return pl.read_parquet(out)
 
 
-@pytest.mark.parametrize("tower", ["cf", "llm"])
+@pytest.mark.parametrize("tower", ["cf", "llm", "teacher"])
 def test_all_users_of_the_data_get_what_one_request_each_would(
     tower: str, data: Path, bundle: Bundle, recommender: Recommender, tmp_path: Path, small: None
 ) -> None:
@@ -99,7 +99,7 @@ def test_all_users_of_the_data_get_what_one_request_each_would(
 
 
 @pytest.mark.parametrize("write", [write_rows, write_lines])
-@pytest.mark.parametrize("tower", ["cf", "llm"])
+@pytest.mark.parametrize("tower", ["cf", "llm", "teacher"])
 def test_odd_histories_of_a_file_get_what_one_request_each_would(
     write: Any, tower: str, bundle: Bundle, recommender: Recommender, tmp_path: Path, small: None
 ) -> None:

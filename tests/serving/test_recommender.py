@@ -16,7 +16,7 @@ from llmsrec.files import read_json
 from llmsrec.registry import tracking
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.recommender import Recommender, top
-from llmsrec.serving.schema import Event, Request, parse
+from llmsrec.serving.schema import TOWERS, Event, Request, parse
 from tests.answers import assert_same_answer
 from tests.conftest import make_tiny
 
@@ -45,12 +45,15 @@ def offline(tiny: Any, tower: str) -> np.ndarray:
     """`[U, I]` scores as evaluation computes them, those of the user's own items -inf."""
     import torch
 
-    if tower == "llm":
-        users = tiny.model.user_vectors(tiny.sequences, USERS)
-    else:
-        with torch.no_grad():
-            users = tiny.model.f_cf_user(tiny.model.teacher.user_vectors(tiny.sequences))[USERS]
-    scores = (users @ tiny.model.item_vectors()[1:].T).numpy()
+    with torch.no_grad():
+        teacher, items = tiny.model.teacher.user_vectors(tiny.sequences), tiny.model.item_vectors()
+        if tower == "llm":
+            users = tiny.model.user_vectors(tiny.sequences, USERS)
+        elif tower == "cf":
+            users = tiny.model.f_cf_user(teacher)[USERS]
+        else:
+            users, items = teacher[USERS], tiny.model.teacher.item_vectors()
+        scores = (users @ items[1:].T).numpy()
     for row, user in enumerate(USERS):
         scores[row, tiny.sequences.of(user)[0] - 1] = -np.inf
     return scores
@@ -65,12 +68,12 @@ def assert_same_as_offline(tiny: Any, recommender: Recommender, tower: str) -> N
         assert (answer.used, answer.unknown, answer.fallback) == (len(tiny.sequences.of(user)[0]), [], None)
 
 
-@pytest.mark.parametrize("tower", ["cf", "llm"])
+@pytest.mark.parametrize("tower", ["cf", "llm", "teacher"])
 def test_answers_equal_offline_scoring(tiny: Any, recommender: Recommender, tower: str) -> None:
     assert_same_as_offline(tiny, recommender, tower)
 
 
-@pytest.mark.parametrize("tower", ["cf", "llm"])
+@pytest.mark.parametrize("tower", ["cf", "llm", "teacher"])
 def test_answers_equal_offline_scoring_with_adapters_and_user_representation(tiny_lora: Any, tower: str) -> None:
     assert_same_as_offline(tiny_lora, Recommender.load(tiny_lora.bundle), tower)
 
@@ -87,15 +90,15 @@ def test_a_quantized_backbone_is_served_quantized(tmp_path: Path) -> None:
     assert tracking.requirements(read_json(tiny.bundle / "config.json"))[-1].startswith("bitsandbytes==")
 
 
-def test_towers_differ_and_both_depend_on_order(recommender: Recommender) -> None:
-    forward = recommender.recommend([request([1, 2, 3, 4], tower=tower) for tower in ("cf", "llm")])
-    backward = recommender.recommend([request([4, 3, 2, 1], tower=tower) for tower in ("cf", "llm")])
-    assert len({tuple(item.score for item in answer.items) for answer in forward + backward}) == 4
+def test_towers_differ_and_all_depend_on_order(recommender: Recommender) -> None:
+    forward = recommender.recommend([request([1, 2, 3, 4], tower=tower) for tower in TOWERS])
+    backward = recommender.recommend([request([4, 3, 2, 1], tower=tower) for tower in TOWERS])
+    assert len({tuple(item.score for item in answer.items) for answer in forward + backward}) == 6
 
 
 def test_a_batch_of_mixed_requests_is_answered_as_each_alone(tiny: Any, recommender: Recommender) -> None:
     users = np.arange(1, 35)  # more than one batch for the cf tower
-    mixed = requests_of(tiny, users, "cf") + requests_of(tiny, users[:3], "llm")
+    mixed = requests_of(tiny, users, "cf") + requests_of(tiny, users[:3], "llm") + requests_of(tiny, users, "teacher")
     mixed = [*mixed[::-1], request([]), request([7], k=30)]
     for together, single in zip(recommender.recommend(mixed), mixed, strict=True):
         (alone,) = recommender.recommend([single])
@@ -116,7 +119,7 @@ def test_the_answer_has_titles_and_falling_scores(recommender: Recommender) -> N
     assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.parametrize("tower", ["cf", "llm"])
+@pytest.mark.parametrize("tower", ["cf", "llm", "teacher"])
 def test_history_is_put_in_order_of_time_and_ties_stay_as_given(recommender: Recommender, tower: str) -> None:
     tidy = request([5, 6, 7, 8], tower=tower, times=[DAY, 2 * DAY, 2 * DAY, 3 * DAY])
     jumbled = request([8, 6, 5, 7], tower=tower, times=[3 * DAY, 2 * DAY, DAY, 2 * DAY])
@@ -134,7 +137,7 @@ def test_of_repeats_the_first_is_used(recommender: Recommender) -> None:
     assert first.used == 3
 
 
-@pytest.mark.parametrize("tower", ["cf", "llm"])
+@pytest.mark.parametrize("tower", ["cf", "llm", "teacher"])
 def test_unknown_items_are_skipped_and_named_oldest_first(recommender: Recommender, tower: str) -> None:
     known = request([5, 6], tower=tower, times=[DAY, 4 * DAY])
     events = [("X9", 3 * DAY), ("B6", 4 * DAY), ("", 2 * DAY), ("B5", DAY), ("X9", 5 * DAY), ("{0}%s", 6 * DAY)]
@@ -144,7 +147,7 @@ def test_unknown_items_are_skipped_and_named_oldest_first(recommender: Recommend
     assert second.model_copy(update={"unknown": []}) == first
 
 
-@pytest.mark.parametrize("tower", ["cf", "llm"])
+@pytest.mark.parametrize("tower", ["cf", "llm", "teacher"])
 @pytest.mark.parametrize("asins", [[], ["X1", "X2"]])
 def test_nothing_known_gives_the_most_popular_and_says_so(
     tiny: Any, recommender: Recommender, tower: str, asins: list[str]
@@ -192,7 +195,7 @@ from llmsrec.serving.schema import parse
 assert Path(llmsrec.__file__).is_relative_to(bundle / "code"), llmsrec.__file__
 recommender = Recommender.load(bundle)
 history = [{"parent_asin": f"B{n}", "timestamp": 1_391_040_000_000 + n * 86_400_000} for n in (1, 2, 3)]
-cf = recommender.recommend(parse([{"history": history, "tower": "cf"}]))
+cf = recommender.recommend(parse([{"history": history, "tower": tower} for tower in ("cf", "teacher")]))
 assert not {"torch", "transformers", "peft", "mlflow", "dvc"} & sys.modules.keys()
 llm = recommender.recommend(parse([{"history": history, "tower": "llm"}]))
 assert Path(sys.modules["llmsrec.models.backbone"].__file__).is_relative_to(bundle / "code")
@@ -200,13 +203,13 @@ print(json.dumps([answer.model_dump() for answer in cf + llm]))
 """
 
 
-def test_the_bundles_own_code_suffices_and_the_cf_tower_needs_no_torch(
+def test_the_bundles_own_code_suffices_and_cf_and_teacher_need_no_torch(
     tiny: Any, recommender: Recommender, tmp_path: Path
 ) -> None:
     bundle = shutil.copytree(tiny.bundle, tmp_path / "bundle")  # Python will leave bytecode in it
     done = subprocess.run([sys.executable, "-c", SCRIPT, bundle], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    expected = recommender.recommend([request([1, 2, 3], tower=tower) for tower in ("cf", "llm")])
+    expected = recommender.recommend([request([1, 2, 3], tower=tower) for tower in ("cf", "teacher", "llm")])
     for found, answer in zip(json.loads(done.stdout.splitlines()[-1]), expected, strict=True):
         assert_same_answer(found, answer.model_dump())
 
@@ -217,4 +220,5 @@ def test_the_cf_tower_of_a_model_without_distillation_is_refused(tiny: Any) -> N
     request = {"history": [{"parent_asin": "B1", "timestamp": START}], "k": 3}
     with pytest.raises(RequestError, match=r"request 1, `tower` is 'cf'.*model\.distill=false"):
         recommender.recommend(parse([{**request, "tower": "llm"}, {**request, "tower": "cf"}]))
-    assert len(recommender.recommend(parse([{**request, "tower": "llm"}]))[0].items) == 3
+    for tower in ("llm", "teacher"):
+        assert len(recommender.recommend(parse([{**request, "tower": tower}]))[0].items) == 3

@@ -23,7 +23,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     what.add_argument("--requests", type=Path, metavar="LOG", help="JSON lines of requests (docs/monitoring.md)")
     what.add_argument("--data", type=Path, metavar="FOLDER", help="users of data, such as data/filtered")
     source = command.add_mutually_exclusive_group()
-    source.add_argument("--model", default="models:/llm-srec@staging", help="URI of a version (default: %(default)s)")
+    source.add_argument(
+        "--model",
+        default="models:/llm-srec@staging",
+        help="a version: shop/5, shop@staging, or 5 or staging of `registry.model` (default: %(default)s)",
+    )
     source.add_argument("--bundle", type=Path, help="folder of a bundle, such as models/bundle; logs nothing to MLflow")
     command.add_argument("--out", type=Path, metavar="FOLDER", help="write drift.md, drift.json and drift.png there")
 

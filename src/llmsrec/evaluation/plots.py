@@ -12,6 +12,7 @@ from llmsrec.evaluation.report import NAMES
 from llmsrec.files import atomic
 
 COLORS = {"llm_srec": "#0072b2", "sasrec": "#e69f00", "popularity": "#8c8c8c"}  # distinct to the colour-blind too
+TOWER_COLORS = {"llm": "#0072b2", "cf": "#56b4e9", "teacher": "#e69f00"}
 LINES = {"loss": "#222222", "retrieval": "#0072b2", "distill": "#d55e00", "uniform": "#009e73"}
 SLICES = ("all", "warm", "cold", "transition", "non_transition")
 PROTOCOLS = ("uni99", "full")
@@ -97,6 +98,22 @@ def slices(path: Path, comparison: dict[str, Any]) -> None:
             "Test: warm and cold targets (top and bottom 35 % of items), transition and non-transition users "
             f"(by t-score),\n{_interval(comparison)}"
         )
+        save(figure, path)
+
+
+def towers(path: Path, comparison: dict[str, Any]) -> None:
+    """Each tower's test NDCG@10, with intervals, and the teacher's as a line to be level with."""
+    found = comparison["towers"]["ndcg_10"]
+    names = [name for name in TOWER_COLORS if name in found]
+    with style.context(STYLE, after_reset=True):
+        figure = Figure(figsize=(10, 3.8), layout="constrained")
+        for axes, (protocol, title) in zip(figure.subplots(1, 2), titles(comparison).items(), strict=True):
+            scores = [found[name][protocol] for name in names]
+            _bars(axes, np.arange(len(names)), 0.5, scores, [TOWER_COLORS[name] for name in names], 1.0)
+            axes.axhline(found["teacher"][protocol]["mean"], color=TOWER_COLORS["teacher"], linestyle="--", linewidth=1)
+            axes.set_xticks(range(len(names)), names)
+            label(axes, title, "", "NDCG@10")
+        figure.suptitle(f"Test: what each tower of the version ranks, {_interval(comparison)}; dashed: the teacher")
         save(figure, path)
 
 

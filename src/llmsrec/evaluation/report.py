@@ -9,10 +9,8 @@ import numpy as np
 import polars as pl
 
 from llmsrec.errors import DataError
-from llmsrec.evaluation import ranks as ranking
 from llmsrec.evaluation import significance
 from llmsrec.evaluation.metrics import per_user, summary
-from llmsrec.evaluation.overlap import overlap
 from llmsrec.evaluation.vectors import mean_cosine, mean_distance
 from llmsrec.files import atomic
 
@@ -44,10 +42,18 @@ def write_slices(path: Path, slices: Slices) -> None:
         pl.DataFrame({"user_id": np.arange(1, users + 1, dtype=np.int32), **slices}).write_parquet(temporary)
 
 
-def evaluation(ranks: Ranks, slices: Slices, user_vectors: dict[str, dict[str, float]]) -> dict[str, Any]:
+def evaluation(
+    ranks: Ranks,
+    slices: Slices,
+    user_vectors: dict[str, dict[str, float]],
+    groups: dict[str, dict[str, np.ndarray]] | None = None,
+) -> dict[str, Any]:
     """metrics/evaluation.json: model -> split -> protocol -> metric and, on test, -> slice -> metric.
 
     A slice without users is left out. What `describe` said of a model's vectors goes to model -> user_vectors.
+
+    Args:
+        groups: name (`tower_cf`) -> protocol -> `[U]` other ranks of LLM-SRec on test, which stand beside the slices.
     """
     found: dict[str, Any] = {}
     for model, splits in ranks.items():
@@ -57,6 +63,9 @@ def evaluation(ranks: Ranks, slices: Slices, user_vectors: dict[str, dict[str, f
                 if split == "test":
                     metrics |= {name: summary(rank[users], HEADLINE) for name, users in slices.items() if users.any()}
                 found.setdefault(model, {}).setdefault(split, {})[protocol] = metrics
+    for name, protocols in (groups or {}).items():
+        for protocol, rank in protocols.items():
+            found["llm_srec"]["test"][protocol][name] = summary(rank, HEADLINE)
     for model, described in user_vectors.items():
         found[model]["user_vectors"] = described
     return found
@@ -113,37 +122,6 @@ def comparison(ranks: Ranks, slices: Slices, resamples: int, seed: int) -> dict[
             for model, splits in ranks.items()
         },
     }
-
-
-def towers(
-    vectors: dict[str, np.ndarray],
-    targets: np.ndarray,
-    offsets: np.ndarray,
-    history: np.ndarray,
-    negatives: np.ndarray,
-    resamples: int,
-    seed: int,
-) -> dict[str, Any]:
-    """How well each tower of LLM-SRec ranks, and how much two of them recommend alike.
-
-    Args:
-        vectors: `test`, the `llm` tower's `[U, d']` user vectors; `cf`, those of the other, where there is one; and
-            `items`, the `[I + 1, d']` item vectors of both.
-        targets, offsets, history, negatives: see `ranks.rank`.
-        resamples, seed: of the bootstrap (`significance`).
-
-    Returns:
-        `ndcg_10` (tower -> protocol: mean, low, high) and, of two towers, `overlap_10` (mean, low, high).
-    """
-    mean = partial(significance.mean, resamples=resamples, seed=seed)
-    found: dict[str, Any] = {"ndcg_10": {}}
-    users = {tower: vectors[key] for tower, key in (("llm", "test"), ("cf", "cf")) if key in vectors}
-    for name, of_tower in users.items():
-        ranks = ranking.rank(of_tower, vectors["items"], targets, offsets, history, negatives)
-        found["ndcg_10"][name] = {protocol: mean(per_user(of, "ndcg_10")) for protocol, of in ranks.items()}
-    if "cf" in users:
-        found["overlap_10"] = mean(overlap(vectors["test"], vectors["cf"], vectors["items"], offsets, history))
-    return found
 
 
 def _measure(statistic: Callable[..., dict[str, float]], slices: Slices, *found: dict[str, np.ndarray]) -> Any:

@@ -27,11 +27,6 @@ def read(client: MlflowClient, model: str) -> dict[str, int]:
     return {alias: int(version) for alias, version in client.get_registered_model(model).aliases.items()}
 
 
-def shown(client: MlflowClient, model: str) -> str:
-    """All of them with their versions, for a message."""
-    return ", ".join(f"{alias} ({version})" for alias, version in sorted(read(client, model).items())) or "none"
-
-
 def carry_out(
     root: Path,
     model: str,

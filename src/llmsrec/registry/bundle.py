@@ -149,9 +149,10 @@ def _write_onnx(folder: Path, model: LLMSRec, sequences: Sequences, users: int, 
     run = Model(folder / "onnx" / "f_cf_user.onnx")
     outputs["cf"] = [outputs["f_cf_user"][0], run(outputs["sasrec"][1])]
     outputs["llm"] = outputs["f_user"]
+    outputs["teacher"], own = outputs["sasrec"], [teacher.item_vectors().detach()[1:].numpy()] * 2
     tops = {}
-    for tower in ("llm", "cf"):
-        expected, found = zip(outputs[tower], outputs["f_item"], strict=True)
+    for tower in ("llm", "cf", "teacher"):
+        expected, found = zip(outputs[tower], own if tower == "teacher" else outputs["f_item"], strict=True)
         tops[tower] = onnx_export.same_top(expected, found, tolerance)
         if tops[tower]["same"] < tops[tower]["users"]:
             raise DataError(

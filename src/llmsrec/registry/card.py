@@ -7,6 +7,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
+from llmsrec.evaluation import tables, towers
 from llmsrec.evaluation.report import HEADLINE, NAMES
 from llmsrec.files import read_json
 from llmsrec.registry.record import Record
@@ -103,9 +104,10 @@ def _use(facts: Facts) -> Iterator[str]:
     yield "left gets the popular items and says so."
     yield ""
     yield f"- `tower: llm` reads the last {prompts['history']} items through the backbone, as a prompt of titles."
+    length = facts.config["shapes"]["max_length"]
     if facts.config["distilled"]:
-        length = facts.config["shapes"]["max_length"]
         yield f"- `tower: cf` reads the last {length} through SASRec, without a language model."
+    yield f"- `tower: teacher` is SASRec itself, on the last {length} items and its own item vectors."
     yield ""
     yield "Not for other catalogues, for items added since, or for decisions about people."
 
@@ -176,11 +178,12 @@ def _metrics(facts: Facts) -> Iterator[str]:
     ]
     yield ""
     yield f"NDCG@20 / HR@20: {', '.join(at_20)}."
-    towers = facts.comparison["towers"]
-    if "overlap_10" in towers:
-        cf, llm = (towers["ndcg_10"][tower]["full"]["mean"] for tower in ("cf", "llm"))
-        common = towers["overlap_10"]["mean"]
-        yield f"Towers: full NDCG@10 llm {llm:.4f}, cf {cf:.4f}; their top 10 have {common:.0%} in common."
+    measured = facts.comparison["towers"]
+    yield ""
+    yield tables.markdown([towers.table(measured)]).rstrip()
+    if "overlap_10" in measured:
+        yield ""
+        yield f"The top 10 of llm and cf have {measured['overlap_10']['mean']:.0%} in common."
 
 
 def _row(name: str, found: list[dict[str, Any]]) -> str:
@@ -203,6 +206,12 @@ def _limits(facts: Facts) -> Iterator[str]:
         yield f"- On cold items, the rarest third: {_verdict(ours['cold']['ndcg_10'], 'better', 'worse')}."
     order = facts.comparison["shuffle"]["llm_srec"]["full"]["ndcg_10"]
     yield f"- Shuffling a user's history makes it {_verdict(order, 'better', 'worse')}."
+    if cf := facts.comparison["towers"]["minus_teacher"].get("cf"):
+        lost = cf["full"]["high"] < 0
+        yield (
+            f"- Tower cf against its teacher, among all items: {_verdict(cf['full'], 'better', 'worse')}"
+            f"{'; serve `teacher` instead' if lost else ''}."
+        )
     yield "- Measured offline, on one split and one seed; what users do when they see the items is not known."
     if not facts.config["distilled"]:
         yield "- Trained without distillation, so `tower: cf` is refused."

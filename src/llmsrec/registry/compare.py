@@ -18,7 +18,7 @@ from llmsrec.files import read_json
 from llmsrec.registry import gate, names, smoke, tracking
 from llmsrec.registry.names import Found
 from llmsrec.registry.record import flatten
-from llmsrec.registry.verified import BUNDLE, check
+from llmsrec.registry.verified import check
 
 RANKS, SLICES = "reports/ranks.parquet", "reports/slices.parquet"
 # What two runs must have in common for their users to be pairs: file of the manifest that names its digest.
@@ -243,7 +243,7 @@ def _try(model: Model | None, requests: int) -> gate.Smoke:
         check(model.name, model.folder, model.tags)
     except DataError as error:
         return gate.Smoke(str(error))
-    return smoke.smoke(model.folder, model.tags[BUNDLE], requests)
+    return smoke.smoke(model.folder / "artifacts/bundle", requests)
 
 
 def _side_by_side(found: list[dict[str, str]]) -> list[tuple[str, ...]]:

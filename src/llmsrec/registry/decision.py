@@ -18,7 +18,8 @@ def table(rules: Iterable[Rule]) -> str:
         lines.append(f"rule {RULES.index(rule.name) + 1}, {rule.name}: {'holds' if rule.holds else 'DOES NOT HOLD'}")
         for figure in rule.figures:
             limit = f"must be {figure.limit}" if figure.limit else ""
-            lines.append(f"  {MARKS[figure.holds]:<2}  {figure.name:<62}  {figure.shown():<28}  {limit}".rstrip())
+            mark = "!!" if figure.warns else MARKS[figure.holds]
+            lines.append(f"  {mark:<2}  {figure.name:<62}  {figure.shown():<28}  {limit}".rstrip())
     return "\n".join(lines)
 
 
@@ -51,7 +52,7 @@ def markdown(model: str, decision: Decision, rules: list[Rule], bundle_sha256: s
 
 
 def _row(rule: Rule, figure: Figure) -> str:
-    holds = {True: "yes", False: "**no**", None: ""}[figure.holds]
+    holds = "**warning**" if figure.warns else {True: "yes", False: "**no**", None: ""}[figure.holds]
     return f"| {rule.name} | {figure.name} | {figure.shown()} | {figure.limit} | {holds} |".replace("\n", " ")
 
 

@@ -1,6 +1,5 @@
 """What is known of a version, brought from the registry alone: its bundle and its run's reports, both unaltered."""
 
-import re
 from pathlib import Path
 
 import mlflow
@@ -10,57 +9,13 @@ from mlflow.entities import LifecycleStage, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from llmsrec.errors import DataError, RequestError
+from llmsrec.errors import DataError
 from llmsrec.files import read_json
-from llmsrec.registry import aliases
 from llmsrec.registry.gate import Evaluated, Evidence
 from llmsrec.registry.record import REPORTS, SEALED, TEST_USERS, seal
 from llmsrec.registry.verified import BUNDLE, verified
 
 ANEW = "Delete this version and its run in MLflow, then run `dvc repro -f -s register`."
-
-
-def split(wanted: str, model: str) -> tuple[str, str]:
-    """The registered model and the number or alias of `5`, `staging`, `shop/5`, `shop@staging` or a models:/ URI.
-
-    Args:
-        model: what a version without a name is of.
-    """
-    named = re.fullmatch(r"(?:models:/)?([^/@]+)(?:/(\d+)|@([^/@]+))", wanted)
-    return (named[1], named[2] or named[3]) if named else (model, wanted)
-
-
-def of_model(wanted: str, model: str | None, default: str) -> tuple[str, str]:
-    """`split`, where `--model` may say the model, too.
-
-    Raises:
-        RequestError: the two name different models.
-    """
-    name, which = split(wanted, model or default)
-    if model and name != model:
-        raise RequestError(f"{wanted} is of the model {name}, and --model says {model}; leave one of them out.")
-    return name, which
-
-
-def find(client: MlflowClient, name: str, wanted: str) -> ModelVersion:
-    """A version by its number or by an alias.
-
-    Raises:
-        RequestError: there is none; those that there are are named.
-    """
-    try:
-        get = client.get_model_version if re.fullmatch(r"\d+", wanted) else client.get_model_version_by_alias
-        return get(name, wanted)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        numbers = sorted(int(version.version) for version in client.search_model_versions(f"name = '{name}'"))
-        if not numbers:
-            raise RequestError(f"{name} has no versions yet; run `dvc repro`.") from error
-        raise RequestError(
-            f"{name} has no version or alias {wanted!r}; versions: {', '.join(map(str, numbers[-10:]))}; "
-            f"aliases: {aliases.shown(client, name)}."
-        ) from error
 
 
 def collect(client: MlflowClient, version: ModelVersion, into: Path) -> Evidence:

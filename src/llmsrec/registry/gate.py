@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from llmsrec.errors import LLMSRecError
-from llmsrec.evaluation import significance
+from llmsrec.evaluation import significance, towers
 from llmsrec.evaluation.metrics import per_user
 from llmsrec.params import Gate
 from llmsrec.scoring.held_out import HeldOut
@@ -19,7 +19,7 @@ from llmsrec.scoring.held_out import HeldOut
 METRIC, PROTOCOL = "ndcg_10", "full"
 PARTS = ("filtered", "split")  # of the data: what training and evaluation read
 ANSWERING = "whole and answering"
-RULES = ("data", "bundle", "parity", "quality", "order", "load")
+RULES = ("data", "bundle", "parity", "quality", "order", "load", "towers")
 INTEGRITY = "bundle"  # the rule that nobody can vouch for: an altered or broken bundle is not served
 
 
@@ -121,6 +121,7 @@ class Figure:
         limit: what it must be, in words; empty for what is only reported.
         holds: whether it is so; None for what is only reported.
         short: by how much it is not, in the figure's unit.
+        warns: whether people should read it before they go on, though no rule is broken.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Figure:
     limit: str = ""
     holds: bool | None = None
     short: float | None = None
+    warns: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}: {self.shown()}" + (f" (must be {self.limit})" if self.limit else "")
@@ -179,6 +181,7 @@ def judge(ours: Evidence, there: There, holder: str, smoke: Smoke, limits: Gate)
         "quality": lambda: quality(ours, there, holder, limits),
         "order": lambda: order(ours),
         "load": lambda: load(smoke, limits),
+        "towers": lambda: of_towers(ours, limits),
     }
     return [Rule(name, tuple(parts[name]())) for name in RULES]
 
@@ -199,16 +202,13 @@ def bundle(ours: Evidence, smoke: Smoke) -> Iterator[Figure]:
 
 
 def parity(ours: Evidence) -> Iterator[Figure]:
-    """Rule 3: ONNX Runtime computes what torch computes; how alike and how good the two towers are."""
+    """Rule 3: ONNX Runtime computes what torch computes; how alike the towers `llm` and `cf` are."""
     largest = max(ours.parity["largest_difference"].values())
     yield _at_most("largest difference of ONNX Runtime and torch", largest, ours.parity["tolerance"])
     for tower, top in ours.parity["top_10"].items():
         yield _at_least(f"users of {top['users']} with the same top 10, {tower}", top["same"], top["users"])
-    towers = ours.comparison["towers"]
-    for tower, scores in towers["ndcg_10"].items():
-        yield _measured(f"NDCG@10 {PROTOCOL}, tower {tower}", scores[PROTOCOL])
-    if "overlap_10" in towers:
-        yield _measured("overlap@10 of the towers", towers["overlap_10"])
+    if "overlap_10" in ours.comparison["towers"]:
+        yield _measured("overlap@10 of the towers llm and cf", ours.comparison["towers"]["overlap_10"])
 
 
 def quality(ours: Evidence, there: There, holder: str, limits: Gate) -> Iterator[Figure]:
@@ -258,6 +258,40 @@ def load(smoke: Smoke, limits: Gate) -> Iterator[Figure]:
         yield Figure(f"p50 of {smoke.requests} requests in ms, {tower}", latency["p50"])
         yield _at_most(f"p99 in ms, {tower}", latency["p99"], getattr(limits.latency_ms, tower))
     yield _at_most("peak memory in MB", smoke.peak_mb, limits.memory_mb)
+
+
+def of_towers(ours: Evidence, limits: Gate) -> Iterator[Figure]:
+    """Rule 7: no tower that will be served is worse than its teacher by more than the margin, user by user.
+
+    Of the others it is said where that does not hold of them: they are in the bundle and would answer, too.
+    """
+    measured = ours.comparison["towers"]
+    differences = {"llm": ours.difference(ours.scores("llm_srec"), ours.scores("sasrec"))}
+    for tower, by_protocol in measured.get("minus_teacher", {}).items():
+        differences[tower] = by_protocol[PROTOCOL]
+    for tower, scores in measured["ndcg_10"].items():
+        yield _measured(f"NDCG@10 {PROTOCOL}, tower {tower}", scores[PROTOCOL])
+    for tower in towers.NAMES:
+        what, served = f"NDCG@10 {PROTOCOL}, tower {tower} minus its teacher", tower in limits.towers
+        if tower == "teacher":
+            continue  # it is what the others are measured by
+        if tower in differences:
+            found = differences[tower]
+            yield _measured(what, found)
+            if served:
+                yield _above(f"{what}, lower bound", found["low"], -limits.margin)
+            elif towers.worse(found, limits.margin) and "teacher" in measured["ndcg_10"]:
+                yield Figure(
+                    f"tower {tower} is not in registry.gate.towers", towers.warning(measured, tower), warns=True
+                )
+        elif served:
+            yield Figure(f"tower {tower}", _why_unmeasured(ours, tower), None, "measured beside its teacher", False)
+
+
+def _why_unmeasured(ours: Evidence, tower: str) -> str:
+    if tower == "cf" and not ours.config.get("distilled", True):
+        return "none, as the model was trained without distillation (model.distill=false)"
+    return "its run is from before towers were measured; `dvc repro` measures and registers it anew"
 
 
 def paired(ours: Evaluated, theirs: Evaluated) -> bool:

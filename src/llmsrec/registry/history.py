@@ -8,6 +8,7 @@ without one was cut short, and says itself what the aliases and the version's ta
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from llmsrec import params as parameters
 from llmsrec.errors import RequestError
 from llmsrec.redaction import redact
-from llmsrec.registry import tracking
+from llmsrec.registry import tracking, versions
 
 LEDGER = "llmsrec.decisions"  # the run's tag: the model that it is about
 Aliases = dict[str, int | None]
@@ -155,24 +156,36 @@ def open_ledger(client: MlflowClient, model: str, root: Path) -> Ledger:
     return found
 
 
-def show(root: Path, number: int | None, as_json: bool, model: str | None = None) -> str:
+def show(root: Path, what: str | None, as_json: bool, model: str | None = None) -> str:
     """The list of decisions, one a line or as JSON; or the record of one.
 
+    Args:
+        what: a decision's number; or a version (`shop/5`, `staging`), for the decisions on it alone.
+        model: a registered model, or a version of it as in `what`; without it `registry.model`.
+
     Raises:
-        RequestError: there is no such decision.
+        RequestError: there is no such decision or version.
         DataError: no registry.
     """
-    model = model or parameters.load(root / "params.yaml").registry.model
+    number = int(what) if what and re.fullmatch(r"\d{1,9}", what) else None
+    default = parameters.load(root / "params.yaml").registry.model
+    of_one = what is not None and number is None
+    model, which = versions.of(str(what), model, default) if of_one else versions.of_model(model or default)
     with tracking.existing(root, "Run the command again") as client:
         found = ledger(client, model)
+        version = int(versions.find(client, model, which).version) if which and number is None else None
         if number is not None:
             if found is None:
                 raise RequestError(f"there is no record of decision {number}: nothing was decided yet.")
             return found.record(number).rstrip()
-        decisions = found.decisions() if found else []
+        made = found.decisions() if found else []
+        decisions = [decision for decision in made if version in (None, decision.version)]
     if as_json:
         return json.dumps([asdict(decision) for decision in decisions], indent=2)
-    return "\n".join(decision.line() for decision in decisions) or f"no decisions on {model} yet"
+    return (
+        "\n".join(decision.line() for decision in decisions)
+        or f"no decisions on {model}{f' version {version}' if version else ''} yet"
+    )
 
 
 def name(model: str) -> str:

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
-from llmsrec.registry import aliases, revisions
+from llmsrec.registry import revisions, versions
 
 REGISTERED = "metrics/registered.json"
 WORKSPACE = "workspace"
@@ -35,25 +35,21 @@ class Found:
 def find(client: MlflowClient, root: Path, model: str, name: str) -> Found:
     """Look `name` up.
 
-    In this order: `models:/<model>/<version>` and `models:/<model>@<alias>`; a version's number or an alias of `model`;
-    a run's id; a run's name; `workspace`, a DVC experiment or a git revision, by their metrics/registered.json.
+    In this order: a version with its model (`shop/5`, `shop@staging`, `models:/` and these), its number or alias alone,
+    which are then `model`'s; a run's id; a run's name; `workspace`, a DVC experiment or a git revision, by their
+    metrics/registered.json.
 
     Raises:
         DataError: nothing or several things are called that, or a version has no run.
     """
-    uri = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@(.+))", name)
-    if uri:
-        return _version(client, uri[1], name, uri[2] or uri[3])
-    version = _known_version(client, model, name)
+    said = versions.read(name)
+    version = _known_version(client, said[0] or model, said[1]) if said else None
     if version:
         return _of_version(version, name)
+    if name.startswith(versions.URI):
+        return _missing(client, said[0] if said and said[0] else model, name)
     run = _run(client, name)
     return run or _tracked(root, name) or _missing(client, model, name)
-
-
-def _version(client: MlflowClient, model: str, name: str, which: str) -> Found:
-    version = _known_version(client, model, which)
-    return _of_version(version, name) if version else _missing(client, model, name)
 
 
 def _known_version(client: MlflowClient, model: str, which: str) -> ModelVersion | None:
@@ -115,7 +111,7 @@ def _tracked(root: Path, name: str) -> Found | None:
 def _missing(client: MlflowClient, model: str, name: str) -> Found:
     try:
         newest = max((int(v.version) for v in client.search_model_versions(f"name = '{model}'")), default=0)
-        known = f"{model} has versions up to {newest} and the aliases {aliases.shown(client, model)}"
+        known = f"{model} has versions up to {newest} and the aliases {versions.aliases(client, model)}"
     except MlflowException:
         known = f"no model {model} is registered"
     raise DataError(

@@ -2,7 +2,8 @@
 
 python -I probe.py <bundle> <requests>
 
-Nothing of this repository is imported, so what works here works where only the bundle is. Prints one JSON object.
+Nothing of this repository is imported, so what works here works where only the bundle is. Prints a line for each step
+that is done, and last one JSON object.
 """
 
 import json
@@ -15,7 +16,9 @@ from pathlib import Path
 from types import CodeType
 
 STARTED = time.perf_counter()
+DONE = " [done]"  # ends a line that is not the result
 WARM_UP, LENGTH = 3, 10
+EVERY_S = 10.0  # s between two lines about one tower
 START, DAY = 1_391_040_000_000, 86_400_000  # ms
 
 
@@ -54,6 +57,7 @@ def main(folder: Path, requests: int) -> None:
     assert Path(llmsrec.__file__).is_relative_to(folder), f"{llmsrec.__file__} is not the bundle's code"
     recommender = Recommender.load(folder)
     loaded = time.perf_counter() - STARTED
+    print(f"loaded in {loaded:.1f} s{DONE}", flush=True)
     asins = pl.read_parquet(folder / "items.parquet")["parent_asin"].to_list()
     length = min(LENGTH, len(asins) // 2)
 
@@ -68,12 +72,18 @@ def main(folder: Path, requests: int) -> None:
         assert answer.used == length and not answer.unknown and answer.fallback is None, f"{tower}: {answer}"
 
     latency = {}
-    for tower in ("cf", "llm") if json.loads((folder / "config.json").read_text())["distilled"] else ("llm",):
-        times = []
+    distilled = json.loads((folder / "config.json").read_text())["distilled"]
+    known = [tower for tower in ("teacher", "cf", "llm") if tower in schema.TOWERS]  # older code has no `teacher`
+    for tower in [tower for tower in known if distilled or tower != "cf"]:
+        times: list[float] = []
+        said = time.perf_counter()
         for number in range(WARM_UP + requests):
             start = time.perf_counter()
             ask(tower, number)
             times.append((time.perf_counter() - start) * 1000)
+            if time.perf_counter() - said > EVERY_S or number + 1 == WARM_UP + requests:
+                said = time.perf_counter()
+                print(f"tower {tower}: {number + 1} of {WARM_UP + requests} requests answered{DONE}", flush=True)
         ordered = sorted(times[WARM_UP:])
         latency[tower] = {
             name: ordered[math.ceil(share * requests) - 1] for name, share in (("p50", 0.5), ("p99", 0.99))

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from llmsrec import params as parameters
 from llmsrec.errors import DataError, LLMSRecError, ParamsError, RequestError
 from llmsrec.params import Params, Registry
-from llmsrec.registry import aliases, decision, evidence, gate, other_data, tracking
+from llmsrec.registry import aliases, decision, evidence, gate, other_data, tracking, versions
 from llmsrec.registry.history import Aliases, Decision
 from llmsrec.registry.record import SEALED, used
 from llmsrec.registry.smoke import smoke
@@ -76,9 +76,9 @@ def review(root: Path, wanted: str, to: str, settle: bool, model: str | None = N
         raise RequestError(f"versions are promoted to {' or '.join(TARGETS)}, not to {to!r}: {_whose(to)}.")
     settings = parameters.load(root / "params.yaml")
     with tracking.existing(root, aliases.REMEDY) as client, tempfile.TemporaryDirectory() as folder:
-        model, wanted = evidence.of_model(wanted, model, settings.registry.model)
+        model, wanted = versions.of(wanted, model, settings.registry.model)
         last = aliases.last(client, model, root, settle)
-        version = evidence.find(client, model, wanted)
+        version = versions.find(client, model, wanted)
         there, number = aliases.read(client, model), int(version.version)
         if there.get(to) == number:
             if made := aliases.already(client, model, to, number):
@@ -92,9 +92,10 @@ def review(root: Path, wanted: str, to: str, settle: bool, model: str | None = N
                 f"only what is in staging becomes champion, and that is {there.get('staging', 'no version')}, not "
                 f"version {number}; promote it to staging first."
             )
+        _say(f"bringing {model} version {number} and its reports, and comparing them with what was registered")
         ours = evidence.collect(client, version, Path(folder) / "ours")
         holder = _holder(client, model, there.get(to), ours, Path(folder) / "there", root)
-        tried = smoke(Path(folder) / "ours/model", ours.bundle_sha256, settings.registry.gate.requests)
+        tried = _try(Path(folder) / "ours/model", settings.registry.gate.requests)
         run = client.get_run(str(version.run_id))
         return Verdict(
             settings=settings.registry,
@@ -161,32 +162,33 @@ def refuse(verdict: Verdict, forced: bool) -> None:
         raise RequestError(decision.refusal(verdict.model, verdict.version, verdict.to, verdict.failures()))
 
 
-def rollback(root: Path, alias: str, reason: str, model: str | None = None) -> tuple[Decision, bool]:
+def rollback(root: Path, alias: str, reason: str, model: str | None = None) -> tuple[str, Decision, bool]:
     """Return `staging` to the version that `previous` names, once its bundle has shown that it still answers.
 
     Returns:
-        The decision, and whether it was made now: where the last one on `staging` is a rollback already, that is it.
+        The model, the decision, and whether it was made now: where the last one on `staging` is a rollback already,
+        that is it.
 
     Raises:
         RequestError: another alias, or there is no previous version.
         DataError: the previous version's artifacts are missing or altered, or the registry failed.
     """
     settings = parameters.load(root / "params.yaml").registry
-    model, alias = evidence.of_model(alias, model, settings.model)
+    model, alias = versions.of(alias, model, settings.model)
     if alias != "staging":
         raise RequestError(f"only staging is rolled back, not {alias!r}; then `llmsrec promote staging --to champion`.")
     with tracking.existing(root, aliases.REMEDY) as client, tempfile.TemporaryDirectory() as folder:
         last = aliases.last(client, model, root, settle=True)
-        evidence.find(client, model, alias)
+        versions.find(client, model, alias)
         there = aliases.read(client, model)
         if "previous" not in there:
             made = aliases.already(client, model, alias, there.get(alias, 0))
             if made and made.action == "rollback":
-                return made, False
+                return model, made, False
             raise RequestError(f"{model} has no previous version to return to; promote one by its number instead.")
-        version = evidence.find(client, model, "previous")
+        version = versions.find(client, model, "previous")
         digest = evidence.model(client, version, Path(folder))
-        tried = smoke(Path(folder), digest, settings.gate.requests)
+        tried = _try(Path(folder), settings.gate.requests)
         if tried.problem:
             raise DataError(f"{model} version {version.version} cannot be returned to: {tried.problem}.")
     after: Aliases = {"previous": None, "staging": int(version.version)}
@@ -194,7 +196,7 @@ def rollback(root: Path, alias: str, reason: str, model: str | None = None) -> t
     wanted = replace(aliases.decide("rollback", int(version.version), alias, before, after, last + 1), reason=reason)
     about = {"installed": decision.installed(), "version": {"bundle_sha256": digest, "smoke": asdict(tried)}}
     text = decision.markdown(model, wanted, [], digest)
-    return aliases.carry_out(root, model, there, wanted, about, text), True
+    return model, aliases.carry_out(root, model, there, wanted, about, text), True
 
 
 def nominate(root: Path, wanted: str, model: str | None = None) -> str:
@@ -209,8 +211,8 @@ def nominate(root: Path, wanted: str, model: str | None = None) -> str:
     """
     settings = parameters.load(root / "params.yaml").registry
     with tracking.existing(root, aliases.REMEDY) as client:
-        model, which = evidence.of_model(wanted, model, settings.model)
-        version = evidence.find(client, model, which)
+        model, which = versions.of(wanted, model, settings.model)
+        version = versions.find(client, model, which)
         was = client.get_registered_model(model).aliases.get(settings.alias)
         client.set_registered_model_alias(model, settings.alias, str(version.version))
     return f"{model} version {version.version} is `{settings.alias}` (it was {f'version {was}' if was else 'nobody'})"
@@ -221,12 +223,24 @@ def _holder(
 ) -> gate.There:
     if number is None:
         return None
+    _say(f"bringing what is compared with: version {number}")
     try:
         holder = client.get_model_version(model, str(number))
         theirs = evidence.evaluated(client, holder, folder)
         return theirs if gate.paired(ours, theirs) else other_data.ask(client, holder, ours, folder, root)
     except LLMSRecError as error:
         return error
+
+
+def _try(model: Path, requests: int) -> gate.Smoke:
+    """A smoke load of a version's folder, which was verified when it was brought here."""
+    _say(f"smoke load: {requests} requests of each tower, in a fresh process")
+    return smoke(model / "artifacts/bundle", requests, lambda step: _say(f"  {step}"))
+
+
+def _say(what: str) -> None:
+    """How far it is: a person waits for a minute."""
+    print(what, flush=True)
 
 
 def _changed(trained: dict[str, str], params: Params) -> list[str]:

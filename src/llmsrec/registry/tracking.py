@@ -28,10 +28,11 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, 
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
+from llmsrec import params as parameters
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
 from llmsrec.redaction import redact
-from llmsrec.registry import verified
+from llmsrec.registry import verified, versions
 from llmsrec.registry.address import REMEDY, own, reachable, reason, require, tracking_uri
 from llmsrec.registry.record import Record, check, metrics
 from llmsrec.registry.verified import BUNDLE, MODEL
@@ -224,7 +225,6 @@ def _log_model(run_id: str, bundle: Path, digest: str) -> str:
     asins = pl.read_parquet(bundle / "items.parquet")["parent_asin"].head(2)
     history = [{"parent_asin": asin, "timestamp": 1_391_040_000_000} for asin in asins]
     config = read_json(bundle / "config.json")
-    tower = "cf" if config["distilled"] else "llm"
     with TemporaryDirectory() as elsewhere, mlflow.start_run(run_id=run_id):
         # MLflow runs the code that it is given, and Python leaves bytecode beside it: not so in the bundle, DVC's out.
         package = Path(shutil.copytree(bundle / "code/llmsrec", Path(elsewhere) / "llmsrec"))
@@ -234,7 +234,7 @@ def _log_model(run_id: str, bundle: Path, digest: str) -> str:
             artifacts={"bundle": str(bundle)},
             code_paths=[str(package)],
             pip_requirements=requirements(config),
-            input_example=[{"history": history, "k": 1, "tower": tower}],
+            input_example=[{"history": history, "k": 1, "tower": "teacher"}],  # every version has it, and no torch
             metadata={BUNDLE: digest},  # for who loads it without the registry
             tags={BUNDLE: digest},
         )
@@ -271,19 +271,24 @@ def _holds(client: MlflowClient, told: dict[str, Any]) -> bool:
     return same and run.info.lifecycle_stage == "active"
 
 
-def bundle_of(uri: str, root: Path) -> Path:
-    """The bundle of a version, such as `models:/llm-srec@candidate`; brought here if it lies elsewhere.
+def bundle_of(text: str, root: Path) -> Path:
+    """The bundle of a version, see `opened`."""
+    return opened(text, root)[0]
+
+
+def opened(text: str, root: Path) -> tuple[Path, str]:
+    """The bundle of a version, brought here if it lies elsewhere, and which version that is now, such as `shop/3`.
+
+    Args:
+        text: any name of a version (`versions`); one without its model is of `registry.model`.
 
     Raises:
-        RequestError: the URI names no version.
-        DataError: no registry, no such version, or its artifacts are missing or not what was registered.
+        RequestError: it names no version, or there is none.
+        DataError: no registry, or the version's artifacts are missing or not what was registered.
     """
+    params = root / "params.yaml"
+    unsaid = versions.split(text)[0] is None
+    default = parameters.load(params).registry.model if unsaid and params.exists() else None
     with existing(root, "Run the command again") as client:
-        try:
-            version = verified.named(client, uri)
-        except MlflowException as error:
-            raise DataError(
-                f"{uri} cannot be had from {client.tracking_uri}: {str(error).splitlines()[0].rstrip('.')}. "
-                f"`llmsrec summary` names the version that was registered last; if that is it, {REMEDY}."
-            ) from error
-        return verified.verified(client, version) / "artifacts/bundle"
+        version = versions.find(client, *versions.of(text, None, default))
+        return verified.verified(client, version) / "artifacts/bundle", f"{version.name}/{version.version}"

@@ -19,8 +19,9 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from llmsrec.errors import DataError, RequestError, shown
+from llmsrec.errors import DataError
 from llmsrec.files import sha256, tree
+from llmsrec.registry import versions
 from llmsrec.serving.bundle import verify
 
 BUNDLE, MODEL = "bundle_sha256", "model_sha256"
@@ -28,21 +29,14 @@ META = "registered_model_meta"  # MLflow writes this file, with name and number,
 ANEW = "`dvc repro -f -s register` registers it from its files, as a version of its own"
 
 
-def named(client: MlflowClient, uri: str) -> ModelVersion:
-    """The version that a URI stands for now: `models:/<name>/<number>` or `models:/<name>@<alias>`.
+def named(client: MlflowClient, text: str) -> ModelVersion:
+    """The version that a name stands for now (`versions`), such as `models:/shop@staging`.
 
     Raises:
-        RequestError: another kind of URI, of which no digest is on record.
+        RequestError: it names no version.
         MlflowException: there is no such version.
     """
-    parts = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))", uri)
-    if not parts:
-        raise RequestError(
-            f"{shown(uri)} names no version; write models:/<name>/<number> or models:/<name>@<alias>, such as "
-            "models:/llm-srec@staging."
-        )
-    name, number, alias = parts.groups()
-    return client.get_model_version(name, number) if number else client.get_model_version_by_alias(name, alias)
+    return versions.get(client, *versions.of(text, None, None))
 
 
 def verified(client: MlflowClient, version: ModelVersion, into: Path | None = None) -> Path:

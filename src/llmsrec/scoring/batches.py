@@ -7,7 +7,7 @@ import numpy as np
 from llmsrec.serving.recommender import Tower
 from llmsrec.serving.towers import History
 
-POSITIONS = 8192  # of a batch: tokens of the `llm` tower, places of the `cf` tower
+POSITIONS = 8192  # of a batch: tokens of the `llm` tower, places of the others
 SCORES = 1 << 25  # of a batch: users times items
 
 

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Give the parser what it takes."""
     source = command.add_mutually_exclusive_group()
-    source.add_argument("--model", default="models:/llm-srec@staging", help="URI of a version (default: %(default)s)")
+    source.add_argument(
+        "--model",
+        default="models:/llm-srec@staging",
+        help="a version: shop/5, shop@staging, or 5 or staging of `registry.model` (default: %(default)s)",
+    )
     source.add_argument("--bundle", type=Path, help="folder of a bundle, such as models/bundle")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the parquet file; it appears whole")
     command.add_argument(
@@ -25,7 +29,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="parquet of user_id, parent_asin, timestamp in ms, or JSON lines of user_id, history; else data/filtered",
     )
     command.add_argument("--k", type=int, default=10, help="items for each user (default: %(default)s)")
-    command.add_argument("--tower", default="llm", help="llm or cf, as in `llmsrec recommend`; default: %(default)s")
+    command.add_argument(
+        "--tower", default="llm", help="llm, cf or teacher, as in `llmsrec recommend`; default: %(default)s"
+    )
     command.add_argument("--shard", default="1/1", metavar="I/N", help="only the I-th of N parts of the users")
 
 
@@ -71,18 +77,14 @@ def opened(root: Path, model: str, folder: Path | None) -> tuple["Bundle", str]:
     """The bundle in `folder`, named by its digest; without one, that of a version of the registry, such as `shop/3`.
 
     Args:
-        model: URI of the version, by number or alias; an alias is looked up once.
+        model: a version's name (`registry.versions`); an alias is looked up once.
     """
     from llmsrec.files import read_json
     from llmsrec.serving.bundle import MANIFEST, Bundle
 
     if folder:
         return Bundle.open(folder), str(read_json(folder / MANIFEST)["bundle_sha256"])[:12]
-    from llmsrec.registry import names, tracking
+    from llmsrec.registry import tracking
 
-    match = re.fullmatch(r"models:/([^/@]+)(?:/\d+|@.+)", model)
-    if not match:
-        raise RequestError(f"--model is {model!r}; write models:/<name>@<alias> or models:/<name>/<version>.")
-    with tracking.existing(root, "Run the command again") as client:
-        version = names.find(client, root, match[1], model).version
-    return Bundle.open(tracking.bundle_of(f"models:/{version}", root)), str(version)
+    place, version = tracking.opened(model, root)
+    return Bundle.open(place), version

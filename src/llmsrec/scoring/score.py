@@ -109,7 +109,7 @@ def _check(bundle: Bundle, wanted: Wanted) -> None:
     if wanted.tower == "cf" and not bundle.config["distilled"]:
         raise RequestError(
             "--tower is cf, but this model was trained without distillation (`model.distill=false`), so that tower's "
-            "users are not in the items' space; take --tower llm."
+            "users are not in the items' space; take --tower llm or teacher."
         )
     if not 1 <= wanted.k <= len(bundle.items):
         raise RequestError(f"--k is {wanted.k}, but the catalogue has {len(bundle.items)} items; it is one of these.")

@@ -18,7 +18,11 @@ LONGEST_TIME = 20  # characters; Python refuses to read numbers of thousands of 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Give the parser what it takes."""
     source = command.add_mutually_exclusive_group()
-    source.add_argument("--model", default="models:/llm-srec@candidate", help="URI of a version (default: %(default)s)")
+    source.add_argument(
+        "--model",
+        default="models:/llm-srec@candidate",
+        help="a version: shop/5, shop@staging, or 5 or staging of `registry.model` (default: %(default)s)",
+    )
     source.add_argument("--bundle", type=Path, help="folder of a bundle, such as models/bundle")
     command.add_argument(
         "--history", nargs="*", default=[], metavar="ITEM[@MS]",
@@ -26,7 +30,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument("--k", type=int, default=10, help="how many items (default: %(default)s)")
     command.add_argument(
-        "--tower", default="llm", help="llm (prompt and backbone) or cf (SASRec alone); default: %(default)s"
+        "--tower",
+        default="llm",
+        help="llm (prompt and backbone), cf (SASRec in its space), teacher (SASRec itself); default: %(default)s",
     )
     command.add_argument("--json", action="store_true", help="print the answer as JSON")
 

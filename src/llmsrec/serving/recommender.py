@@ -11,15 +11,15 @@ from llmsrec.errors import RequestError
 from llmsrec.serving import limits
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.schema import Answer, Recommendation, Request
-from llmsrec.serving.towers import CFTower, History
+from llmsrec.serving.towers import ITEMS, CFTower, History, Teacher
 
 # Histories that go through a tower at once. One where that costs nothing: the last digits of a product depend on how
 # many rows it has.
-BATCH = {"cf": 1, "llm": 32}
+BATCH = {"cf": 1, "teacher": 1, "llm": 32}
 
 
 class Tower(Protocol):
-    """What gives `[B, d']` user vectors of `B` histories, and about how many positions each takes of the model."""
+    """What gives `[B, d']` (`teacher`: `[B, d]`) user vectors of `B` histories, and how many positions each takes."""
 
     def vectors(self, histories: list[History]) -> np.ndarray: ...
 
@@ -35,8 +35,9 @@ class Recommender:
         self._titles = bundle.items["title"].to_list()
         self._ids = {asin: item_id for item_id, asin in enumerate(self._asins, start=1)}
         self._counts = bundle.items["count"].to_numpy().astype(np.float32)
-        self._item_vectors = np.ascontiguousarray(bundle.tensors["item_vectors"][1:].T)
-        self._towers: dict[str, Tower] = {"cf": CFTower(bundle)}
+        transposed = {name: np.ascontiguousarray(bundle.tensors[name][1:].T) for name in set(ITEMS.values())}
+        self._item_vectors = {tower: transposed[name] for tower, name in ITEMS.items()}
+        self._towers: dict[str, Tower] = {"cf": CFTower(bundle), "teacher": Teacher(bundle)}
         self._loading = threading.Lock()
 
     @classmethod
@@ -55,7 +56,7 @@ class Recommender:
     def recommend(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer requests in their order; each answer is what the request alone would get.
 
-        Of the `cf` tower that holds to the last digit. The `llm` tower reads several histories as one batch, which
+        Of `cf` and `teacher` that holds to the last digit. The `llm` tower reads several histories as one batch, which
         changes a score by up to 1e-5 of the largest; items whose scores are nearer than that may change places.
 
         Raises:
@@ -79,7 +80,7 @@ class Recommender:
                 batch = rows[start : start + BATCH[name]]
                 vectors = self.tower(name).vectors([histories[row] for row in batch])
                 for row, vector in zip(batch, vectors, strict=True):
-                    answers[row] = self._answer(requests[row], histories[row], vector @ self._item_vectors)
+                    answers[row] = self._answer(requests[row], histories[row], vector @ self._item_vectors[name])
         return [answers[row] for row in range(len(requests))]
 
     def check(self, requests: Sequence[Request]) -> None:
@@ -89,7 +90,8 @@ class Recommender:
             if request.tower == "cf" and not self._bundle.config["distilled"]:
                 raise RequestError(
                     f"request {number}, `tower` is 'cf', but this model was trained without distillation "
-                    "(`model.distill=false`), so that tower's users are not in the items' space; ask for 'llm'."
+                    "(`model.distill=false`), so that tower's users are not in the items' space; ask for 'llm' "
+                    "or 'teacher'."
                 )
             if request.k > len(self._asins):
                 raise RequestError(
@@ -117,7 +119,7 @@ class Recommender:
         Args:
             histories: each with one known item at least.
         """
-        scores = self.tower(tower).vectors(histories) @ self._item_vectors
+        scores = self.tower(tower).vectors(histories) @ self._item_vectors[tower]
         best = [top(row, k, exclude=history.items - 1) for row, history in zip(scores, histories, strict=True)]
         return [(indices, row[indices]) for indices, row in zip(best, scores, strict=True)]
 
@@ -145,13 +147,13 @@ class Recommender:
         """
         with self._loading:
             if name not in self._towers:
-                # torch and transformers take seconds, and the `cf` tower needs neither.
+                # torch and transformers take seconds, and the other towers need neither.
                 try:
                     from llmsrec.serving.llm_tower import LLMTower
                 except ModuleNotFoundError as error:
                     raise RequestError(
                         f"`tower` is '{name}', but {error.name} is not installed where this model is served; ask for "
-                        "'cf', or serve it with what the `llm` tower needs (target `serve` of the Dockerfile)."
+                        "'teacher' or 'cf', or serve it with what `llm` needs (target `serve` of the Dockerfile)."
                     ) from error
                 self._towers[name] = LLMTower(self._bundle)
             return self._towers[name]

@@ -8,7 +8,7 @@ from llmsrec.errors import RequestError, shown
 from llmsrec.serving import limits
 from llmsrec.times import OUTSIDE, are_ms
 
-Tower = Literal["llm", "cf"]
+Tower = Literal["llm", "cf", "teacher"]
 TOWERS: tuple[str, ...] = get_args(Tower)
 
 
@@ -36,7 +36,7 @@ class Request(Strict):
     """One user's history, in any order, and how many items to recommend.
 
     `tower` says what reads the history: `llm` is the prompt through the backbone and `f_user`; `cf` is SASRec and
-    `f_cf_user`, which needs no LLM.
+    `f_cf_user`, which needs no LLM; `teacher` is SASRec itself with its own item vectors.
     """
 
     history: list[Event] = Field(max_length=limits.HISTORY)

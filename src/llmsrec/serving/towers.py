@@ -1,4 +1,4 @@
-"""The two readers of a history: both give user vectors in the space of the same item vectors."""
+"""The readers of a history but for the language model: `cf`, and the teacher that it was distilled into."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 from llmsrec.serving.bundle import Bundle
 
 # tower -> the tensor of a bundle that holds the item vectors which its user vectors are multiplied with
-ITEMS = {"llm": "item_vectors", "cf": "item_vectors"}
+ITEMS = {"llm": "item_vectors", "cf": "item_vectors", "teacher": "item_embeddings"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class History:
 
 
 class Teacher:
-    """SASRec on ONNX Runtime: O_u, what the sequential recommender makes of a history."""
+    """SASRec on ONNX Runtime: O_u, what the sequential recommender makes of a history; the tower `teacher`."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._last = bundle.models["sasrec"]
@@ -39,6 +39,10 @@ class Teacher:
             recent = history.items[-self.length :]
             row[self.length - len(recent) :] = recent
         return self._last(table)
+
+    def lengths(self, histories: list[History]) -> np.ndarray:
+        """`[B]` positions that SASRec reads: all of them, however short a history is."""
+        return np.full(len(histories), self.length)
 
 
 class CFTower:
@@ -53,5 +57,5 @@ class CFTower:
         return self._f_cf_user(self._teacher.vectors(histories))
 
     def lengths(self, histories: list[History]) -> np.ndarray:
-        """`[B]` positions that SASRec reads: all of them, however short a history is."""
-        return np.full(len(histories), self._teacher.length)
+        """`[B]`, see `Teacher`."""
+        return self._teacher.lengths(histories)

@@ -1,0 +1,76 @@
+"""Towers beside their teacher, against doing each step by hand."""
+
+import numpy as np
+import pytest
+
+from llmsrec import params
+from llmsrec.evaluation import ranks as ranking
+from llmsrec.evaluation import tables, towers
+from llmsrec.evaluation.metrics import per_user
+from llmsrec.evaluation.overlap import overlap
+from llmsrec.evaluation.significance import difference, mean
+from llmsrec.serving import schema
+
+MODELS = ("llm_srec", "sasrec")
+
+
+def ranks(users=40, **lost):
+    """Of each tower, so many places below those of the teacher."""
+    teacher = np.random.default_rng(0).integers(0, 8, users).astype(np.int32)
+    return {name: {protocol: teacher + places for protocol in ("full", "uni99")} for name, places in lost.items()}
+
+
+def test_cf_is_ranked_by_its_own_vectors_and_the_others_have_their_models_ranks():
+    random = np.random.default_rng(0)
+    vectors = {name: random.normal(size=(size, 4)) for name, size in (("test", 20), ("cf", 20), ("items", 31))}
+    of_test = random.integers(1, 31, 20), np.arange(21), random.integers(1, 31, 20), random.integers(1, 31, (20, 9))
+    known = {model: {"test": ranking.rank(random.normal(size=(20, 4)), vectors["items"], *of_test)} for model in MODELS}
+    found, common = towers.rank(known, vectors, *of_test)
+    assert found["llm"] is known["llm_srec"]["test"] and found["teacher"] is known["sasrec"]["test"]
+    expected = ranking.rank(vectors["cf"], vectors["items"], *of_test)
+    assert all((found["cf"][protocol] == expected[protocol]).all() for protocol in ("full", "uni99"))
+    assert (common == overlap(vectors["test"], vectors["cf"], vectors["items"], *of_test[1:3])).all()
+    assert towers.groups(found).keys() == {"tower_cf"}
+    del vectors["cf"]  # trained without distillation
+    alone, common = towers.rank(known, vectors, *of_test)
+    assert alone.keys() == {"llm", "teacher"} and common is None and towers.groups(alone) == {}
+
+
+def test_each_figure_is_that_of_its_parts():
+    of, common = ranks(llm=1, cf=9, teacher=0), np.linspace(0, 1, 40)
+    found = towers.compare(of, common, resamples=200, seed=3)
+    for metric in ("ndcg_10", "hr_10"):
+        for tower, protocols in of.items():
+            for protocol, rank in protocols.items():
+                assert found[metric][tower][protocol] == mean(per_user(rank, metric), 200, 3)
+    assert found["minus_teacher"].keys() == {"llm", "cf"}
+    ours, theirs = (per_user(of[tower]["full"], "ndcg_10") for tower in ("cf", "teacher"))
+    assert found["minus_teacher"]["cf"]["full"] == difference(ours, theirs, 200, 3)
+    assert found["overlap_10"] == mean(common, 200, 3)
+    alone = towers.compare({name: of[name] for name in ("llm", "teacher")}, None, 200, 3)
+    assert alone["minus_teacher"] == {"llm": found["minus_teacher"]["llm"]} and "overlap_10" not in alone
+
+
+def test_a_tower_that_is_below_its_teacher_is_named_with_both_figures():
+    found = towers.compare(ranks(llm=0, cf=9, teacher=0), None, 200, 3)
+    (said,) = towers.warnings(found, margin=0.01)
+    cf, teacher = (found["ndcg_10"][name]["full"]["mean"] for name in ("cf", "teacher"))
+    assert said == f"cf: {cf:.4f}, below its teacher's {teacher:.4f}: not to be served".replace(" 0.", " .")
+    assert towers.warnings({"ndcg_10": found["ndcg_10"]}, 0.01) == []  # of before they were compared
+
+
+def test_the_margin_is_where_a_tower_begins_to_be_worse():
+    assert towers.worse({"low": -0.01}, 0.01) and not towers.worse({"low": -0.0099}, 0.01)
+
+
+def test_the_table_has_a_row_a_tower_and_the_teacher_is_not_compared_with_itself():
+    of = ranks(llm=1, cf=9, teacher=0)
+    found = towers.table(towers.compare(of, None, 200, 3))
+    assert [row[0] for row in found.rows] == list(towers.NAMES)
+    assert found.rows[2][-1] == "" and found.rows[1][-1].startswith("-0.")
+    assert "cf" in tables.text([found])
+
+
+@pytest.mark.parametrize("elsewhere", [schema.TOWERS, params.TOWERS])
+def test_the_names_of_towers_are_the_same_everywhere(elsewhere):
+    assert set(elsewhere) == set(towers.NAMES)
