@@ -164,7 +164,7 @@ def measure(shape: Shape, dtype: str, again: bool, users: int) -> dict[str, obje
     settings = Model(
         d_prime=128, head_hidden=128, history=10, title_tokens=20, max_tokens=1024, date_format="YYYY/MM/DD",
         user_representation=False, candidates=4, negatives="own", distill=True, uniform=True, distill_loss="mse",
-        distill_normalize=False, weights=Weights(retrieval=1.0, distill=1.0, uniform=1.0),
+        distill_normalize=False, weights=Weights(retrieval=1.0, cf_retrieval=0.0, distill=1.0, uniform=1.0),
     )  # fmt: skip
     events = 11
     items = rng.integers(1, len(titles) + 1, users * events).astype(np.int32)

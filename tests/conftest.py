@@ -18,8 +18,9 @@ from tests.postgres import postgres  # noqa: F401  a fixture
 
 MODEL_SETTINGS = {
     "d_prime": 16, "distill": True, "uniform": True, "distill_loss": "mse", "distill_normalize": False,
-    "weights": {"retrieval": 1.0, "distill": 1.0, "uniform": 1.0}, "history": 4, "candidates": 4, "negatives": "own",
-    "user_representation": False, "date_format": "YYYY/MM/DD", "head_hidden": 32, "title_tokens": 8, "max_tokens": 300,
+    "weights": {"retrieval": 1.0, "cf_retrieval": 0.0, "distill": 1.0, "uniform": 1.0}, "history": 4, "candidates": 4,
+    "negatives": "own", "user_representation": False, "date_format": "YYYY/MM/DD", "head_hidden": 32, "title_tokens": 8,
+    "max_tokens": 300,
 }  # fmt: skip
 
 

@@ -175,6 +175,7 @@ class SASRec(Section):
 
 class Weights(Section):
     retrieval: float = Field(ge=0)
+    cf_retrieval: float = Field(ge=0)
     distill: float = Field(ge=0)
     uniform: float = Field(ge=0)
 

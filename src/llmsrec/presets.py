@@ -44,6 +44,7 @@ PAPER: Values = {
     "model.distill_loss": "mse",
     "model.distill_normalize": False,
     "model.weights.retrieval": 1.0,
+    "model.weights.cf_retrieval": 0.0,
     "model.weights.distill": 1.0,
     "model.weights.uniform": 1.0,
     "model.history": 10,

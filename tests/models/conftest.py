@@ -40,7 +40,7 @@ def settings() -> Model:
         uniform=True,
         distill_loss="mse",
         distill_normalize=False,
-        weights=Weights(retrieval=1.0, distill=1.0, uniform=1.0),
+        weights=Weights(retrieval=1.0, cf_retrieval=0.0, distill=1.0, uniform=1.0),
         history=4,
         candidates=3,
         negatives="own",

@@ -94,7 +94,8 @@ def test_step_losses_equal_the_plain_form(
     """Every history's prompt by itself, every candidate of every target through the model again; gradients too."""
     from llmsrec.models import losses
 
-    settings = settings.model_copy(update={"negatives": negatives})
+    weights = settings.weights.model_copy(update={"cf_retrieval": 0.5})
+    settings = settings.model_copy(update={"negatives": negatives, "weights": weights})
     found = losses_of(model, sequences, settings, targets)
     sum(found.values()).backward()
     gradients = {name: parameter.grad.clone() for name, parameter in model.trainable().items()}
@@ -108,7 +109,7 @@ def test_step_losses_equal_the_plain_form(
             cases.append((samples.users[row], items[:t], items[begin:t], times[begin:t], items[t]))
     drawn = samples.negatives(np.array([case[0] for case in cases]), settings.candidates - 1, np.random.default_rng(0))
     targets_of = [case[4] for case in cases]
-    users, teachers, scores = [], [], []
+    users, teachers, scores, cf_scores = [], [], [], []
     for (user, before, items, times, target), own in zip(cases, drawn, strict=True):
         prompt = model.prompts.users([items], [times])
         u = model.f_user(read_out(model.backbone, prompt, model.item_inputs, model.user_out))[0]
@@ -117,20 +118,24 @@ def test_step_losses_equal_the_plain_form(
         others = own if negatives == "own" else [n for n in np.unique(drawn) if n not in sequences.of(user)[0]]
         if negatives == "in_batch":
             others = [n for n in {*drawn.ravel(), *targets_of} if n not in sequences.of(user)[0]]
-        line = []
+        line, cf_line = [], []
         for item in [target, *others]:
             hidden = read_out(model.backbone, model.prompts.items(np.array([item])), model.item_inputs, model.item_out)
-            line.append(u @ model.f_item(hidden)[0])
+            excess = 0.0
             if negatives == "in_batch" and item != target:
-                line[-1] = line[-1] - np.log(
+                excess = np.log(
                     in_pool(targets_of.count(item) / len(cases), len(cases), drawn.size)
                     / in_pool(0, len(cases), drawn.size)
                 )
+            line.append(u @ model.f_item(hidden)[0] - excess)
+            cf_line.append(teachers[-1] @ model.f_item(hidden)[0] - excess)
         scores.append(losses.retrieval(torch.stack(line)[None]))
+        cf_scores.append(losses.retrieval(torch.stack(cf_line)[None]))
     user, cf = torch.stack(users), torch.stack(teachers)
     owners = torch.tensor([int(case[0]) for case in cases])
     plain = {
         "retrieval": torch.stack(scores).mean(),
+        "cf_retrieval": 0.5 * torch.stack(cf_scores).mean(),
         "distill": losses.distill_mse(cf, user, False),
         "uniform": losses.uniform(user, owners) + losses.uniform(cf, owners),
     }

@@ -136,6 +136,8 @@ def _training(facts: Facts) -> Iterator[str]:
     if begin := facts.config.get("start"):
         yield f"- started from {begin['version']}, bundle `{begin['bundle_sha256'][:16]}`"
     losses = [f"retrieval {params['model.weights.retrieval']:g}"]
+    if params["model.weights.cf_retrieval"]:
+        losses.append(f"retrieval by f_CF-user {params['model.weights.cf_retrieval']:g}")
     if params["model.distill"]:
         losses.append(f"distillation {params['model.weights.distill']:g} ({params['model.distill_loss']})")
     if params["model.uniform"]:

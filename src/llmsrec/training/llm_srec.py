@@ -266,10 +266,17 @@ def vector_losses(
     settings: Model,
     rng: np.random.Generator,
 ) -> dict[str, Tensor]:
-    """The weighted terms of Eq. 4, given the vectors `[T, d']` that f_user and f_CF-user make for `T` targets."""
-    scores = candidate_scores(model, user, samples, users, places, settings, rng)
+    """The weighted terms of Eq. 4, given the vectors `[T, d']` that f_user and f_CF-user make for `T` targets.
+
+    `cf_retrieval`, which the paper does not have, is Eq. 1 on f_CF-user's scores of the same candidates, so that the
+    tower without a language model is good by itself.
+    """
     weights, owners = settings.weights, torch.from_numpy(users).to(model.device)
-    parts = {"retrieval": weights.retrieval * losses.retrieval(scores)}
+    scored = (user, cf_user) if weights.cf_retrieval else (user,)
+    scores = candidate_scores(model, scored, samples, users, places, settings, rng)
+    parts = {"retrieval": weights.retrieval * losses.retrieval(scores[0])}
+    if weights.cf_retrieval:
+        parts["cf_retrieval"] = weights.cf_retrieval * losses.retrieval(scores[1])
     if settings.distill:
         distill = losses.distill_mse if settings.distill_loss == "mse" else losses.distill_contrastive
         parts["distill"] = weights.distill * distill(cf_user, user, settings.distill_normalize)
@@ -294,14 +301,16 @@ def hidden_targets(model: LLMSRec, samples: Samples, rows: np.ndarray) -> tuple[
 
 def candidate_scores(
     model: Trainee,
-    user: Tensor,
+    vectors: tuple[Tensor, ...],
     samples: Samples,
     users: np.ndarray,
     places: np.ndarray,
     settings: Model,
     rng: np.random.Generator,
-) -> Tensor:
+) -> list[Tensor]:
     """Scores `[T, C]` of each target's candidates, the positive first; -inf where a shared one is the user's own.
+
+    For each of `vectors`, which are users' vectors `[T, d']` of one kind or another.
 
     `own`: each target has its negatives. `shared`: the batch's negatives are there for every target. `in_batch`: the
     other targets' positives are too, and are corrected for being popular (`losses.log_excess`).
@@ -313,19 +322,21 @@ def candidate_scores(
     unique, where = np.unique(np.concatenate([positives, negatives.ravel()]), return_inverse=True)
     items = distributed.spread_items(partial(item_vectors, model), unique, model.item_groups)
     positive, negative = (torch.from_numpy(part).to(model.device) for part in np.split(where.ravel(), [len(positives)]))
-    first = (user * items[positive]).sum(dim=1, keepdim=True)
+    first = [(user * items[positive]).sum(dim=1, keepdim=True) for user in vectors]
     if settings.negatives == "own":
-        rest = torch.einsum("td,tcd->tc", user, items[negative.view(len(positives), -1)])
+        own_items = items[negative.view(len(positives), -1)]
+        rest = [torch.einsum("td,tcd->tc", user, own_items) for user in vectors]
     else:
         pool = torch.unique(negative if settings.negatives == "shared" else torch.cat([positive, negative]))
         ids = unique[pool.cpu().numpy()]
-        rest = user @ items[pool].T
+        rest = [user @ items[pool].T for user in vectors]
         if settings.negatives == "in_batch":
-            share = torch.from_numpy(samples.popularity[ids]).to(rest)
-            rest = rest - losses.log_excess(share, len(positives) - 1, negatives.size, samples.items)
-        own = samples.own(users[:, None], ids)
-        rest = rest.masked_fill(torch.from_numpy(own).to(model.device), -torch.inf)
-    return torch.cat([first, rest], dim=1)
+            share = torch.from_numpy(samples.popularity[ids]).to(items)
+            excess = losses.log_excess(share, len(positives) - 1, negatives.size, samples.items)
+            rest = [scores - excess for scores in rest]
+        own = torch.from_numpy(samples.own(users[:, None], ids)).to(model.device)
+        rest = [scores.masked_fill(own, -torch.inf) for scores in rest]
+    return [torch.cat(pair, dim=1) for pair in zip(first, rest, strict=True)]
 
 
 def item_vectors(model: Trainee, item_ids: np.ndarray) -> Tensor:

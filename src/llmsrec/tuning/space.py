@@ -16,9 +16,9 @@ DIGITS = 3  # of a drawn number: what is shown, logged and written is what ran
 # What the heads are trained with, and nothing that a prompt or a training sample depends on.
 HEADS = {
     "model.d_prime", "model.distill", "model.uniform", "model.distill_loss", "model.distill_normalize",
-    "model.weights.retrieval", "model.weights.distill", "model.weights.uniform", "model.candidates",
-    "model.negatives", "model.head_hidden", "train.batch_size", "train.lr", "train.lr_decay", "train.beta2",
-    "train.weight_decay", "train.epochs", "train.evaluations_per_epoch", "train.patience",
+    "model.weights.retrieval", "model.weights.cf_retrieval", "model.weights.distill", "model.weights.uniform",
+    "model.candidates", "model.negatives", "model.head_hidden", "train.batch_size", "train.lr", "train.lr_decay",
+    "train.beta2", "train.weight_decay", "train.epochs", "train.evaluations_per_epoch", "train.patience",
 }  # fmt: skip
 FULL_SECTIONS = ("sasrec", "model", "train")
 # What decides a trial's value beside its own values; the rest of params.yaml may change while a study goes on.
