@@ -68,7 +68,7 @@ def vectors(histories: dict[str, Sequences], train: Sequences, prefixes: Budget)
         "popularity": {"items": counts[:, None]} | dict.fromkeys(histories, np.ones((train.users, 1))),
     }
     for split, seen in histories.items():
-        found["llm_srec"][split] = model.user_vectors(seen, progress=split).numpy()[1:]
+        found["llm_srec"][split] = model.user_vectors(seen, label=split).numpy()[1:]
         found["sasrec"][split] = teacher.user_vectors(seen).detach().numpy()[1:]
     if read_json(MODELS / "llm_srec/config.json")["model"]["distill"]:  # else nobody trained f_cf_user
         found["llm_srec"]["cf"] = model.cf_user_vectors(torch.from_numpy(found["sasrec"]["test"])).numpy()

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from llmsrec import cli
-from llmsrec.scoring import histories, progress
+from llmsrec import cli, progress
+from llmsrec.scoring import histories
 from llmsrec.scoring.score import COLUMNS, Wanted, score
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.recommender import Recommender

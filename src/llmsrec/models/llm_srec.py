@@ -5,8 +5,7 @@ f_item bring them into a common space of d' dimensions, where the score is a dot
 sequential recommender's user vector there, and the two are pulled together (Eq. 2) and kept apart (Eq. 3).
 """
 
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from llmsrec.models.prompts import PromptBatch, Prompts
 from llmsrec.models.readout import read_out, read_out_by_length
 from llmsrec.models.sasrec import SASRec
 from llmsrec.models.shortcuts import choose
+from llmsrec.progress import Progress
 
 BATCH_TOKENS = 8_192  # prompt tokens in one forward pass without gradient
 
@@ -172,34 +172,33 @@ class LLMSRec(nn.Module):
         vectors = torch.zeros(len(self.teacher.item_vectors()), self.d_prime)
         own = distributed.own_items(np.arange(1, len(vectors)), self.item_groups)
         _, lengths = self.prompts.item_prefixes(own)
-        for rows in token_batches(lengths):
+        for rows in reported(lengths, list(token_batches(lengths)), "items"):
             ids = torch.from_numpy(own[rows])
             vectors[ids] = self.f_item(self.hidden_items(ids.to(self.device))).cpu()
         return distributed.add_up(vectors)
 
     @torch.no_grad()
-    def user_vectors(
-        self, sequences: Sequences, users: np.ndarray | None = None, progress: str | None = None
-    ) -> Tensor:
+    def user_vectors(self, sequences: Sequences, users: np.ndarray | None = None, label: str = "") -> Tensor:
         """f_user(h_u) of users' histories; several processes share the work, and every one returns all vectors.
 
         Args:
             users: `[n]` user ids; all of 1..U if None.
-            progress: a label; a line is printed every few seconds if given.
+            label: names the work where it says how far it is.
 
         Returns:
             `[n, d']`, or `[U + 1, d']` with a zero row 0 if `users` is None; float32 on the CPU.
         """
         self.eval()
         if users is None:
-            everyone = self.user_vectors(sequences, np.arange(1, sequences.users + 1), progress)
+            everyone = self.user_vectors(sequences, np.arange(1, sequences.users + 1), label)
             return torch.cat([everyone.new_zeros(1, everyone.shape[1]), everyone])
         histories = [sequences.of(user) for user in users.tolist()]
         items, times = [h[0] for h in histories], [h[1] for h in histories]
         teacher = None if self.f_U is None else self.teacher.user_vectors(sequences)
         vectors = torch.zeros(len(users), self.d_prime)
-        batches = list(token_batches(self.prompts.user_lengths(items)))[distributed.rank() :: distributed.size()]
-        for rows in reported(batches, progress):
+        lengths = self.prompts.user_lengths(items)
+        own = list(token_batches(lengths))[distributed.rank() :: distributed.size()]
+        for rows in reported(lengths, own, "users", label):
             seen = None if teacher is None else teacher[torch.from_numpy(users[rows])].to(self.device)
             hidden = self.hidden_users([items[r] for r in rows], [times[r] for r in rows], seen)
             vectors[torch.from_numpy(rows)] = self.f_user(hidden).cpu()
@@ -293,12 +292,10 @@ def token_batches(lengths: np.ndarray) -> Iterator[np.ndarray]:
         order = order[count:]
 
 
-def reported(batches: list[np.ndarray], label: str | None) -> Iterable[np.ndarray]:
-    """Pass batches through; print how many rows are done every ten seconds."""
-    done, total, last = 0, sum(len(batch) for batch in batches), time.monotonic()
-    for batch in batches:
-        yield batch
-        done += len(batch)
-        if label and time.monotonic() - last > 10:
-            last = time.monotonic()
-            print(f"{label}: {done:,} of {total:,}", flush=True)
+def reported(lengths: np.ndarray, batches: list[np.ndarray], unit: str, label: str = "") -> Iterator[np.ndarray]:
+    """Pass batches of rows through, whose numbers of tokens are `lengths`, and say how far it is."""
+    rows = np.concatenate(batches) if batches else np.empty(0, dtype=np.int64)
+    with Progress(len(rows), unit=unit, label=label, tokens=int(lengths[rows].sum())) as progress:
+        for batch in batches:
+            yield batch
+            progress.add(len(batch), int(lengths[batch].sum()))

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from llmsrec.evaluation import ranks as ranking
+from llmsrec.progress import Progress
 from llmsrec.scoring.batches import batches
-from llmsrec.scoring.progress import Progress
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.recommender import Recommender, Tower
 from llmsrec.serving.towers import ITEMS, History

@@ -17,11 +17,11 @@ import polars as pl
 
 from llmsrec.errors import DataError, RequestError
 from llmsrec.files import read_json, sha256, write_json
+from llmsrec.progress import Progress
 from llmsrec.scoring import histories
 from llmsrec.scoring.batches import batches
 from llmsrec.scoring.histories import Source
 from llmsrec.scoring.parts import Parts, working
-from llmsrec.scoring.progress import Progress
 from llmsrec.serving.bundle import MANIFEST, Bundle
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import TOWERS

@@ -21,6 +21,7 @@ from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.models.prompts import Prompts
 from llmsrec.models.sasrec import SASRec
 from llmsrec.params import Model, Train
+from llmsrec.progress import Progress
 from llmsrec.training import checkpoint
 from llmsrec.training.batches import Samples, check_steps, epoch
 
@@ -129,7 +130,11 @@ def train(
     best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     best_score, stale, done = -1.0, 0, 0
 
-    with checkpoint.lock(resume):
+    samples_ahead, tokens_ahead = train.epochs * len(lengths), train.epochs * int(lengths.sum())
+    with (
+        checkpoint.lock(resume),
+        Progress(samples_ahead, unit="samples", label="training", tokens=tokens_ahead) as progress,
+    ):
         fresh = {f"{part}/{name}": tensor for part in ("model", "best") for name, tensor in best.items()}
         entry = {"step": 1, "epoch": 0.0, "users": 1, "loss": 0.0, f"valid/{train.monitor}": 0.0}
         example = {"curve": [entry], "best_score": 0.0, "stale": 0, "steps": 1}
@@ -146,7 +151,9 @@ def train(
 
         started, totals, since = time.monotonic(), dict[str, float](), 0
         for step, (when, rows, rng, check) in enumerate(schedule(lengths, train), start=1):
+            tokens = int(lengths[rows].sum())
             if step <= done:
+                progress.skip(len(rows), tokens)
                 continue
             if stale >= train.patience:
                 break
@@ -160,6 +167,7 @@ def train(
             distributed.add_up_gradients(parameters.values())
             optimizer.step()
             since += 1
+            progress.add(len(rows), tokens)
             for name, value in {"loss": total, **parts}.items():
                 totals[name] = totals.get(name, 0.0) + float(value.detach())
             if not check:
@@ -181,10 +189,9 @@ def train(
                 | checkpoint.optimizer_tensors(optimizer, parameters.items()),
                 {"curve": curve, "best_score": best_score, "stale": stale, "steps": step},
             )
-            print(
+            progress.say(
                 f"epoch {when:5.2f} of {train.epochs}  loss {means['loss']:.4f}  "
-                f"{train.monitor} {score:.4f} (best {best_score:.4f})  {time.monotonic() - started:5.0f} s",
-                flush=True,
+                f"{train.monitor} {score:.4f} (best {best_score:.4f})  {time.monotonic() - started:5.0f} s"
             )
             on_check(curve)
 
