@@ -34,12 +34,12 @@ CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "2"
 FROM base AS serve-cf
 COPY requirements.txt docker/requirements-serve-cf.txt docker/serve.py ./
 RUN pip install -c requirements.txt -r requirements-serve-cf.txt
-# What verifies a version before its own code is imported, and what stands before it afterwards.
+# What verifies a version before its own code is run, and what stands before it afterwards.
 COPY src/llmsrec llmsrec
 ENV MODEL_URI=models:/llm-srec@staging MLFLOW_TRACKING_URI=http://mlflow:5000
 USER 1000:1000
 EXPOSE 8080
-# Green once the model is loaded: the port is closed until then.
+# Green once a version answers.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/ping', timeout=2)"]
 CMD ["python", "serve.py"]

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -154,8 +155,8 @@ def registered(bundle: Path, root: Path, versions: int) -> Iterator[Any]:
         for number in range(1, versions + 1):
             record = Record(digest=f"{number}" * 64, name=str(number), params={}, evaluation={}, curve=[])
             run = tracking.ensure_run(client, place, record)
-            copy = root / f"bundle{number}"
-            subprocess.run(["cp", "-a", str(bundle), str(copy)], check=True)
+            copy = root / f"{number}/bundle"  # MLflow keeps it under its own name
+            shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("__pycache__"))
             (copy / "parity.json").write_text(json.dumps({"version": number}))
             seal(copy)
             tracking.ensure_version(client, place, run, NAME, copy, {})

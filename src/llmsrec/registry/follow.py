@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from llmsrec.errors import DataError, LLMSRecError
-from llmsrec.registry import verified
+from llmsrec.registry import verified, versions
 
 ANSWER_S = 6  # a registry that has not answered a greeting by then is down
 FIELDS = ("history", "tower", "k")  # what a signature must take: the service sends nothing else by default
@@ -79,7 +79,8 @@ class Registry:
             raise
         except Exception as error:  # a database's own errors, too
             raise DataError(f"{self.uri} cannot be had from {self._tracking_uri}: {_line(error)}") from error
-        alias = self.uri.partition("@")[2] or None
+        _, which = versions.split(self.uri)
+        alias = None if which.isdigit() else which
         return Version(found.name, str(found.version), alias, found.tags.get(verified.BUNDLE, ""), found)
 
     def fetch(self, version: Version, into: Path) -> Path:

@@ -44,6 +44,7 @@ def run(registry: Registry, options: argparse.Namespace) -> None:
     if options.log_requests:
         asked = RequestLog(options.log_requests, options.log_share, os.environ.get("LLMSREC_LOG_KEY"))
     with bound(options.host, options.port) as listener:
+        registry.version()  # what cannot be had is said before anybody is told to wait
         logs.set_up()
         asyncio.run(_serve(registry, options, listener, secret, asked))
 
