@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import parse
 from tests.answers import assert_same_answer
+from tests.service.conftest import request, serve
 
 DAY = 86_400_000
 HISTORY = [{"parent_asin": f"B{n}", "timestamp": 1_391_040_000_000 + n * DAY} for n in (3, 1, 4, 15, 9)]
@@ -116,3 +118,32 @@ def test_a_broken_body_is_a_400_without_a_traceback(url: str, body: Any) -> None
     status, answer = post(url, body)
     assert status == 400
     assert "Traceback" not in json.dumps(answer)
+
+
+def get(url: str) -> tuple[int, bytes, str]:
+    with urllib.request.urlopen(url, timeout=60) as response:
+        return response.status, response.read(), response.headers["content-type"]
+
+
+def test_llmsrec_serve_and_mlflow_models_serve_give_equal_answers(registry: Any, url: str, tmp_path: Path) -> None:
+    service = serve(registry, tmp_path, "--drain", "0", model="models:/llm-srec@candidate")
+    try:
+        service.until(lambda said: said["ready"])
+        for path in ("ping", "health", "version"):
+            assert get(f"http://127.0.0.1:{service.port}/{path}") == get(f"{url.rpartition('/')[0]}/{path}")
+        assert get(f"http://127.0.0.1:{service.port}/version")[1].decode() == mlflow.__version__
+        unknown = {"history": [{"parent_asin": "X1", "timestamp": 1_391_040_000_000}], "k": 2, "tower": "cf"}
+        good: list[Any] = [request([n, n + 4, n + 9], 5, tower) for n in (1, 2, 3) for tower in ("cf", "llm")]
+        for inputs in (good, [*good[:2], unknown], [request([], 4)], [{"history": HISTORY}]):
+            (status, theirs), (ours_status, ours, _) = post(url, {"inputs": inputs}), service.ask({"inputs": inputs})
+            assert status == ours_status == 200 and [*ours] == [*theirs] == ["predictions"]
+            for first, second in zip(ours["predictions"], theirs["predictions"], strict=True):
+                assert [*first] == [*second] and [*first["items"][0]] == [*second["items"][0]]
+                assert_same_answer(first, second)
+        bad: list[Any] = [{"k": 0}, {"k": "5"}, {"k": 31}, {"tower": "gpt"}, {"kk": 5}, {"history": None}]
+        for change in bad:
+            inputs = [good[0], {"history": HISTORY, "k": 3, "tower": "cf"} | change]
+            (status, theirs), (ours_status, ours, _) = post(url, {"inputs": inputs}), service.ask({"inputs": inputs})
+            assert status == ours_status == 400 and ours["message"] == theirs["message"]
+    finally:
+        assert service.end() == 0, service.log.read_text()
