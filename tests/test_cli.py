@@ -109,7 +109,7 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
 def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["preset"]) == 0
     papers = ["paper/Movies", "paper/Scientific", "paper/Electronics", "paper/CDs"]
-    assert capsys.readouterr().out.split() == [*papers, "teacher/strong"]
+    assert capsys.readouterr().out.split() == [*papers, "teacher/strong", "warm"]
     assert cli.main(["preset", "paper/Books"]) == 1
     assert "no preset 'paper/Books'; there are paper/Movies" in capsys.readouterr().err
 
@@ -145,16 +145,18 @@ def test_dvc_takes_a_preset_and_the_params_are_the_papers(
     assert (found.sasrec.loss, found.sasrec.dim, found.model.d_prime) == ("bce", 64, 128)
 
 
-def test_dvc_takes_the_strong_teachers_preset_and_nothing_but_sasrec_changes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("name", "sections"), [("teacher/strong", ["sasrec"]), ("warm", ["sasrec", "train"])])
+def test_dvc_takes_a_preset_of_training_and_nothing_else_changes(
+    name: str, sections: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["preset", "teacher/strong"]) == 0
+    assert cli.main(["preset", name]) == 0
     overrides = capsys.readouterr().out.replace("-S ", "-S").split("-S")[1:]
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     apply_overrides(tmp_path / "params.yaml", [override.strip() for override in overrides])
     found, committed = params.load(tmp_path / "params.yaml"), params.load(REPOSITORY / "params.yaml")
-    assert found.sasrec != committed.sasrec
-    assert found.model_copy(update={"sasrec": committed.sasrec}) == committed
+    for section in sections:
+        assert getattr(found, section) != getattr(committed, section)
+    assert found.model_copy(update={section: getattr(committed, section) for section in sections}) == committed
 
 
 def test_an_override_changes_its_own_line_of_the_committed_file_and_no_other(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
-"""Named sets of overrides of params.yaml: the paper's setting on each of its four data sets, and a stronger teacher.
+"""Named sets of overrides of params.yaml: the paper's setting on each of its four data sets, a stronger teacher, and a
+training that goes on from a version.
 
     dvc exp run $(llmsrec preset paper/Scientific)
     dvc exp run -S data.source=files -S data.category=Beauty $(llmsrec preset teacher/strong)
+    dvc exp run -S train.start=shop/3 $(llmsrec preset warm)
 
 `paper/...`: the paper's values (Appendix D) and, where it is silent, the reference implementation's: the SASRec that
 teaches, candidates and history, the learning rate's decay at each check, what is monitored, heads, at most 10,000 users
@@ -84,6 +86,13 @@ STRONG: Values = {  # what each is worth: docs/experiments.md
     "sasrec.epochs": 30,
 }
 
+WARM: Values = {  # beside `train.start`; chosen by `python -m benchmarks.warm` on the sample: docs/nightly.md
+    "sasrec.epochs": 10,
+    "train.lr_decay": 0.5,
+    "train.epochs": 2,
+    "train.evaluations_per_epoch": 2,
+}
+
 PRESETS: dict[str, Values] = {
     "paper/Movies": {**PAPER, "data.category": "Movies_and_TV", "data.user_fraction": 0.05},
     "paper/Scientific": {**PAPER, "data.category": "Industrial_and_Scientific", "data.user_fraction": 1.0},
@@ -95,6 +104,7 @@ PRESETS: dict[str, Values] = {
     },
     "paper/CDs": {**PAPER, "data.category": "CDs_and_Vinyl", "data.user_fraction": 0.33},
     "teacher/strong": STRONG,
+    "warm": WARM,
 }
 
 
