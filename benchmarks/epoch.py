@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import common
+from llmsrec.data import held_out
 from llmsrec.models.backbone import Backbone
 from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.models.prefix_store import Budget
@@ -29,11 +30,12 @@ def measure(folder: Path, cache: Path) -> common.Figures:
     model = LLMSRec(backbone, common.teacher(len(names)), names, settings.model, 0, budget)
     model.item_vectors()  # the first time fills the cache
     samples, lengths = training_samples(model, common.interactions(folder).drop_last(2), settings.train)
-    validation = Validation.read(
-        folder / "filtered/interactions.parquet",
+    validation = Validation.of(
+        held_out.last(common.interactions(folder), held_out.BACK["valid"]),
         folder / "split/candidates.parquet",
         settings.evaluate.validation_users,
         settings.train.seed,
+        settings.data.repeats,
     )
     batches = len(samples.users) / settings.train.batch_size
     draws = schedule(lengths, settings.train)

@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks import common
 from llmsrec import params as parameters
+from llmsrec.data import held_out
 from llmsrec.data.sequences import Sequences
 from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.params import Params
@@ -76,7 +77,8 @@ def measure(params: Params, sequences: Sequences, seconds: float) -> dict[str, f
 
 
 def validation_of(params: Params, users: int) -> Validation:
-    return Validation.read(INTERACTIONS, CANDIDATES, users, params.train.seed)
+    valid = held_out.read(Sequences.read(INTERACTIONS), TRAIN.parent, "valid", params.split.by)
+    return Validation.of(valid, CANDIDATES, users, params.train.seed, params.data.repeats)
 
 
 def time_epoch(model: LLMSRec, sequences: Sequences, params: Params) -> float:

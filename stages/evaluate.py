@@ -6,10 +6,8 @@ import numpy as np
 import torch
 
 from llmsrec import distributed
-from llmsrec.data import candidates
 from llmsrec.data.sequences import Sequences
-from llmsrec.evaluation import headline, plots, report, slices, test_users, towers
-from llmsrec.evaluation.ranks import rank
+from llmsrec.evaluation import asked, headline, plots, report, slices, test_users, towers
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models import llm_srec, sasrec
 from llmsrec.models.prefix_store import Budget
@@ -17,38 +15,38 @@ from stages.common import PREFIXES, Stage, run
 
 DATA, MODELS, REPORTS = Path("data"), Path("models"), Path("reports")
 ITEMS, INTERACTIONS = DATA / "filtered/items.parquet", DATA / "filtered/interactions.parquet"
-CANDIDATES = DATA / "split/candidates.parquet"
+SPLIT = DATA / "split"
+CANDIDATES = SPLIT / "candidates.parquet"
 Vectors = dict[str, np.ndarray]  # split -> [U, d], "items" -> [I + 1, d]; "cf": LLM-SRec's other tower, on test
 
 
 def main(stage: Stage) -> None:
-    """Evaluate all users; the histories are those of the true order, also where training shuffled them."""
+    """Evaluate all users with a target; histories are those of the true order, also where training shuffled them."""
     torch.use_deterministic_algorithms(True)
     seed, bootstrap = stage.params.evaluate.seed, stage.params.evaluate.bootstrap
     sequences = Sequences.read(INTERACTIONS)
-    train, test = sequences.drop_last(2), sequences.drop_last(1)
-    histories = {"valid": train, "test": test, "test_shuffled": test.shuffled(seed)}
-    targets, negatives = zip(*(candidates.read(CANDIDATES, of) for of in ("valid", "test", "test")), strict=True)
+    train = Sequences.read(SPLIT / "train.parquet", sequences.users)
+    splits = asked.read(sequences, SPLIT, stage.params.split.by, stage.params.data.repeats, seed)
+    test, histories = splits["test"], {name: of.histories for name, of in splits.items()}
     models = vectors(histories, train, Budget.gib(stage.params.backbone.prefixes, stage.root / PREFIXES))
     if not distributed.is_main():
         return
     ranks: report.Ranks = {}
     for model, of_model in models.items():
-        for (split, seen), target, others in zip(histories.items(), targets, negatives, strict=True):
-            found = rank(of_model[split], of_model["items"], target, seen.offsets[1:], seen.items, others)
-            ranks.setdefault(model, {})[split] = found
-    groups = slices.warm_cold(targets[1], models["popularity"]["items"][:, 0])
-    groups |= slices.transition(train.offsets[1:], train.items)
+        ranks[model] = {name: of.rank(of_model[name], of_model["items"]) for name, of in splits.items()}
+    groups = slices.warm_cold(test.targets, models["popularity"]["items"][:, 0])
+    trained_on = sequences.first(train.lengths()).of_users(test.users)  # in true order
+    groups |= slices.transition(trained_on.offsets[1:], trained_on.items)
     described = report.described({model: models[model] for model in ("llm_srec", "sasrec")}, seed)
-    of_test, drawn = (targets[1], test.offsets[1:], test.items, negatives[1]), (bootstrap, seed)
-    of_towers, common = towers.rank(ranks, models["llm_srec"], *of_test)
+    drawn = bootstrap, seed
+    of_towers, common = towers.rank(ranks, models["llm_srec"], *test.to_rank)
     comparison = report.comparison(ranks, groups, *drawn) | {"towers": towers.compare(of_towers, common, *drawn)}
-    comparison |= {"data": stage.data("filtered", "split"), "negatives": negatives[1].shape[1]}
+    comparison |= {"data": stage.data("filtered", "split"), "negatives": test.negatives.shape[1]}
     comparison["paired_by"] = {path.name: sha256(path) for path in (INTERACTIONS, CANDIDATES)}
     evaluation = report.evaluation(ranks, groups, described, towers.groups(of_towers))
-    report.write_ranks(REPORTS / "ranks.parquet", ranks)
-    report.write_slices(REPORTS / "slices.parquet", groups)
-    test_users.write(REPORTS, DATA / "filtered", stage.params.evaluate.test_users, seed)
+    report.write_ranks(REPORTS / "ranks.parquet", ranks, {name: of.users for name, of in splits.items()})
+    report.write_slices(REPORTS / "slices.parquet", groups, test.users)
+    test_users.write(REPORTS, DATA / "filtered", stage.params.evaluate.test_users, seed, test)
     write_json(REPORTS / "comparison.json", comparison)
     plots.training(REPORTS / "plots/training.png", read_json(MODELS / "llm_srec/curve.json"))
     for draw in (plots.shuffle, plots.slices, plots.towers):
@@ -65,7 +63,7 @@ def vectors(histories: dict[str, Sequences], train: Sequences, prefixes: Budget)
     found: dict[str, Vectors] = {
         "llm_srec": {"items": model.item_vectors().numpy()},
         "sasrec": {"items": teacher.item_vectors().detach().numpy()},
-        "popularity": {"items": counts[:, None]} | dict.fromkeys(histories, np.ones((train.users, 1))),
+        "popularity": {"items": counts[:, None]} | {name: np.ones((of.users, 1)) for name, of in histories.items()},
     }
     for split, seen in histories.items():
         found["llm_srec"][split] = model.user_vectors(seen, label=split).numpy()[1:]

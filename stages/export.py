@@ -30,6 +30,7 @@ def main(stage: Stage) -> None:
         events.drop_last(1),
         stage.params.export.users,
         stage.params.export.tolerance,
+        stage.params.data.repeats,
     )
     digest = reference.add(Path("models/bundle"), events)
     parity = read_json(Path("models/bundle/parity.json"))

@@ -1,4 +1,4 @@
-"""Raw events to interactions with dense ids: first of repeats, a sample of users, the k-core, cleaned titles."""
+"""Raw events to interactions with dense ids: repeats, a sample of users, the k-core, cleaned titles."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ RAW, OUT = Path("data/raw"), Path("data/filtered")
 def main(stage: Stage) -> None:
     """Filter, and print the counts after each step."""
     data = stage.params.data
-    manifest = filter_reviews(RAW, OUT, data.core, data.user_fraction, data.seed)
+    manifest = filter_reviews(RAW, OUT, data.core, data.user_fraction, data.seed, data.repeats)
     for step in manifest["steps"]:
         print(f"{step['step']:<20} {step['users']:>12,} users {step['items']:>12,} items {step['events']:>12,} events")
 

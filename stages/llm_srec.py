@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from llmsrec import distributed
+from llmsrec.data import held_out
 from llmsrec.data.sequences import Sequences
 from llmsrec.files import write_json
 from llmsrec.models import llm_srec
@@ -12,6 +13,8 @@ from llmsrec.models.prefix_store import Budget
 from llmsrec.training import start
 from llmsrec.training.llm_srec import Validation, train
 from stages.common import PREFIXES, Stage, run
+
+SPLIT = Path("data/split")
 
 
 def main(stage: Stage) -> None:
@@ -40,14 +43,16 @@ def main(stage: Stage) -> None:
         begin.fill(model.trainable())
         print(f"LLM-SRec begins from {begin.version}", flush=True)
     model.configure_layers(backbone.gradient_checkpointing, backbone.compile)
+    interactions = Sequences.read(Path("data/filtered/interactions.parquet"))
     curve = train(
         model,
-        Sequences.read(Path("data/split/train.parquet")),
-        Validation.read(
-            Path("data/filtered/interactions.parquet"),
-            Path("data/split/candidates.parquet"),
+        Sequences.read(SPLIT / "train.parquet", interactions.users),
+        Validation.of(
+            held_out.read(interactions, SPLIT, "valid", params.split.by),
+            SPLIT / "candidates.parquet",
             params.evaluate.validation_users,
             params.train.seed,
+            params.data.repeats,
         ),
         params.model,
         params.train,

@@ -6,6 +6,7 @@ import polars as pl
 import torch
 
 from llmsrec import distributed
+from llmsrec.data import held_out
 from llmsrec.data.sequences import Sequences
 from llmsrec.files import write_json
 from llmsrec.models import sasrec
@@ -13,7 +14,7 @@ from llmsrec.training import start
 from llmsrec.training.sasrec import SHAPE, build, train
 from stages.common import Stage, run
 
-OUT = Path("models/sasrec")
+SPLIT, OUT = Path("data/split"), Path("models/sasrec")
 
 
 def main(stage: Stage) -> None:
@@ -25,13 +26,15 @@ def main(stage: Stage) -> None:
         first = build(items, settings)
         known = begin.fill_teacher(first, pl.read_parquet("data/filtered/items.parquet")["parent_asin"].to_list())
         print(f"sasrec: begins from {begin.version}, which knows {known:,} of {items:,} items", flush=True)
+    valid = held_out.read(interactions, SPLIT, "valid", stage.params.split.by)
     model, curve = train(
-        Sequences.read(Path("data/split/train.parquet")),
-        histories=interactions.drop_last(2),
-        targets=Sequences.read(Path("data/split/valid.parquet")).items,
+        Sequences.read(SPLIT / "train.parquet", interactions.users),
+        histories=valid.histories,
+        targets=valid.targets,
         items=items,
         settings=settings,
         resume=stage.resume,
+        repeats=stage.params.data.repeats,
         device="cuda" if torch.cuda.is_available() else "cpu",
         first=first,
     )

@@ -18,8 +18,9 @@ def main(stage: Stage) -> None:
     do not train the backbone again.
     """
     params = stage.params
+    core, repeats, by = params.data.core, params.data.repeats, params.split.by
     limits, years = dict(params.checks), params.checks.old.years
-    report = checks.run(RAW, FILTERED, SPLIT, params.data.core, params.split.negatives, limits, years)
+    report = checks.run(RAW, FILTERED, SPLIT, core, params.split.negatives, limits, years, repeats, by)
     report.write(REPORT, DOCS)
     if not report.passed:
         lines = [report.explain(), *report.warnings(), f"The report is in {REPORT} and {DOCS}/index.html."]

@@ -44,6 +44,7 @@ class Data(Section):
     dir: str = Field(min_length=1)
     revision: str = Field(pattern=r"^[0-9a-f]{40}$")
     core: int = Field(ge=3)
+    repeats: Literal["first", "keep"]
     user_fraction: float = Field(gt=0, le=1)
     seed: int = Seed
 
@@ -95,7 +96,20 @@ class Checks(Section):
     age: AtMost
 
 
+class TimeShares(Section):
+    valid: float = Field(gt=0, lt=1)
+    test: float = Field(gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def something_is_left(self) -> "TimeShares":
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid {self.valid} and test {self.test} leave no event to train on; lower one")
+        return self
+
+
 class Split(Section):
+    by: Literal["last", "time"]
+    time: TimeShares
     negatives: int = Field(ge=1)
     shuffle_train: bool
     seed: int = Seed

@@ -10,10 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsrec.data import candidates
-from llmsrec.data.candidates import draw, write_candidates
+from llmsrec.data.candidates import Block, draw, write_candidates
 from llmsrec.data.sequences import Sequences
 from llmsrec.data.split import leave_last_out
 from llmsrec.errors import DataError
+
+
+def blocks(sequences, size=None):
+    """The users of `sequences` in blocks of `size`, or in one."""
+    users = np.arange(1, sequences.users + 1)
+    for first in range(0, len(users), size or len(users)):
+        some = sequences.of_users(users[first : first + (size or len(users))])
+        yield Block(first, some, leave_last_out(some))
 
 
 def histories(users):
@@ -36,7 +44,7 @@ def slow_draw(users, items, uniform):
     return result
 
 
-SETS = st.lists(st.lists(st.integers(1, 12), min_size=3, max_size=8, unique=True), min_size=1, max_size=5)
+SETS = st.lists(st.lists(st.integers(1, 12), min_size=3, max_size=8), min_size=1, max_size=5)  # with repeats
 
 
 @given(SETS, st.integers(1, 4), st.integers(0, 3))
@@ -82,8 +90,7 @@ def test_file_holds_both_splits_and_excludes_the_whole_history(tmp_path, monkeyp
     rng = np.random.default_rng(0)
     users = [rng.permutation(np.arange(1, 151))[: rng.integers(3, 40)].tolist() for _ in range(50)]
     sequences = histories(users)
-    parts = leave_last_out(sequences)
-    write_candidates(tmp_path / "a.parquet", sequences, parts, 150, 99, 7)
+    write_candidates(tmp_path / "a.parquet", lambda: blocks(sequences), 150, 99, 7)
     frame = written(tmp_path / "a.parquet")
     schema = {"user_id": pl.Int32, "split": pl.String, "item_id": pl.Int32, "negatives": pl.List(pl.Int32)}
     assert frame.schema == schema
@@ -95,9 +102,9 @@ def test_file_holds_both_splits_and_excludes_the_whole_history(tmp_path, monkeyp
         assert len(set(negatives)) == len(negatives) == 99
         assert not set(negatives) & set(history)
     monkeypatch.setattr(candidates, "CHUNK", 7)
-    write_candidates(tmp_path / "b.parquet", sequences, parts, 150, 99, 7)
+    write_candidates(tmp_path / "b.parquet", lambda: blocks(sequences, 9), 150, 99, 7)
     assert written(tmp_path / "b.parquet").equals(frame)
-    write_candidates(tmp_path / "c.parquet", sequences, parts, 150, 99, 8)
+    write_candidates(tmp_path / "c.parquet", lambda: blocks(sequences), 150, 99, 8)
     assert not written(tmp_path / "c.parquet").equals(frame)
     (tmp_path / "a.parquet").rename(tmp_path / "candidates.parquet")
     positives, drawn = candidates.read(tmp_path / "candidates.parquet", "test")
@@ -109,6 +116,6 @@ def test_what_was_there_stays_when_items_are_too_few(tmp_path):
     (tmp_path / "a.parquet").write_text("before")
     sequences = histories([[1, 2, 3]])
     with pytest.raises(DataError, match=r"lower split\.negatives to 1, or bring more items"):
-        write_candidates(tmp_path / "a.parquet", sequences, leave_last_out(sequences), 4, 99, 0)
+        write_candidates(tmp_path / "a.parquet", lambda: blocks(sequences), 4, 99, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
     assert (tmp_path / "a.parquet").read_text() == "before"

@@ -1,15 +1,15 @@
 """First of repeats, sample of users, k-core and ids, against a loop over rows."""
 
+import itertools
 import json
 from collections import Counter
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsrec.data import five_core
+from llmsrec.data import parts
 from llmsrec.data.five_core import filter_reviews
 from llmsrec.errors import DataError
 
@@ -38,6 +38,13 @@ def result(out):
     return [(users[user], items[item], timestamp) for user, item, timestamp in rows]
 
 
+def write_raw(folder, rows, **options):
+    schema = {"user_id": pl.String, "parent_asin": pl.String, "timestamp": pl.Int64}
+    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(folder / "reviews.parquet", **options)
+    items = {"parent_asin": ["u"], "title": ["U"], "store": ["S"], "categories": [["C"]]}
+    pl.DataFrame(items).write_parquet(folder / "items.parquet")
+
+
 ROWS = st.lists(
     st.tuples(st.sampled_from("abcdeé"), st.sampled_from("uvwxyz"), st.integers(1, 4)), min_size=1, max_size=60
 )
@@ -59,10 +66,7 @@ def test_the_remedy_for_too_few_events_is_one_that_works(raw_folder, tmp_path):
 @given(ROWS, st.integers(1, 4))
 def test_filter_equals_the_loop(tmp_path_factory, rows, core):
     folder = tmp_path_factory.mktemp("filter")
-    schema = {"user_id": pl.String, "parent_asin": pl.String, "timestamp": pl.Int64}
-    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(folder / "reviews.parquet")
-    items = {"parent_asin": ["u"], "title": ["U"], "store": ["S"], "categories": [["C"]]}
-    pl.DataFrame(items).write_parquet(folder / "items.parquet")
+    write_raw(folder, rows)
     expected = slow_filter(rows, core)
     if not expected:
         with pytest.raises(DataError, match="no event is left"):
@@ -169,19 +173,68 @@ def test_sample_keeps_at_least_one_user(raw_folder, tmp_path):
     assert pl.read_parquet(tmp_path / "out/users.parquet").height == 1
 
 
+@given(ROWS, st.integers(1, 4), st.integers(1, 20), st.integers(1, 20))
+def test_parts_of_any_size_give_the_same_files(tmp_path_factory, rows, core, size, batch):
+    folder = tmp_path_factory.mktemp("parts")
+    write_raw(folder, rows)
+
+    def files(name, fraction, repeats):
+        try:
+            manifest = filter_reviews(folder, folder / name, core, fraction, 3, repeats)
+        except DataError as error:
+            return str(error)
+        assert not (folder / f".{name}.parts").exists()
+        return manifest  # with the sha256 of each file
+
+    for fraction, repeats in ((1.0, "first"), (0.5, "first"), (0.5, "keep")):
+        whole = files("whole", fraction, repeats)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(parts, "ROWS", size)
+            patch.setattr(parts, "BATCH", batch)
+            assert files("cut", fraction, repeats) == whole
+
+
+def test_many_parts_follow_the_byte_order_of_users(tmp_path, monkeypatch):
+    rows = [(f"u{n * 7919 % 97:02}", f"i{n % 5}", n) for n in range(1000)]
+    write_raw(tmp_path, rows)
+    monkeypatch.setattr(parts, "ROWS", 100)
+    paths, item_ids = parts.spread(tmp_path / "reviews.parquet", tmp_path)
+    assert len(paths) == 10
+    read = [pl.read_parquet(path) for path in paths]
+    assert all(a["user_id"].max() < b["user_id"].min() for a, b in itertools.pairwise(read))
+    back = pl.concat(read).sort("timestamp")
+    assert list(zip(back["user_id"], item_ids.gather(back["item"]), back["timestamp"], strict=True)) == rows
+
+
 @given(ROWS, st.integers(1, 4))
-def test_rounds_end_in_the_largest_core(rows, core):
-    users, items = (np.array([ord(row[place]) for row in rows]) for place in (0, 1))
-    for keep in five_core.core_rounds(users, items, core):
-        users, items = users[keep], items[keep]
-    assert keep.all()
-    assert all(count >= core for ids in (users, items) for count in Counter(ids).values())
+def test_repeats_that_are_kept_are_all_events_of_the_users_and_items_that_the_core_leaves(tmp_path_factory, rows, core):
+    folder = tmp_path_factory.mktemp("keep")
+    write_raw(folder, rows)
+    left = slow_filter(rows, core)
+    users, items = ({event[place] for event in left} for place in (0, 1))
+    ordered = sorted(enumerate(rows), key=lambda row: (row[1][0].encode(), row[1][2], row[0]))
+    expected = [row for _, row in ordered if row[0] in users and row[1] in items]
+    if not expected:
+        with pytest.raises(DataError, match="no event is left"):
+            filter_reviews(folder, folder / "out", core, 1.0, 0, "keep")
+        return
+    manifest = filter_reviews(folder, folder / "out", core, 1.0, 0, "keep")
+    assert result(folder / "out") == expected
+    assert manifest["steps"][-1] == {
+        "step": "with repeats", "users": len(users), "items": len(items), "events": len(expected)
+    }  # fmt: skip
+    assert manifest["steps"][-2]["events"] == len(left)
+
+
+def test_what_a_killed_run_left_is_removed(raw_folder, tmp_path):
+    (tmp_path / ".out.parts").mkdir()
+    (tmp_path / ".out.parts/0000.npz").write_bytes(b"half")
+    filter_reviews(raw_folder(chain()), tmp_path / "out", 5, 1.0, 0)
+    assert not (tmp_path / ".out.parts").exists()
 
 
 def test_events_are_in_order_of_time_then_line_whatever_the_row_groups(tmp_path):
     rows = [(f"u{n % 7}", f"i{n % 3}", n * 31 % 10) for n in range(1000)]
-    frame = pl.DataFrame(rows, schema=["user_id", "parent_asin", "timestamp"], orient="row")
-    frame.write_parquet(tmp_path / "r.parquet", row_group_size=100)
-    events = five_core.read(tmp_path / "r.parquet")
-    users, items = events.user_ids.gather(events.users), events.item_ids.gather(events.items)
-    assert list(zip(users, items, events.timestamps, strict=True)) == sorted(rows, key=lambda row: row[2])
+    write_raw(tmp_path, rows, row_group_size=100)
+    filter_reviews(tmp_path, tmp_path / "out", 1, 1.0, 0, "keep")
+    assert result(tmp_path / "out") == sorted(rows, key=lambda row: (row[0], row[2]))

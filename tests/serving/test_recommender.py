@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from llmsrec.errors import RequestError
 from llmsrec.files import read_json
 from llmsrec.registry import tracking
-from llmsrec.serving.bundle import Bundle
+from llmsrec.scoring import held_out
+from llmsrec.serving.bundle import Bundle, seal
 from llmsrec.serving.recommender import Recommender, top
 from llmsrec.serving.schema import TOWERS, Event, Request, parse
 from tests.answers import assert_same_answer
@@ -222,3 +224,50 @@ def test_the_cf_tower_of_a_model_without_distillation_is_refused(tiny: Any) -> N
         recommender.recommend(parse([{**request, "tower": "llm"}, {**request, "tower": "cf"}]))
     for tower in ("llm", "teacher"):
         assert len(recommender.recommend(parse([{**request, "tower": tower}]))[0].items) == 3
+
+
+@pytest.fixture(scope="module")
+def keeping(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    """Of a model that was trained with data.repeats `keep`."""
+    folder = tmp_path_factory.mktemp("keeping") / "bundle"
+    shutil.copytree(tiny.bundle, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    config = read_json(folder / "config.json")
+    config["protocol"]["repeats"] = "keep"
+    (folder / "config.json").write_text(json.dumps(config))
+    seal(folder)
+    return Recommender.load(folder)
+
+
+def test_where_repeats_are_kept_a_history_is_read_whole_and_its_items_are_recommended_again(
+    tiny: Any, keeping: Recommender, recommender: Recommender
+) -> None:
+    import torch
+
+    bought = [4, 9, 4, 2, 9]
+    table = torch.tensor([[0] * (tiny.model.teacher.max_length - len(bought)) + bought])
+    with torch.no_grad():
+        user = tiny.model.f_cf_user(tiny.model.teacher.last(table))
+    scores = (user @ tiny.model.item_vectors()[1:].T).numpy()[0]
+    (answer,) = keeping.recommend([request(bought, k=30)])
+    assert [item.parent_asin for item in answer.items] == [f"B{n + 1}" for n in np.argsort(-scores, kind="stable")]
+    assert np.allclose([item.score for item in answer.items], np.sort(scores)[::-1], atol=1e-5)
+    assert (answer.used, answer.unknown) == (5, [])
+    (first,) = recommender.recommend([request(bought, k=30)])
+    assert first.used == 3 and not {"B4", "B9", "B2"} & {item.parent_asin for item in first.items}
+
+
+def test_where_repeats_are_kept_a_held_out_target_is_ranked_among_all_items(tiny: Any, keeping: Recommender) -> None:
+    bundle = keeping._bundle
+    users = pl.DataFrame(
+        {
+            "user_id": [1, 2],
+            "history": [["B4", "B9", "B4"], ["B1", "B2"]],
+            "timestamps": [[START, START + DAY, START + 2 * DAY], [START, START + DAY]],
+            "target": ["B9", "B7"],
+        }
+    )
+    found = held_out.rank(bundle, users, "cf").ranks["full"]
+    for row, rank in zip(users.to_dicts(), found.tolist(), strict=True):
+        items = [int(asin[1:]) for asin in row["history"]]
+        (answer,) = keeping.recommend([request(items, k=30)])
+        assert [item.parent_asin for item in answer.items].index(row["target"]) == rank

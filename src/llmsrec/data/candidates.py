@@ -1,5 +1,7 @@
 """The negatives of the sampled protocol (uni99): drawn once, stored, the same for every model."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,26 @@ SCHEMA = pa.schema(
 )
 
 
-def write_candidates(
-    path: Path, histories: Sequences, parts: dict[str, Sequences], items: int, negatives: int, seed: int
-) -> None:
-    """Write `user_id, split, item_id, negatives` rows for valid and test, users ascending within each.
+@dataclass(frozen=True)
+class Block:
+    """Some of the users, one after the other.
+
+    Attributes:
+        before: the number of users before them.
+        histories: all events of theirs, users numbered 1, 2, ...
+        parts: train, valid and test; one event of valid and of test at most.
+    """
+
+    before: int
+    histories: Sequences
+    parts: dict[str, Sequences]
+
+
+def write_candidates(path: Path, blocks: Callable[[], Iterator[Block]], items: int, negatives: int, seed: int) -> None:
+    """Write `user_id, split, item_id, negatives` rows for valid and test, users with a target ascending within each.
+
+    Args:
+        blocks: gives all users anew each time it is called.
 
     Raises:
         DataError: a user has not interacted with fewer than `negatives` of the items.
@@ -29,17 +47,19 @@ def write_candidates(
     rng = np.random.default_rng(seed)
     with atomic(path) as temporary, _writer(temporary) as writer:
         for split in ("valid", "test"):
-            for first in range(1, histories.users + 1, CHUNK):
-                users = np.arange(first, min(first + CHUNK, histories.users + 1))
-                drawn = draw(histories, users, items, negatives, rng)
-                offsets = pa.array(np.arange(0, drawn.size + 1, negatives, dtype=np.int32))
-                columns = [
-                    pa.array(users, pa.int32()),
-                    pa.array([split] * len(users)),
-                    pa.array(parts[split].items[users - 1]),
-                    pa.ListArray.from_arrays(offsets, pa.array(drawn.ravel())),
-                ]
-                writer.write_table(pa.table(columns, schema=SCHEMA))
+            for block in blocks():
+                asked = np.flatnonzero(block.parts[split].lengths())
+                for first in range(0, len(asked), CHUNK):
+                    users = asked[first : first + CHUNK]
+                    drawn = draw(block.histories, users, items, negatives, rng, block.before)
+                    offsets = pa.array(np.arange(0, drawn.size + 1, negatives, dtype=np.int32))
+                    columns = [
+                        pa.array(users + block.before, pa.int32()),
+                        pa.array([split] * len(users)),
+                        pa.array(block.parts[split].items[first : first + CHUNK]),
+                        pa.ListArray.from_arrays(offsets, pa.array(drawn.ravel())),
+                    ]
+                    writer.write_table(pa.table(columns, schema=SCHEMA))
 
 
 def read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -54,19 +74,31 @@ def _writer(path: Path) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=["split"], column_encoding=encoding)
 
 
-def draw(histories: Sequences, users: np.ndarray, items: int, count: int, rng: np.random.Generator) -> np.ndarray:
+def draw(
+    histories: Sequences, users: np.ndarray, items: int, count: int, rng: np.random.Generator, before: int = 0
+) -> np.ndarray:
     """`[len(users), count]` int32: for each user, `count` items of 1..`items` outside the user's history, ascending.
 
     Every set of that size is equally likely. A user's draw takes `count` numbers from `rng`, one user after the other,
     so the result does not depend on how users are cut into calls.
 
+    Args:
+        before: how many users there are before those of `histories`, for messages.
+
     Raises:
         DataError: a user has fewer than `count` items left.
     """
-    lengths = histories.lengths()[users]
-    outside = items - lengths  # the filter leaves no repeats, so a history of n events holds n items
+    owner = np.repeat(np.arange(len(users)), histories.lengths()[users])
+    first = np.searchsorted(owner, np.arange(len(users)))
+    owned = histories.items[np.arange(len(owner)) + (histories.offsets[users] - first)[owner]]
+    # One sort of numbers in which the users lie apart, instead of one by two keys; an item counts once.
+    keys = np.sort(owner * (items + 1) + owned)
+    keys = keys[np.diff(keys, prepend=-1) > 0]
+    owner, owned = np.divmod(keys, items + 1)
+    lengths = np.bincount(owner, minlength=len(users))
+    outside = items - lengths
     if (outside < count).any():
-        user = users[outside.argmin()]
+        user = users[outside.argmin()] + before
         most = int(outside.min())
         lower = f"lower split.negatives to {most}, or bring more items" if most else "bring more items"
         raise DataError(
@@ -74,11 +106,7 @@ def draw(histories: Sequences, users: np.ndarray, items: int, count: int, rng: n
             f"negatives; {lower} (more data, or a lower data.core)."
         )
     ranks = _distinct(outside, rng.random((len(users), count)))
-    owner = np.repeat(np.arange(len(users)), lengths)
-    starts = np.cumsum(lengths) - lengths
-    owned = histories.items[np.arange(len(owner)) + (histories.offsets[users] - starts)[owner]]
-    block = owner * (items + 1)  # one sort of numbers in which the users lie apart, instead of one by two keys
-    return _outside(np.sort(block + owned) - block, starts, lengths, ranks)
+    return _outside(owned, np.cumsum(lengths) - lengths, lengths, ranks)
 
 
 def _distinct(sizes: np.ndarray, uniform: np.ndarray) -> np.ndarray:

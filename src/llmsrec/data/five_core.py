@@ -1,118 +1,178 @@
-"""Raw reviews to interactions: first of repeats, a sample of users, the k-core, dense ids.
+"""Raw reviews to interactions: repeats, a sample of users, the k-core, dense ids.
 
-Strings become integer codes as they are read, so that millions of reviews fit in memory; the rest is arithmetic on
-arrays. Which code a string gets is left to chance; the ids that are written follow the strings' order.
+Reviews are cut into parts of consecutive users (`llmsrec.data.parts`), and strings become integer codes, so that memory
+grows with the number of items and not of reviews; the rest is arithmetic on arrays. What is written is the same however
+reviews are cut.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
+from llmsrec.data.parts import join, spread, working
 from llmsrec.data.titles import UNTITLED, clean, plain
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, sha256, write_json
 
 TIE_RULE = "events by timestamp, equal times in the order of the raw lines; the first of a user's repeats of an item"
+REPEATS_RULE = "kept; the core counts each pair of user and item once, so users and items are those of `first`"
 LEAST_CORE = 3  # a user's training, validation and test event
 ID_RULE = "1, 2, 3, ... in ascending byte order of the raw ids that are left"
 
 
 @dataclass(frozen=True)
 class Events:
-    """Events in their order (time, then line), with strings as codes.
+    """Events of a part, by user, then time, then line.
 
     Attributes:
-        users, items: `[N]` int32 codes, places in the tables below.
+        users: `[N]` int32, places of the part's users in the byte order of their raw ids.
+        items: `[N]` int32 codes.
         timestamps: `[N]` int64, ms.
-        user_ids, item_ids: the raw ids that the codes stand for.
+        first: `[N]` bool, False for a repeat of an earlier pair of user and item.
     """
 
     users: np.ndarray
     items: np.ndarray
     timestamps: np.ndarray
-    user_ids: pl.Series
-    item_ids: pl.Series
+    first: np.ndarray
+
+    @classmethod
+    def load(cls, path: Path) -> "Events":
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(**arrays)
+
+    def save(self, path: Path) -> None:
+        np.savez(path, **vars(self))
 
     def where(self, keep: np.ndarray) -> "Events":
         """The events of a mask."""
-        return Events(self.users[keep], self.items[keep], self.timestamps[keep], self.user_ids, self.item_ids)
-
-    def counts(self) -> dict[str, int]:
-        """Users, items and events that are left."""
-        return {
-            "users": int(np.count_nonzero(np.bincount(self.users))),
-            "items": int(np.count_nonzero(np.bincount(self.items))),
-            "events": len(self.users),
-        }
+        return Events(*(values[keep] for values in vars(self).values()))
 
 
-def filter_reviews(raw: Path, out: Path, core: int, user_fraction: float, seed: int) -> dict[str, Any]:
+class Counts:
+    """Users, items and events of all parts so far, the parts' users being different ones.
+
+    Attributes:
+        items: `[I]` events of each item code.
+    """
+
+    def __init__(self, items: int) -> None:
+        self.items = np.zeros(items, dtype=np.int64)
+        self.users = 0
+
+    def add(self, users: np.ndarray, items: np.ndarray) -> None:
+        self.users += int(np.count_nonzero(np.bincount(users)))
+        self.items += np.bincount(items, minlength=len(self.items))
+
+    def step(self, name: str) -> dict[str, Any]:
+        """A line of the manifest's `steps`."""
+        items, events = int(np.count_nonzero(self.items)), int(self.items.sum())
+        return {"step": name, "users": self.users, "items": items, "events": events}
+
+
+def filter_reviews(
+    raw: Path, out: Path, core: int, user_fraction: float, seed: int, repeats: Literal["first", "keep"] = "first"
+) -> dict[str, Any]:
     """Write `out`/interactions.parquet, items.parquet, users.parquet and manifest.json, and return the manifest.
+
+    Args:
+        repeats: `first`: of a user's events with an item the first is kept. `keep`: all are. The core counts each pair
+            of user and item once in both, so the users and items that are left are the same.
 
     Raises:
         DataError: nothing is left; the message has the counts after each step.
     """
-    events = read(raw / "reviews.parquet")
-    steps = [{"step": "raw", **events.counts()}]
-    events = events.where(first_of_repeats(events.users, events.items))
-    steps.append({"step": "first of repeats", **events.counts()})
-    if user_fraction < 1:
-        events = events.where(sample_users(events.users, events.user_ids, user_fraction, seed))
-        steps.append({"step": f"user_fraction {user_fraction}", **events.counts()})
-    before = events
-    for number, keep in enumerate(core_rounds(events.users, events.items, core), start=1):
-        events = events.where(keep)
-        steps.append({"step": f"{core}-core round {number}", **events.counts()})
-    if len(events.users) == 0:
-        told = "; ".join(f"{s['step']}: {s['users']} users, {s['items']} items, {s['events']} events" for s in steps)
-        raise DataError(
-            f"{raw / 'reviews.parquet'}: no event is left of data.core {core} ({told}). "
-            f"{_remedy(before, core, user_fraction)}"
-        )
-    frames = tables(events, pl.scan_parquet(raw / "items.parquet"))
-    for name, frame in frames.items():
-        with atomic(out / f"{name}.parquet") as temporary:
-            frame.write_parquet(temporary)
+    with working(out) as folder:
+        parts, item_ids = spread(raw / "reviews.parquet", folder)
+        steps, pairs = prepare(parts, len(item_ids), user_fraction, seed, repeats)
+        rounds, left = core_rounds(parts, pairs, core)
+        steps += [of.step(f"{core}-core round {number}") for number, of in enumerate(rounds, start=1)]
+        if rounds[-1].users == 0:
+            counted = "; ".join("{step}: {users} users, {items} items, {events} events".format(**of) for of in steps)
+            raise DataError(
+                f"{raw / 'reviews.parquet'}: no event is left of data.core {core} ({counted}). "
+                f"{_remedy(parts, pairs, core, user_fraction)}"
+            )
+        item_of, kept = dense(rounds[-1].items > 0, item_ids)
+        events = write_events(parts, left, item_of, out)
+    if repeats == "keep":
+        steps.append({**steps[-1], "step": "with repeats", "events": events})
+    catalogue = pl.scan_parquet(raw / "items.parquet")
+    named = kept.lazy().rename({"id": "item_id", "raw_id": "parent_asin"})
+    items = tidy(named.join(catalogue, on="parent_asin", how="left", maintain_order="left").collect())
+    with atomic(out / "items.parquet") as temporary:
+        items.write_parquet(temporary)
     manifest = {
         "steps": steps,
-        "items_with_title": int((frames["items"]["title"] != UNTITLED).sum()),
+        "items_with_title": int((items["title"] != UNTITLED).sum()),
         "core": core,
         "user_fraction": user_fraction,
         "seed": seed,
         "ties": TIE_RULE,
         "ids": ID_RULE,
-        "outputs": {f"{name}.parquet": sha256(out / f"{name}.parquet") for name in frames},
+        "outputs": {f"{name}.parquet": sha256(out / f"{name}.parquet") for name in ("interactions", "items", "users")},
     }
+    if repeats == "keep":
+        manifest |= {"ties": TIE_RULE.split(";")[0], "repeats": REPEATS_RULE}
     write_json(out / "manifest.json", manifest)
     return manifest
 
 
-def read(reviews: Path) -> Events:
-    """All events, sorted by time, then line of the raw file."""
-    tables = {"user_id": pl.Categories.random(), "parent_asin": pl.Categories.random()}
-    codes = [
-        pl.col(name).cast(pl.Categorical(table)).to_physical().cast(pl.Int32).alias(name)
-        for name, table in tables.items()
-    ]
-    # polars encodes the two columns side by side, and lets go of the strings chunk by chunk
-    frame = pl.scan_parquet(reviews).select(*codes, "timestamp").sort("timestamp", maintain_order=True).collect()
-    users, items, timestamps = (frame[name].to_numpy() for name in frame.columns)
-    return Events(users, items, timestamps, *(table.to_series() for table in tables.values()))
+def prepare(
+    parts: list[Path], items: int, user_fraction: float, seed: int, repeats: str
+) -> tuple[list[dict[str, Any]], Counts]:
+    """Turn each part of reviews into `Events` beside it (`.npz`), and its users into `.users.parquet`.
+
+    Returns:
+        The steps so far, and the counts of the different pairs of user and item.
+    """
+    raw, first, drawn = Counts(items), Counts(items), Counts(items)
+    chosen = sample_users(_users(parts), user_fraction, seed) if user_fraction < 1 else None
+    before = 0  # users of the parts before
+    for path in parts:
+        events, user_ids = read(path)
+        raw.add(events.users, events.items)
+        first.add(events.users[events.first], events.items[events.first])
+        if chosen is not None:
+            events = events.where(chosen[before + events.users])
+        drawn.add(events.users[events.first], events.items[events.first])
+        before += len(user_ids)
+        (events if repeats == "keep" else events.where(events.first)).save(path.with_suffix(".npz"))
+        user_ids.to_frame("raw_user_id").write_parquet(path.with_suffix(".users.parquet"), compression="lz4")
+        path.unlink()
+    steps = [raw.step("raw"), first.step("first of repeats")]
+    return steps + ([drawn.step(f"user_fraction {user_fraction}")] if user_fraction < 1 else []), drawn
 
 
-def sample_users(users: np.ndarray, user_ids: pl.Series, fraction: float, seed: int) -> np.ndarray:
-    """Mask of the events of a random `fraction` of users, at least one.
+def read(part: Path) -> tuple[Events, pl.Series]:
+    """The events of a part of reviews, and the raw ids of its users in byte order."""
+    frame, table = pl.read_parquet(part), pl.Categories.random()
+    users = frame["user_id"].cast(pl.Categorical(table))
+    codes, ids = users.to_physical().to_numpy(), table.to_series()
+    order = ids.arg_sort()
+    place = np.empty(len(ids), dtype=np.int32)
+    place[order.to_numpy()] = np.arange(len(ids))
+    frame = frame.select("item", "timestamp", user=pl.Series(place[codes]))
+    frame = frame.sort("user", "timestamp", maintain_order=True)
+    of_users, items, timestamps = (frame[name].to_numpy() for name in ("user", "item", "timestamp"))
+    return Events(of_users, items, timestamps, first_of_repeats(of_users, items)), ids.gather(order)
+
+
+def sample_users(users: int, fraction: float, seed: int) -> np.ndarray:
+    """`[users]` mask of a random `fraction` of users in the byte order of their ids, at least one.
 
     It depends on the set of ids and the seed, not on the order of lines.
     """
-    codes = user_ids.arg_sort().to_numpy()
-    drawn = np.random.default_rng(seed).permutation(len(codes))[: max(1, round(fraction * len(codes)))]
-    chosen = np.zeros(len(codes), dtype=bool)
-    chosen[codes[drawn]] = True
-    return chosen[users]
+    chosen = np.zeros(users, dtype=bool)
+    chosen[np.random.default_rng(seed).permutation(users)[: max(1, round(fraction * users))]] = True
+    return chosen
+
+
+def _users(parts: list[Path]) -> int:
+    return sum(pl.scan_parquet(path).select(pl.col("user_id").n_unique()).collect().item() for path in parts)
 
 
 def first_of_repeats(users: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -121,29 +181,37 @@ def first_of_repeats(users: np.ndarray, items: np.ndarray) -> np.ndarray:
     return pl.Series(pairs).is_first_distinct().to_numpy()
 
 
-def core_rounds(users: np.ndarray, items: np.ndarray, core: int) -> list[np.ndarray]:
-    """The rounds of the k-core, each the mask of what stays of the round before.
+def core_rounds(parts: list[Path], pairs: Counts, core: int) -> tuple[list[Counts], list[Path]]:
+    """The rounds of the k-core over all parts: counts of what is left after each, and the files of what is left.
 
-    A round drops all users and all items with fewer than `core` events; the last one drops nothing.
+    A round drops all users and all items with fewer than `core` pairs; the last one drops nothing.
+
+    Args:
+        pairs: the counts before the first round.
     """
-    rounds = []
-    while True:
-        # Masks over users and items stay in the processor's cache, their counts would not.
-        keep = (np.bincount(users) >= core)[users] & (np.bincount(items) >= core)[items]
-        rounds.append(keep)
-        if keep.all():
-            return rounds
-        users, items = users[keep], items[keep]
+    paths = [path.with_suffix(".npz") for path in parts]
+    rounds = [pairs]
+    while len(rounds) == 1 or rounds[-1].items.sum() < rounds[-2].items.sum():
+        enough, left = rounds[-1].items >= core, Counts(len(pairs.items))
+        for number, path in enumerate(paths):
+            events = Events.load(path)
+            keep = (np.bincount(events.users[events.first]) >= core)[events.users] & enough[events.items]
+            if not keep.all():
+                events, paths[number] = events.where(keep), parts[number].with_suffix(".left.npz")
+                events.save(paths[number])
+            left.add(events.users[events.first], events.items[events.first])
+        rounds.append(left)
+    return rounds[1:], paths
 
 
-def _remedy(events: Events, core: int, user_fraction: float) -> str:
+def _remedy(parts: list[Path], pairs: Counts, core: int, user_fraction: float) -> str:
     """What leaves an event, where `core` leaves none: the largest core that does, if there is one that can be split."""
     for lower in range(core - 1, LEAST_CORE - 1, -1):
-        left = events
-        for keep in core_rounds(left.users, left.items, lower):
-            left = left.where(keep)
-        if len(left.users):
-            return "data.core {} leaves {users} users, {items} items, {events} events.".format(lower, **left.counts())
+        rounds, _ = core_rounds(parts, pairs, lower)
+        if rounds[-1].users:
+            return f"data.core {lower} leaves {{users}} users, {{items}} items, {{events}} events.".format(
+                **rounds[-1].step("")
+            )
     if user_fraction < 1:
         return f"No lower data.core leaves any; raise data.user_fraction (now {user_fraction})."
     return (
@@ -152,19 +220,48 @@ def _remedy(events: Events, core: int, user_fraction: float) -> str:
     )
 
 
-def tables(events: Events, raw_items: pl.LazyFrame) -> dict[str, pl.DataFrame]:
-    """The three tables with dense ids: interactions by user and event, items (with cleaned titles), users."""
-    user_of, users = _dense(events.users, events.user_ids, "user_id", "raw_user_id")
-    item_of, items = _dense(events.items, events.item_ids, "item_id", "parent_asin")
-    catalogue = items.lazy().join(raw_items, on="parent_asin", how="left", maintain_order="left").collect()
-    interactions = pl.DataFrame(
-        {"user_id": user_of[events.users], "item_id": item_of[events.items], "timestamp": events.timestamps}
-    )
-    return {
-        "interactions": interactions.sort("user_id", maintain_order=True),
-        "items": tidy(catalogue),
-        "users": users,
-    }
+def write_events(parts: list[Path], left: list[Path], item_of: np.ndarray, out: Path) -> int:
+    """Write interactions.parquet and users.parquet from the parts' events, and return the number of events.
+
+    Args:
+        left: the files of `Events`, one for each part.
+        item_of: the dense id of each item code.
+    """
+    frames: dict[str, list[Path]] = {"interactions": [], "users": []}
+    before = count = 0  # users and events of the parts so far
+    for part, path in zip(parts, left, strict=True):
+        events = Events.load(path)
+        user_ids = pl.read_parquet(part.with_suffix(".users.parquet"))["raw_user_id"]
+        user_of, users = dense(np.bincount(events.users, minlength=len(user_ids)) > 0, user_ids)
+        interactions = {
+            "user_id": user_of[events.users] + np.int32(before),
+            "item_id": item_of[events.items],
+            "timestamp": events.timestamps,
+        }
+        users = users.select(user_id=pl.col("id") + before, raw_user_id="raw_id")
+        for name, frame in (("interactions", pl.DataFrame(interactions)), ("users", users)):
+            frames[name].append(part.with_suffix(f".{name}.out.parquet"))
+            frame.write_parquet(frames[name][-1], compression="lz4")
+        before, count = before + len(users), count + len(events.users)
+    for name, written in frames.items():
+        join(written, out / f"{name}.parquet")
+    return count
+
+
+def dense(left: np.ndarray, raw_ids: pl.Series) -> tuple[np.ndarray, pl.DataFrame]:
+    """A map from code to dense id (int32; 0 where not `left`), and the table `id, raw_id` in byte order.
+
+    Args:
+        left: mask of the codes that get an id.
+        raw_ids: what each code stands for.
+    """
+    codes = np.flatnonzero(left)
+    strings = raw_ids.gather(codes)
+    order = strings.arg_sort().to_numpy()
+    ids = np.arange(1, len(codes) + 1, dtype=np.int32)
+    id_of = np.zeros(len(raw_ids), dtype=np.int32)
+    id_of[codes[order]] = ids
+    return id_of, pl.DataFrame({"id": ids, "raw_id": strings.gather(order)})
 
 
 def tidy(catalogue: pl.DataFrame) -> pl.DataFrame:
@@ -178,14 +275,3 @@ def tidy(catalogue: pl.DataFrame) -> pl.DataFrame:
         .join(categories, on="item_id", how="left", maintain_order="left")
         .with_columns(pl.col("categories").fill_null(pl.lit([], pl.List(pl.String))))
     )
-
-
-def _dense(codes: np.ndarray, raw_ids: pl.Series, name: str, raw_name: str) -> tuple[np.ndarray, pl.DataFrame]:
-    """A map from code to dense id (int32), and the table of dense and raw ids."""
-    left = np.flatnonzero(np.bincount(codes))
-    strings = raw_ids.gather(left)
-    order = strings.arg_sort().to_numpy()
-    dense = np.arange(1, len(left) + 1, dtype=np.int32)
-    id_of = np.zeros(len(raw_ids), dtype=np.int32)
-    id_of[left[order]] = dense
-    return id_of, pl.DataFrame({name: dense, raw_name: strings.gather(order)})

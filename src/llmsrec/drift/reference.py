@@ -71,19 +71,24 @@ def read(bundle: Bundle) -> pl.DataFrame:
 def measure(bundle: Bundle, histories: Sequence[History], towers: Sequence[str], asked: int = ASKED) -> pl.DataFrame:
     """A row for each history, of `COLUMNS`.
 
-    `length` counts distinct items and `unknown` those of them that the catalogue does not have; `bins` counts the known
-    ones by their popularity in training, see `bins_of`. For the first `asked` histories with a known item:
+    `length` counts a history's items and `unknown` those of them that the catalogue does not have (distinct ones, or
+    events where the model keeps repeats, but distinct unknown ones); `bins` counts the known ones by their popularity
+    in training, see `bins_of`. For the first `asked` histories with a known item:
     `entropy_<tower>` is that of the softmax over the scores of all items, divided by that of equal scores, so 0..1;
     `overlap` is the share of one tower's ten best items that the other has, too. Null for the others, and for a tower
     that is not in `towers`.
     """
     known = [history for history in histories if len(history.items)][:asked]
     vectors = _vectors(bundle, known, [name for name in towers if name in usable(bundle)])
-    return rows(histories, bundle.items["count"].to_numpy(), vectors, bundle.tensors["item_vectors"])
+    return rows(histories, bundle.items["count"].to_numpy(), vectors, bundle.tensors["item_vectors"], bundle.repeats)
 
 
 def rows(
-    histories: Sequence[History], counts: np.ndarray, vectors: dict[str, np.ndarray], item_vectors: np.ndarray
+    histories: Sequence[History],
+    counts: np.ndarray,
+    vectors: dict[str, np.ndarray],
+    item_vectors: np.ndarray,
+    repeats: bool = False,
 ) -> pl.DataFrame:
     """`measure`, once the towers have answered.
 
@@ -91,6 +96,7 @@ def rows(
         counts: `[I]` events of each item in training.
         vectors: of each tower that was asked `[n, d']`, for the first n histories with a known item.
         item_vectors: `[I + 1, d']`; row 0 is padding.
+        repeats: whether items of a history are recommended again.
     """
     bins = bins_of(counts)
     columns: dict[str, object] = {
@@ -102,8 +108,9 @@ def rows(
     places = [row for row, history in enumerate(histories) if len(history.items)][:asked]
     values = {f"entropy_{name}": _entropies(answers, item_vectors) for name, answers in vectors.items()}
     if len(vectors) == 2:
-        offsets = np.concatenate([[0], np.cumsum([len(histories[row].items) for row in places])]).astype(np.int64)
-        seen = np.concatenate([histories[row].items for row in places])
+        excluded = [histories[row].items[: 0 if repeats else None] for row in places]
+        offsets = np.concatenate([[0], np.cumsum([len(items) for items in excluded])]).astype(np.int64)
+        seen = np.concatenate(excluded)
         values["overlap"] = overlap(vectors["cf"], vectors["llm"], item_vectors, offsets, seen)
     for name in ("entropy_cf", "entropy_llm", "overlap"):
         column = np.full(len(histories), np.nan)

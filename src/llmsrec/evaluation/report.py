@@ -14,17 +14,21 @@ from llmsrec.evaluation.metrics import per_user, summary
 from llmsrec.evaluation.vectors import mean_cosine, mean_distance
 from llmsrec.files import atomic
 
-Ranks = dict[str, dict[str, dict[str, np.ndarray]]]  # model -> split -> protocol -> [U] 0-based ranks of users 1..U
-Slices = dict[str, np.ndarray]  # name -> [U] bool: the users of test that belong to it
+Ranks = dict[str, dict[str, dict[str, np.ndarray]]]  # model -> split -> protocol -> [n] 0-based ranks of its users
+Slices = dict[str, np.ndarray]  # name -> [n] bool: the users of test that belong to it
 
 HEADLINE = ("ndcg_10", "hr_10")  # of slices and intervals; all four metrics are in `evaluation`
 NAMES = {"llm_srec": "LLM-SRec", "sasrec": "SASRec", "popularity": "popularity"}
 
 
-def write_ranks(path: Path, ranks: Ranks) -> None:
-    """Write `user_id, model, split, protocol, rank` rows, the users 1..U of each combination one after the other."""
+def write_ranks(path: Path, ranks: Ranks, users: dict[str, np.ndarray] | None = None) -> None:
+    """Write `user_id, model, split, protocol, rank` rows, the users of each combination one after the other.
+
+    Args:
+        users: split -> `[n]` ids of its users, in the order of the ranks; None is 1..n.
+    """
     frames = [
-        pl.DataFrame({"user_id": np.arange(1, len(rank) + 1, dtype=np.int32), "rank": rank}).with_columns(
+        pl.DataFrame({"user_id": _ids(len(rank), users[split] if users else None), "rank": rank}).with_columns(
             model=pl.lit(model), split=pl.lit(split), protocol=pl.lit(protocol)
         )
         for model, splits in ranks.items()
@@ -35,11 +39,15 @@ def write_ranks(path: Path, ranks: Ranks) -> None:
         pl.concat(frames).select("user_id", "model", "split", "protocol", "rank").write_parquet(temporary)
 
 
-def write_slices(path: Path, slices: Slices) -> None:
-    """Write a row for each user 1..U of test: `user_id`, and a bool for each slice, in `slices`' order."""
-    users = len(next(iter(slices.values())))
+def write_slices(path: Path, slices: Slices, users: np.ndarray | None = None) -> None:
+    """Write a row for each user of test (None: 1..n): `user_id`, and a bool for each slice, in `slices`' order."""
+    count = len(next(iter(slices.values())))
     with atomic(path) as temporary:
-        pl.DataFrame({"user_id": np.arange(1, users + 1, dtype=np.int32), **slices}).write_parquet(temporary)
+        pl.DataFrame({"user_id": _ids(count, users), **slices}).write_parquet(temporary)
+
+
+def _ids(count: int, users: np.ndarray | None) -> np.ndarray:
+    return np.arange(1, count + 1, dtype=np.int32) if users is None else users.astype(np.int32)
 
 
 def evaluation(

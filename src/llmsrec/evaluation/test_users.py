@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from llmsrec.data.held_out import BACK, HeldOut, last
+from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
+from llmsrec.evaluation.asked import Asked
 from llmsrec.files import atomic
 
 SCHEMA = pl.Schema(
@@ -21,15 +24,16 @@ SCHEMA = pl.Schema(
 )
 
 
-def of_data(filtered: Path, most: int, seed: int) -> pl.DataFrame:
+def of_data(filtered: Path, most: int, seed: int, test: HeldOut | Asked | None = None) -> pl.DataFrame:
     """The users of the test split: `user_id`, their `history` (parent_asins, in order), its `timestamps`, the `target`.
 
     Args:
         filtered: data/filtered.
         most: of more users, so many are drawn by `seed`, without repetition; all of fewer.
+        test: the users of test; None is leave-last-out, where a user's target is the last event.
 
     Returns:
-        A row a user, ascending by `user_id`. The target is a user's last event, the history all events before it.
+        A row a user, ascending by `user_id`.
 
     Raises:
         DataError: a file is missing.
@@ -38,26 +42,26 @@ def of_data(filtered: Path, most: int, seed: int) -> pl.DataFrame:
     for path in (interactions, items):
         if not path.is_file():
             raise DataError(f"{path} is not there; `dvc repro filter` writes it.")
-    users = pl.scan_parquet(interactions).select(pl.col("user_id").unique().sort()).collect()["user_id"]
-    if len(users) > most:
-        chosen = np.random.default_rng(seed).choice(len(users), size=most, replace=False)
-        users = users.gather(np.sort(chosen))
+    test = test or last(Sequences.read(interactions), BACK["test"])
+    rows = np.arange(len(test.users))
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(seed).choice(len(rows), size=most, replace=False))
     asins = pl.read_parquet(items).sort("item_id")["parent_asin"]
-    events = pl.scan_parquet(interactions).filter(pl.col("user_id").is_in(users.implode())).collect()
-    events = events.with_columns(parent_asin=asins.gather(events["item_id"] - 1))
-    return (
-        events.group_by("user_id", maintain_order=True)
-        .agg(
-            history=pl.col("parent_asin").slice(0, pl.len() - 1),
-            timestamps=pl.col("timestamp").slice(0, pl.len() - 1),
-            target=pl.col("parent_asin").last(),
-        )
-        .cast(SCHEMA)  # type: ignore[arg-type]
+    histories = test.histories.of_users(rows + 1)
+    events = pl.DataFrame(
+        {
+            "row": np.repeat(np.arange(len(rows)), histories.lengths()[1:]),
+            "history": asins.gather(histories.items - 1),
+            "timestamps": histories.timestamps,
+        }
     )
+    users = pl.DataFrame({"user_id": test.users[rows], "target": asins.gather(test.targets[rows] - 1)})
+    lists = events.group_by("row", maintain_order=True).agg("history", "timestamps").drop("row")
+    return users.hstack(lists).select(SCHEMA.names()).cast(SCHEMA)  # type: ignore[arg-type]
 
 
-def write(reports: Path, filtered: Path, most: int, seed: int) -> None:
+def write(reports: Path, filtered: Path, most: int, seed: int, test: HeldOut | Asked | None = None) -> None:
     """Write what `of_data` returns to `reports`/test_users.parquet."""
-    users = of_data(filtered, most, seed)
+    users = of_data(filtered, most, seed, test)
     with atomic(reports / "test_users.parquet") as temporary:
         users.write_parquet(temporary, compression="zstd")

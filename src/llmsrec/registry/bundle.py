@@ -72,6 +72,7 @@ def write(
     sequences: Sequences,
     users: int,
     tolerance: float,
+    repeats: str = "first",
 ) -> str:
     """Write a whole bundle, or nothing: `folder` is replaced only once everything agrees.
 
@@ -82,6 +83,7 @@ def write(
         sequences: histories to compare on, e.g. those of the test split.
         users: at most so many of them.
         tolerance: largest difference between torch and ONNX Runtime, see `onnx_export.compare`.
+        repeats: data.repeats of the training data; with `keep` items of a history are recommended again.
 
     Returns:
         The bundle's digest.
@@ -105,7 +107,7 @@ def write(
         )
         save_file(_weights(model), building / WEIGHTS)
         catalogue.write_parquet(building / "items.parquet")
-        write_json(building / "config.json", _config(model, config))
+        write_json(building / "config.json", _config(model, config, repeats))
         _write_backbone(building, model, backbone)
         _write_code(building)
         digest = seal(building)
@@ -184,7 +186,8 @@ def _weights(model: LLMSRec) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items() if name not in held}
 
 
-def _config(model: LLMSRec, config: dict[str, Any]) -> dict[str, Any]:
+def _config(model: LLMSRec, config: dict[str, Any], repeats: str) -> dict[str, Any]:
+    first = repeats == "first"
     return {
         "format": FORMAT,
         "backbone": config["backbone"],
@@ -195,8 +198,9 @@ def _config(model: LLMSRec, config: dict[str, Any]) -> dict[str, Any]:
         "teacher": model.teacher.config,
         "protocol": {
             "score": "dot product of user and item vector",
-            "history": "by timestamp, ties in the order given, the first of repeats kept",
-            "excluded": "items of the history",
+            "history": f"by timestamp, ties in the order given, {'the first of' if first else 'all'} repeats kept",
+            "excluded": "items of the history" if first else "nothing: items of the history are recommended again",
+            "repeats": repeats,
         },
         "shapes": {
             "items": len(model.teacher.item_vectors()) - 1,

@@ -7,15 +7,17 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from llmsrec import params as parameters
+from llmsrec.data import held_out
+from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
 from llmsrec.evaluation import test_users
 from llmsrec.files import sha256
 from llmsrec.registry import evidence, gate
-from llmsrec.scoring import held_out
+from llmsrec.scoring import held_out as asking
 from llmsrec.serving.bundle import Bundle
 
 TOWER = "llm"  # what rule 4 compares
-FILTERED = "data/filtered"
+FILTERED, SPLIT = "data/filtered", "data/split"
 
 
 def ask(client: MlflowClient, holder: ModelVersion, ours: gate.Evidence, folder: Path, root: Path) -> gate.OnOtherData:
@@ -25,8 +27,8 @@ def ask(client: MlflowClient, holder: ModelVersion, ours: gate.Evidence, folder:
     that a bundle brings is run. The users are those that were kept with `ours`; of a version from before they were,
     those of the workspace, if its data are the ones that `ours` was trained on.
 
-    What decides is the `llm` tower's full ranking over the holder's own catalogue, see `held_out.rank`. A user's
-    target can be in what the holder was trained on where its data are the newer ones; then it is flattered.
+    What decides is the `llm` tower's full ranking over the holder's own catalogue, see `scoring.held_out.rank`. A
+    user's target can be in what the holder was trained on where its data are the newer ones; then it is flattered.
 
     Args:
         folder: an empty folder, or one for reports, for the holder's files.
@@ -43,7 +45,7 @@ def ask(client: MlflowClient, holder: ModelVersion, ours: gate.Evidence, folder:
         flush=True,
     )
     bundle = Bundle.open(folder / "model/artifacts/bundle")
-    asked = held_out.rank(bundle, users, TOWER)
+    asked = asking.rank(bundle, users, TOWER)
     return gate.OnOtherData(int(holder.version), users["user_id"].to_numpy(), asked)
 
 
@@ -55,5 +57,6 @@ def _of_workspace(ours: gate.Evidence, root: Path) -> pl.DataFrame:
             f"version; run `dvc repro` with its params to register it anew, or promote from the repository whose "
             f"{FILTERED} it was trained on"
         )
-    settings = parameters.load(root / "params.yaml").evaluate
-    return test_users.of_data(filtered, settings.test_users, settings.seed)
+    params = parameters.load(root / "params.yaml")
+    test = held_out.read(Sequences.read(filtered / "interactions.parquet"), root / SPLIT, "test", params.split.by)
+    return test_users.of_data(filtered, params.evaluate.test_users, params.evaluate.seed, test)

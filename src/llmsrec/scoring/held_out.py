@@ -36,7 +36,8 @@ class HeldOut:
 def rank(bundle: Bundle, users: pl.DataFrame, tower: str) -> HeldOut:
     """Rank each user's target by a tower of `bundle`.
 
-    `full`: among all items of the bundle's own catalogue that are not in the user's history; ties count against the
+    `full`: among all items of the bundle's own catalogue that it would recommend: not those of the user's history,
+    unless it was trained with data.repeats `keep`; ties count against the
     version. A target that the catalogue does not have is a miss (`MISS`), and unknown items of a history are skipped
     as they are when a request is answered; a history with none left is ranked by popularity. `uni99`, if there are
     `negatives`: among the user's own stored negatives; those that the catalogue does not have cannot beat the target,
@@ -71,8 +72,9 @@ def rank(bundle: Bundle, users: pl.DataFrame, tower: str) -> HeldOut:
     ):
         if not len(rows):
             continue
-        offsets = np.concatenate([[0], np.cumsum([len(read[row].items) for row in rows])])
-        seen = np.concatenate([read[row].items for row in rows])
+        excluded = [recommender.excluded(read[row]) + 1 for row in rows]
+        offsets = np.concatenate([[0], np.cumsum([len(items) for items in excluded])])
+        seen = np.concatenate(excluded)
         others = None if negatives is None else negatives[rows]
         for name, of in ranking.rank(of_users, of_items, targets[rows], offsets, seen, others).items():
             found[name][rows] = of

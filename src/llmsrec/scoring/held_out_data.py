@@ -7,9 +7,11 @@ from pathlib import Path
 
 import polars as pl
 
+from llmsrec.data import held_out
+from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError, RequestError
 from llmsrec.evaluation import test_users
-from llmsrec.files import sha256
+from llmsrec.files import read_json, sha256
 
 INTERACTIONS, ITEMS, CANDIDATES = "interactions.parquet", "items.parquet", "candidates.parquet"
 COLUMNS = {INTERACTIONS: ("user_id", "item_id", "timestamp"), ITEMS: ("item_id", "parent_asin")}
@@ -54,10 +56,14 @@ def read(folder: Path, most: int, seed: int) -> HeldOutData:
     filtered = folder / "filtered" if (folder / "filtered").is_dir() else folder
     for name, columns in COLUMNS.items():
         _check(filtered / name, columns)
-    users = test_users.of_data(filtered, most, seed)
+    split = filtered.parent / "split"
+    manifest = read_json(split / "manifest.json") if (split / "manifest.json").is_file() else {}
+    by_time = "time" in manifest  # else each user's last event is the target
+    test = held_out.after_cut(Sequences.read(filtered / INTERACTIONS), split / "test.parquet") if by_time else None
+    users = test_users.of_data(filtered, most, seed, test)
     if not len(users):
         raise DataError(f"{filtered / INTERACTIONS} holds no events, so there are no test users; {EXAMPLE}.")
-    candidates = filtered.parent / "split" / CANDIDATES
+    candidates = split / CANDIDATES
     files = [sha256(filtered / INTERACTIONS), sha256(filtered / ITEMS)]
     if candidates.is_file():
         users = _with_negatives(users, candidates, filtered / ITEMS)

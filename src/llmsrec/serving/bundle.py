@@ -98,6 +98,11 @@ class Bundle:
         contents.check(opened)
         return opened
 
+    @property
+    def repeats(self) -> bool:
+        """Whether items of a history may be recommended again (data.repeats `keep`); not in bundles from before."""
+        return bool(self.config.get("protocol", {}).get("repeats") == "keep")
+
     def stores(self) -> pl.Series:
         """`[I]` each item's store as String, null where it has none, in the order of item ids."""
         return self._catalogue("store")

@@ -100,16 +100,22 @@ class Recommender:
                 )
 
     def history(self, asins: list[str], timestamps: list[int]) -> History:
-        """Oldest first (ties in the order given), the first of repeats kept, as in the data that was trained on."""
+        """Oldest first (ties in the order given), of repeats the first or all, as in the data that was trained on."""
+        events = [(asins[place], timestamps[place]) for place in sorted(range(len(asins)), key=timestamps.__getitem__)]
         first: dict[str, int] = {}
-        for place in sorted(range(len(asins)), key=timestamps.__getitem__):
-            first.setdefault(asins[place], timestamps[place])
-        known = [asin for asin in first if asin in self._ids]
+        for asin, time in events:
+            first.setdefault(asin, time)
+        kept = events if self._bundle.repeats else list(first.items())
+        known = [(self._ids[asin], time) for asin, time in kept if asin in self._ids]
         return History(
-            items=np.array([self._ids[asin] for asin in known], dtype=np.int64),
-            timestamps=np.array([first[asin] for asin in known], dtype=np.int64),
+            items=np.array([item for item, _ in known], dtype=np.int64),
+            timestamps=np.array([time for _, time in known], dtype=np.int64),
             unknown=[asin for asin in first if asin not in self._ids],
         )
+
+    def excluded(self, history: History) -> np.ndarray:
+        """Indices of the items that are not recommended after a history: its own, or none where repeats were kept."""
+        return history.items[:0] if self._bundle.repeats else history.items - 1
 
     def rank(self, histories: list[History], tower: str, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """What `recommend` ranks, for histories that are one batch: `[<= k]` indices of items, best first, and scores.
@@ -120,7 +126,7 @@ class Recommender:
             histories: each with one known item at least.
         """
         scores = self.tower(tower).vectors(histories) @ self._item_vectors[tower]
-        best = [top(row, k, exclude=history.items - 1) for row, history in zip(scores, histories, strict=True)]
+        best = [top(row, k, exclude=self.excluded(history)) for row, history in zip(scores, histories, strict=True)]
         return [(indices, row[indices]) for indices, row in zip(best, scores, strict=True)]
 
     def popular(self, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +135,7 @@ class Recommender:
         return best, self._counts[best]
 
     def _answer(self, request: Request, history: History, scores: np.ndarray) -> Answer:
-        best = top(scores, request.k, exclude=history.items - 1)
+        best = top(scores, request.k, exclude=self.excluded(history))
         return Answer(
             items=[
                 Recommendation(parent_asin=self._asins[i], title=self._titles[i], score=float(scores[i])) for i in best

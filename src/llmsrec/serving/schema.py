@@ -63,8 +63,9 @@ class Answer(BaseModel):
     """The answer to one request.
 
     Attributes:
-        items: best first, at most `k`, none of them in the history.
-        used: known, distinct items of the history. A tower reads the last of them, as many as it was trained with.
+        items: best first, at most `k`, none of them in the history (but of a model trained with data.repeats `keep`).
+        used: known, distinct items of the history, or with `keep` its events with known items. A tower reads the last
+            of them, as many as it was trained with.
         unknown: items of the history that the catalogue does not have, oldest first.
         fallback: `popular` where no item of the history is known: the items are then the most popular ones.
     """

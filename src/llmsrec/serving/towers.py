@@ -12,7 +12,7 @@ ITEMS = {"llm": "item_vectors", "cf": "item_vectors", "teacher": "item_embedding
 
 @dataclass(frozen=True)
 class History:
-    """A request's known, distinct items, oldest first, and when they were met.
+    """A request's known items, oldest first, and when they were met; distinct, but where the model keeps repeats.
 
     Attributes:
         items: `[n]` int64 item ids, 1..I.

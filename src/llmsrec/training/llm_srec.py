@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from llmsrec import distributed
 from llmsrec.data import candidates
+from llmsrec.data.held_out import HeldOut
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import metrics, ranks
 from llmsrec.models import losses
@@ -57,33 +58,36 @@ class Validation:
     """What a check during training evaluates.
 
     Attributes:
-        histories: all users' events before their valid item.
-        users: `[n]` ids of the users looked at: all, or a fixed, seeded sample.
+        histories: users' events before their valid item.
+        users: `[n]` numbers in `histories` of the users looked at: all, or a fixed, seeded sample.
         targets: `[n]` their valid items.
         negatives: `[n, m]` their candidates besides the target.
+        repeats: data.repeats; with `keep`, items of the history are ranked too.
     """
 
     histories: Sequences
     users: np.ndarray
     targets: np.ndarray
     negatives: np.ndarray
+    repeats: str = "first"
 
     @classmethod
-    def read(cls, interactions: Path, drawn: Path, at_most: int, seed: int) -> "Validation":
-        """The valid split of candidates.parquet: all users, or a fixed sample of `at_most` drawn by `seed`."""
-        targets, negatives = candidates.read(drawn, "valid")
-        rows = np.arange(len(targets))
+    def of(cls, valid: HeldOut, drawn: Path, at_most: int, seed: int, repeats: str) -> "Validation":
+        """All users of the valid split and their lists in candidates.parquet, or a sample of `at_most` by `seed`."""
+        _, negatives = candidates.read(drawn, "valid")
+        rows = np.arange(len(valid.users))
         if len(rows) > at_most:
             rows = np.sort(np.random.default_rng(seed).choice(rows, at_most, replace=False))
-        return cls(Sequences.read(interactions).drop_last(2), rows + 1, targets[rows], negatives[rows])
+        return cls(valid.histories, rows + 1, valid.targets[rows], negatives[rows], repeats)
 
     def scores(self, model: Trainee) -> dict[str, float]:
         """Metrics under their names, such as `valid/uni99/ndcg_10`."""
+        excluded = self.histories.excluded(self.repeats)
         found = ranks.rank(
             model.user_vectors(self.histories, self.users).numpy(),
             model.item_vectors().numpy(),
             self.targets,
-            *ranks.select(self.histories.offsets, self.histories.items, self.users),
+            *ranks.select(excluded.offsets, excluded.items, self.users),
             self.negatives,
         )
         return {

@@ -41,6 +41,7 @@ def train(
     resume: Path,
     device: str = "cpu",
     first: SASRec | None = None,
+    repeats: str = "first",
 ) -> tuple[SASRec, Curve]:
     """Train until `settings.patience` epochs bring no better validation score, or `settings.epochs` are done.
 
@@ -53,6 +54,7 @@ def train(
         resume: the folder that this run, and only this run, keeps its state in.
         device: where to compute.
         first: the model to begin with, of `settings`' shape; a new one (`build`) if None.
+        repeats: data.repeats; with `keep`, items of the history are ranked in validation too.
 
     Returns:
         the model of the best epoch, in evaluation mode, and a row for each epoch.
@@ -82,7 +84,7 @@ def train(
                 break
             began = time.monotonic()
             loss = train_epoch(model, optimizer, samples, settings, epoch)
-            score = validate(model, histories, targets)
+            score = validate(model, histories, targets, repeats)
             curve.append({"epoch": epoch, "loss": loss, METRIC: score})
             if _best(curve)["epoch"] == epoch:
                 best = _weights(model)
@@ -210,13 +212,14 @@ def batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> l
     return [cut[index] for index in rng.permutation(len(cut))]
 
 
-def validate(model: SASRec, histories: Sequences, targets: np.ndarray) -> float:
-    """NDCG@10 of all users' targets among all items outside their histories."""
+def validate(model: SASRec, histories: Sequences, targets: np.ndarray, repeats: str = "first") -> float:
+    """NDCG@10 of all users' targets among all items outside their histories (of data.repeats `keep`: all items)."""
+    excluded = histories.excluded(repeats)
     users = model.user_vectors(histories).cpu().numpy()
     items = model.item_vectors().detach().cpu().numpy()
 
     def rank(rows: np.ndarray) -> Tensor:
-        seen = ranks.select(histories.offsets, histories.items, rows)
+        seen = ranks.select(excluded.offsets, excluded.items, rows)
         return torch.from_numpy(ranks.rank(users[rows], items, targets[rows - 1], *seen)["full"])
 
     found = distributed.spread_rows(rank, np.arange(1, histories.users + 1))

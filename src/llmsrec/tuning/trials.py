@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llmsrec import models
+from llmsrec.data import held_out
+from llmsrec.data.held_out import HeldOut
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import ParamsError
 from llmsrec.files import read_json, sha256
@@ -43,8 +45,10 @@ def trainer(params: Params, cache: Path) -> Trainer:
     Args:
         cache: folder for the language model's outputs.
     """
-    sequences = Sequences.read(TRAIN)
-    validation = Validation.read(INTERACTIONS, CANDIDATES, params.evaluate.validation_users, params.train.seed)
+    interactions = Sequences.read(INTERACTIONS)
+    sequences, valid = Sequences.read(TRAIN, interactions.users), _valid(params)
+    settings = params.evaluate.validation_users, params.train.seed, params.data.repeats
+    validation = Validation.of(valid, CANDIDATES, *settings)
     if params.tune.fidelity == "full":
         return partial(_full, sequences, validation)
 
@@ -80,13 +84,18 @@ def _full(
         trained, _ = sasrec_training.train(
             sequences,
             histories=validation.histories,
-            targets=Sequences.read(VALID).items,
+            targets=_valid(params).targets,
             items=int(Sequences.read(INTERACTIONS).items.max()),
             settings=params.sasrec,
             resume=resume / "sasrec",
+            repeats=params.data.repeats,
         )
         sasrec.save(trained, teacher)
     return train(untrained(params, teacher), sequences, validation, params.model, params.train, resume, on_check)
+
+
+def _valid(params: Params) -> HeldOut:
+    return held_out.read(Sequences.read(INTERACTIONS), VALID.parent, "valid", params.split.by)
 
 
 def untrained(params: Params, teacher: Path = SASREC) -> llm_srec.LLMSRec:

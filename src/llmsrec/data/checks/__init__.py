@@ -17,13 +17,21 @@ from llmsrec.data.checks import pictures, rules, shares, tables
 from llmsrec.data.checks.pictures import Picture
 from llmsrec.data.checks.report import Report
 from llmsrec.data.checks.shares import EXAMPLES, Limits, Share
-from llmsrec.files import sha256
+from llmsrec.files import read_json, sha256
 
 __all__ = ["Report", "run"]
 
 
 def run(
-    raw: Path, filtered: Path, split: Path, core: int, negatives: int, limits: Mapping[str, Limits], years: float
+    raw: Path,
+    filtered: Path,
+    split: Path,
+    core: int,
+    negatives: int,
+    limits: Mapping[str, Limits],
+    years: float,
+    repeats: str = "first",
+    by: str = "last",
 ) -> Report:
     """Check the three folders.
 
@@ -34,6 +42,8 @@ def run(
         negatives: the length that each list of candidates must have (split.negatives).
         limits: name of each figure (`shares.measure`) -> its limits (checks of params.yaml).
         years: an event older than the newest by more is old (checks.old.years).
+        repeats: whether a user may have several events with one item (data.repeats).
+        by: how the data were split (split.by); where by time, the manifest says at which times.
 
     Raises:
         DataError: a file is missing or is not parquet.
@@ -50,10 +60,12 @@ def run(
     if results[schema.table].success:
         measured = shares.measure(files, folders, core, years)
         values = pd.DataFrame({share.name: [share.value] for share in measured}, dtype=float)
-        frames = tables.aggregate(files)
+        cuts = read_json(split / "manifest.json")["time"]["cuts"] if by == "time" else None
+        frames = tables.aggregate(files, cuts)
         drawn = pictures.draw(frames)
         results[rules.LIMITS] = validate(context, rules.limits(measured, limits), values)
-        for suite in rules.suites(core, negatives, frames["filtered.items"]["item_id"].count()):
+        items = frames["filtered.items"]["item_id"].count()
+        for suite in rules.suites(core, negatives, items, repeats, by):
             results[suite.table] = validate(context, suite, frames[suite.table].to_pandas())
             rows[suite.table] = suite.rows
     digests = {part: sha256(folder) for part, folder in folders.items()}

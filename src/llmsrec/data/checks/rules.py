@@ -49,14 +49,17 @@ def limits(shares: Sequence[Share], limits: Mapping[str, Limits]) -> Suite:
     return Suite(LIMITS, [], rules, "figures")
 
 
-def suites(core: int, negatives: int, items: int) -> list[Suite]:
+def suites(core: int, negatives: int, items: int, repeats: str = "first", by: str = "last") -> list[Suite]:
     """The rules that hold for each row or are broken.
 
     Args:
         core: events that each user and each item has at least.
         negatives: the length of each list of candidates.
         items: I, where item ids are 1..I.
+        repeats: data.repeats; a pair of user and item may have several events only with `keep`.
+        by: split.by.
     """
+    pairs = [_equal("pairs", "no user has two events with one item", "items", "events")] if repeats == "first" else []
     return [
         Suite(
             "raw.reviews",
@@ -93,8 +96,8 @@ def suites(core: int, negatives: int, items: int) -> list[Suite]:
                 _equal("dense", "user ids are 1, 2, 3, ...", "user_id", "position"),
                 _filled("raw_id", "each user has a raw id", "raw_user_id"),
                 _unique("raw_id_unique", "no two users share a raw id", "raw_user_id"),
-                _least("core", f"each user has {core} events or more", "events", core),
-                _equal("pairs", "no user has two events with one item", "items", "events"),
+                _least("core", f"each user has events with {core} items or more", "items", core),
+                *pairs,
                 _none("time", "no user has an event without a time", "without_time"),
                 _none("order", "a user's events are in order of time", "steps_back"),
                 _equal("sorted", "users follow one another in the file", "first_row", "start"),
@@ -121,18 +124,11 @@ def suites(core: int, negatives: int, items: int) -> list[Suite]:
             ["user_id"],
             [
                 _some("rows", "there are users"),
-                _least("train", "each user has a training event", "train", 1),
-                _exactly("valid", "each user has one validation event", "valid", 1),
-                _exactly("test", "each user has one test event", "test", 1),
                 _none("shared", "no user has an event in two splits", "shared"),
-                _none("lost", "each user's filtered events are all in a split", "lost"),
                 _none("foreign", "each user's events of the splits are all filtered events", "foreign"),
-                _none("times", "the splits hold the times of the filtered events", "time_moved"),
                 _after("train_before_valid", "no training event is later than validation", "valid_first", "train_last"),
                 _after("valid_before_test", "no validation event is later than test", "test_first", "valid_last"),
-                _equal("valid_item", "validation is the last event but one", "valid_item", "valid_expected"),
-                _equal("test_item", "test is the last event", "test_item", "test_expected"),
-                _exactly("candidates", "each user has two lists of candidates", "candidates", 2),
+                *(_by_time() if by == "time" else _leave_last_out()),
             ],
             "users",
         ),
@@ -153,6 +149,33 @@ def suites(core: int, negatives: int, items: int) -> list[Suite]:
             ],
             "lists",
         ),
+    ]
+
+
+def _leave_last_out() -> list[gxe.Expectation]:
+    """What must hold of a user's events in the splits where the last two are held out."""
+    return [
+        _least("train", "each user has a training event", "train", 1),
+        _exactly("valid", "each user has one validation event", "valid", 1),
+        _exactly("test", "each user has one test event", "test", 1),
+        _none("lost", "each user's filtered events are all in a split", "lost"),
+        _none("times", "the splits hold the times of the filtered events", "time_moved"),
+        _equal("valid_item", "validation is the last event but one", "valid_item", "valid_expected"),
+        _equal("test_item", "test is the last event", "test_item", "test_expected"),
+        _exactly("candidates", "each user has two lists of candidates", "candidates", 2),
+    ]
+
+
+def _by_time() -> list[gxe.Expectation]:
+    """The same where the splits are cut at two times."""
+    said = "the first event from the cut on, of users with events before it"
+    return [
+        _equal("train", "training is what was before the first cut, no more and no less", "train", "train_expected"),
+        _most("valid", "no user has two validation events", "valid", 1),
+        _most("test", "no user has two test events", "test", 1),
+        _equal("valid_item", f"validation is {said}, if it was before the second", "valid_item", "valid_expected"),
+        _equal("test_item", f"test is {said}", "test_item", "test_expected"),
+        _equal("candidates", "each target has a list of candidates", "candidates", "candidates_expected"),
     ]
 
 

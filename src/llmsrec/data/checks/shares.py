@@ -118,7 +118,7 @@ def _of_steps(files: Files, filtered: Path, core: int) -> list[Share]:
     rounds = [number for number, step in enumerate(steps) if ROUND in step["step"]]
     if not rounds:
         raise DataError(f"{filtered / 'manifest.json'} has no step of the {core}-core; run `dvc repro -f -s filter`.")
-    before, after = steps[rounds[0] - 1], steps[-1]
+    before, after = steps[rounds[0] - 1], steps[rounds[-1]]
     shares = [_repeats(files, steps)]
     for what in ("events", "users"):
         count = before[what] - after[what]

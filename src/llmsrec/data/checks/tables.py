@@ -65,14 +65,18 @@ def columns(files: Files) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["file", "column", "expected", "found"], orient="row")
 
 
-def aggregate(files: Files) -> dict[str, pl.DataFrame]:
-    """All other tables by name; the files must have the columns of `SCHEMA`."""
+def aggregate(files: Files, cuts: Mapping[str, int] | None = None) -> dict[str, pl.DataFrame]:
+    """All other tables by name; the files must have the columns of `SCHEMA`.
+
+    Args:
+        cuts: see `split_users`.
+    """
     return {
         "raw.reviews": raw_reviews(files["raw/reviews"]),
         "raw.items": files["raw/items"].select(_filled("parent_asin")).sort("parent_asin").collect(),
         "filtered.users": filtered_users(files["filtered/interactions"], files["filtered/users"]),
         "filtered.items": filtered_items(files["filtered/interactions"], files["filtered/items"]),
-        "split.users": split_users(files),
+        "split.users": split_users(files, cuts),
         "split.candidates": candidates(files),
     }
 
@@ -129,26 +133,31 @@ def filtered_items(interactions: pl.LazyFrame, items: pl.LazyFrame) -> pl.DataFr
     )
 
 
-def split_users(files: Files) -> pl.DataFrame:
+def split_users(files: Files, cuts: Mapping[str, int] | None) -> pl.DataFrame:
     """A row for a user of any split or of the filtered data.
 
-    Columns: events in `train`, `valid` and `test`; pairs of user and item that are `lost` (filtered, in no split),
-    `foreign` (in a split, not filtered) or `shared` (in two splits); `time_moved` (ms between the sums of times);
-    the splits' times; each held-out item beside the one that the order of events asks for; rows of `candidates`.
+    Columns: events in `train`, `valid` and `test`; pairs of user and item with events that are `lost` (more filtered
+    than in the splits), `foreign` (in a split, not filtered) or `shared` (in two splits, and more than filtered);
+    `time_moved` (ms between the sums of times); the splits' times; each held-out item beside the one that the order of
+    events asks for, and how many events it asks for in each part; rows of `candidates`.
+
+    Args:
+        cuts: where valid and test begin (ms), of a split by time.
     """
     interactions = files["filtered/interactions"]
     sources = {"filtered": interactions, **{part: files[f"split/{part}"] for part in PARTS}}
     events = pl.concat([frame.with_columns(source=pl.lit(name)) for name, frame in sources.items()])
-    held = pl.sum_horizontal(pl.col(part) > 0 for part in PARTS)  # splits that a pair of user and item is in
+    held = pl.sum_horizontal(*PARTS)  # events of a pair of user and item in the splits,
+    splits = pl.sum_horizontal(pl.col(part) > 0 for part in PARTS)  # and in how many splits they are
     pairs = (
         events.group_by("user_id", "item_id")
         .agg((pl.col("source") == name).sum().cast(pl.Int64).alias(name) for name in sources)
         .group_by("user_id")
         .agg(
             *(pl.col(part).sum() for part in PARTS),
-            ((pl.col("filtered") > 0) & (held == 0)).sum().alias("lost"),
+            (pl.col("filtered") > held).sum().alias("lost"),
             (pl.col("filtered") == 0).sum().alias("foreign"),
-            (held > 1).sum().alias("shared"),
+            ((held > pl.col("filtered")) & (splits > 1)).sum().alias("shared"),
         )
     )
     of = {name: pl.col("timestamp").filter(pl.col("source") == name) for name in sources}
@@ -159,15 +168,40 @@ def split_users(files: Files) -> pl.DataFrame:
         of["valid"].max().alias("valid_last"),
         of["test"].min().alias("test_first"),
     )
-    ends = interactions.group_by("user_id").agg(
-        pl.col("item_id").slice(-2, 1).first().alias("valid_expected"),
-        pl.col("item_id").last().alias("test_expected"),
-    )
+    ends = interactions.group_by("user_id").agg(**(_expected_last() if cuts is None else _expected_after(cuts)))
     rows = files["split/candidates"].group_by("user_id").agg(pl.len().alias("candidates"))
     table = pairs.join(times, on="user_id", how="left", nulls_equal=True)
     for other in (ends, _held_out(files, "valid"), _held_out(files, "test"), rows):
         table = table.join(other, on="user_id", how="left", nulls_equal=True)
-    return table.with_columns(pl.col("candidates").fill_null(0)).sort("user_id", nulls_last=True).collect()
+    lists = (pl.col("valid_expected").is_not_null() + pl.col("test_expected").is_not_null()).alias(
+        "candidates_expected"
+    )
+    table = table.with_columns(pl.col("candidates").fill_null(0), lists.cast(pl.Int64))
+    return table.sort("user_id", nulls_last=True).collect()
+
+
+def _expected_last() -> dict[str, pl.Expr]:
+    """The held-out items of a user's events, and how many training events there are, of leave-last-out."""
+    return {
+        "valid_expected": pl.col("item_id").slice(-2, 1).first(),
+        "test_expected": pl.col("item_id").last(),
+        "train_expected": pl.len().cast(pl.Int64) - 2,
+    }
+
+
+def _expected_after(cuts: Mapping[str, int]) -> dict[str, pl.Expr]:
+    """The same of a split by time: the first event from a cut on, if there are events before the cut."""
+    time = pl.col("timestamp")
+    ends = {"valid": time < cuts["test"], "test": pl.lit(True)}
+    return {
+        **{
+            f"{name}_expected": pl.when((time < cuts[name]).any()).then(
+                pl.col("item_id").filter((time >= cuts[name]) & ends[name]).first()
+            )
+            for name in ends
+        },
+        "train_expected": (time < cuts["valid"]).sum().cast(pl.Int64),
+    }
 
 
 def candidates(files: Files) -> pl.DataFrame:

@@ -1,0 +1,83 @@
+"""A table cut into parts of consecutive users, so that one part at a time has to fit into memory.
+
+Parts lie in a folder beside what is made from them and are gone with it, finished or not.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from llmsrec.files import atomic
+
+ROWS = 1 << 22  # of a part, about
+BATCH = 1 << 20  # rows that are read at once
+GROUPS, SAMPLED = 32, 1 << 16  # row groups that the cuts between parts are found from, and user ids of each at most
+COLUMNS = pl.Schema({"user_id": pl.String(), "item": pl.Int32(), "timestamp": pl.Int64()})
+
+
+@contextmanager
+def working(out: Path) -> Iterator[Path]:
+    """An empty folder for parts, on the disk of `out`; what a killed run left in it is removed first."""
+    folder = out.with_name(f".{out.name}.parts")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def spread(reviews: Path, folder: Path) -> tuple[list[Path], pl.Series]:
+    """Write reviews to `folder`/<n>.parquet: `user_id, item, timestamp`, in the order of lines.
+
+    A user's reviews are in one part, and all users of a part come before those of the next in byte order.
+
+    Returns:
+        The parts, and the raw ids of items that the codes 0, 1, ... in `item` stand for; which code an item gets is
+        left to chance.
+    """
+    file, table = pq.ParquetFile(reviews), pl.Categories.random()
+    _alive = pl.Series(dtype=pl.Categorical(table))  # polars forgets codes that no series uses
+    bounds = _bounds(file)
+    parts = [folder / f"{number:04d}.parquet" for number in range(len(bounds) + 1)]
+    schema = pl.DataFrame(schema=COLUMNS).to_arrow().schema
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=False))
+            for path in parts
+        ]
+        for batch in file.iter_batches(BATCH, columns=["user_id", "parent_asin", "timestamp"]):
+            frame = pl.DataFrame(batch)
+            frame = frame.select(
+                "user_id",
+                pl.col("parent_asin").cast(pl.Categorical(table)).to_physical().cast(pl.Int32).alias("item"),
+                "timestamp",
+                part=bounds.search_sorted(frame["user_id"], side="right"),
+            )
+            for (number,), rows in frame.partition_by("part", as_dict=True, include_key=False).items():
+                writers[int(number)].write_table(rows.to_arrow().cast(schema))
+    return parts, table.to_series()
+
+
+def _bounds(file: pq.ParquetFile) -> pl.Series:
+    """The first user id of each part but the first, from a sample: parts are about equal, what is written is not
+    changed by it."""
+    count = -(-file.metadata.num_rows // ROWS)
+    if count <= 1:
+        return pl.Series(dtype=pl.String)
+    groups = np.unique(np.linspace(0, file.num_row_groups - 1, GROUPS).astype(int))
+    ids = [pl.Series(file.read_row_group(group, columns=["user_id"])["user_id"]) for group in groups]
+    ordered = pl.concat(of.gather_every(-(-len(of) // SAMPLED)) for of in ids).sort()
+    places = np.linspace(0, len(ordered), count + 1)[1:-1].astype(int)
+    return ordered.gather(places).unique().sort()
+
+
+def join(parts: list[Path], path: Path) -> None:
+    """Write the rows of parquet files, one file after the other, to one; the same file as of a frame with all rows."""
+    with atomic(path) as temporary:
+        pl.scan_parquet(parts).sink_parquet(temporary)
