@@ -74,7 +74,7 @@ def test_the_stage_registers_once_and_moves_the_alias(
     assert {"ranks.parquet", "slices.parquet", "comparison.json", "checks.json", "evaluation.json"} <= reports
     version = client.get_model_version("staged", "1")
     assert version.run_id == first["run_id"]
-    assert version.description.startswith("# staged version 1\n")
+    assert version.description.startswith("NDCG@10 ") and "\n# staged version 1\n" in version.description
     assert [file.path for file in client.list_artifacts(first["run_id"], "cards")] == ["cards/staged-1.md"]
     assert run.data.tags["evidence_sha256"] == record.seal(workspace / "reports")
 
