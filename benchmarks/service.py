@@ -40,10 +40,11 @@ NAME = "served"
 
 @dataclass
 class Measured:
-    """What clients met: seconds of each answer by status, and how long they asked."""
+    """What clients met: seconds of each answer by status, how long they asked; processor time of each process."""
 
     seconds: float = 0.0
     times: dict[int, list[float]] = field(default_factory=dict)
+    processors: list[float] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
@@ -63,6 +64,16 @@ class Measured:
     def shown(self) -> list[str]:
         """Cells of a line."""
         return [f"{self.rate:,.0f}/s", f"{self.ms(0.5):.1f}", f"{self.ms(0.99):.1f}", str(self.failed)]
+
+    @property
+    def cost(self) -> float:
+        """Processor time of a served call in ms, all processes of the service together."""
+        return 1000 * sum(self.processors) / max(1, len(self.times.get(200, [])))
+
+    @property
+    def narrowest(self) -> float:
+        """The same of the process that needs most: a core for each, and this is what bounds the rate."""
+        return 1000 * max(self.processors, default=0.0) / max(1, len(self.times.get(200, [])))
 
     def figures(self) -> dict[str, float]:
         """For the file."""
@@ -164,9 +175,17 @@ def registered(bundle: Path, root: Path, versions: int) -> Iterator[Any]:
         yield client
 
 
+@dataclass(frozen=True)
+class Running:
+    """A service that is ready."""
+
+    port: int
+    pid: int
+
+
 @contextmanager
-def running(command: list[str], root: Path) -> Iterator[int]:
-    """A service, once it is ready; its port."""
+def running(command: list[str], root: Path) -> Iterator[Running]:
+    """A service, once it is ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -186,7 +205,7 @@ def running(command: list[str], root: Path) -> Iterator[int]:
             except OSError:
                 assert process.poll() is None, (root / "log").read_text()[-2000:]
                 time.sleep(0.2)
-        yield port
+        yield Running(port, process.pid)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=60)
@@ -208,18 +227,21 @@ def mlflows() -> list[str]:
 
 
 def line(name: str, *values: str) -> None:
-    print(f"{name:<34}" + "".join(f"{value:>13}" for value in values), flush=True)
+    print(f"{name:<42}" + "".join(f"{value:>13}" for value in values), flush=True)
 
 
-def compare(ports: dict[str, int], of: list[bytes], tower: str, seconds: float) -> dict[str, Any]:
+def compare(services: dict[str, Running], of: list[bytes], tower: str, seconds: float) -> dict[str, Any]:
     """Closed loop, then half of MLflow's best rate in an open loop: one service after the other."""
     figures: dict[str, Any] = {}
     best: dict[str, float] = {}
     for clients in CLIENTS:
         both = {}
-        for name, port in ports.items():
-            asyncio.run(closed(port, of, clients, min(1.0, seconds)))  # warm
-            both[name] = asyncio.run(closed(port, of, clients, seconds))
+        for name, service in services.items():
+            asyncio.run(closed(service.port, of, clients, min(1.0, seconds)))  # warm
+            pids = descendants(service.pid)
+            before = [processor_time([pid]) for pid in pids]
+            both[name] = asyncio.run(closed(service.port, of, clients, seconds))
+            both[name].processors = [processor_time([pid]) - then for pid, then in zip(pids, before, strict=True)]
         for name, measured in both.items():
             best[name] = max(best.get(name, 0.0), measured.rate)
             line(f"{tower}, {clients} clients, {name}", *measured.shown())
@@ -227,9 +249,13 @@ def compare(ports: dict[str, int], of: list[bytes], tower: str, seconds: float) 
         ratio = both["llmsrec"].rate / both["mlflow"].rate
         line(f"{tower}, {clients} clients: times as many", f"{ratio:.1f}")
         figures[f"{tower}/{clients}/ratio"] = ratio
+    for name, measured in both.items():
+        shown = f"{measured.cost:.2f}", f"{measured.narrowest:.2f}"
+        line(f"  processor ms a call, most of one: {name}", *shown)
+        figures[f"{tower}/cost/{name}"] = {"all_ms": measured.cost, "narrowest_ms": measured.narrowest}
     half = best["mlflow"] / 2
-    for name, port in ports.items():
-        measured = asyncio.run(opened(port, of, half, seconds))
+    for name, service in services.items():
+        measured = asyncio.run(opened(service.port, of, half, seconds))
         line(f"{tower}, open loop {half:.0f}/s, {name}", *measured.shown())
         figures[f"{tower}/open/{name}"] = measured.figures() | {"offered": half}
     return figures
@@ -237,15 +263,30 @@ def compare(ports: dict[str, int], of: list[bytes], tower: str, seconds: float) 
 
 def overload(root: Path, of: list[bytes], tower: str, seconds: float) -> dict[str, Any]:
     """Ten times as many clients as may wait: what is served of the peak, and how soon the others hear of it."""
-    with running(ours("--waiting", "32"), root) as port:
-        asyncio.run(closed(port, of, 8, min(1.0, seconds)))
-        peak = asyncio.run(closed(port, of, 32, seconds))
-        over = asyncio.run(closed(port, of, 320, seconds))
+    with running(ours("--waiting", "32"), root) as service:
+        asyncio.run(closed(service.port, of, 8, min(1.0, seconds)))
+        peak = asyncio.run(closed(service.port, of, 32, seconds))
+        over = asyncio.run(closed(service.port, of, 320, seconds))
     refused = len(over.times.get(429, [])) / over.seconds
     line(f"{tower}, 320 clients, 32 may wait", *over.shown())
     line("  of the rate of 32 clients", f"{over.rate / peak.rate:.2f}")
     line("  429, a second and their p99 in ms", f"{refused:,.0f}/s", "", f"{over.ms(0.99, 429):.1f}")
     return {f"{tower}/overload": {"goodput": over.rate / peak.rate, "refused_p99_ms": over.ms(0.99, 429)}}
+
+
+def processor_time(pids: list[int]) -> float:
+    """Seconds of a core that processes have used so far."""
+    used = 0.0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        used += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return used
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all that it started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(below for child in children for below in descendants(int(child)))]
 
 
 def version(port: int) -> str:
@@ -282,8 +323,8 @@ def swaps(root: Path, client: Any, of: list[bytes], count: int) -> dict[str, Any
         await asyncio.gather(move(), *(ask(number) for number in range(8)))
 
     began = time.perf_counter()
-    with running(ours("--no-llm", "--poll", "0.2"), root) as port:
-        asyncio.run(play(port))
+    with running(ours("--no-llm", "--poll", "0.2"), root) as service:
+        asyncio.run(play(service.port))
     measured.seconds = time.perf_counter() - began
     served = len(measured.times.get(200, []))
     broken = sum(len(times) for status, times in measured.times.items() if status != 200)
@@ -306,10 +347,10 @@ def main() -> None:
         with registered(options.bundle, root, 2) as client:
             towers = options.towers.split(",")
             line("", "served", "p50 ms", "p99 ms", "failed")
-            with running(ours("--poll", "3600"), root) as port, running(mlflows(), root) as other:
+            with running(ours("--poll", "3600"), root) as service, running(mlflows(), root) as other:
                 for tower in towers:
-                    ports = {"llmsrec": port, "mlflow": other}
-                    figures |= compare(ports, bodies(options.bundle, tower), tower, options.seconds)
+                    both = {"llmsrec": service, "mlflow": other}
+                    figures |= compare(both, bodies(options.bundle, tower), tower, options.seconds)
             for tower in towers:
                 figures |= overload(root, bodies(options.bundle, tower), tower, options.seconds)
             if options.swaps:

@@ -52,7 +52,7 @@ def near(_: Any, answer: Any) -> None:
 
 @pytest.mark.parametrize("tower", ["cf", "llm"])
 def test_a_sound_version_passes(recommender: Recommender, tower: str) -> None:
-    assert problem(recommender, parse, ASINS, tower, True) is None
+    assert problem(recommender, parse, ASINS, tower, True, False) is None
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,14 @@ def test_a_sound_version_passes(recommender: Recommender, tower: str) -> None:
     ],
 )
 def test_what_is_wrong_is_said(recommender: Recommender, change: Any, least: int, said: str) -> None:
-    assert said in str(problem(Changed(recommender, change, least), parse, ASINS, "cf", True))
+    assert said in str(problem(Changed(recommender, change, least), parse, ASINS, "cf", True, False))
 
 
 def test_a_backbone_of_fewer_bits_may_differ_a_little_in_company(recommender: Recommender) -> None:
-    assert problem(Changed(recommender, near, 2), parse, ASINS, "cf", False) is None
+    assert problem(Changed(recommender, near, 2), parse, ASINS, "cf", False, False) is None
+
+
+def test_a_model_that_keeps_repeats_may_recommend_what_was_bought(recommender: Recommender) -> None:
+    changed = Changed(recommender, again, 1)
+    assert "of the history" in str(problem(changed, parse, ASINS, "cf", True, False))
+    assert problem(changed, parse, ASINS, "cf", True, True) is None

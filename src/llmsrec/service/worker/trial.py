@@ -22,11 +22,12 @@ def requests(asins: list[str], tower: str) -> list[dict[str, Any]]:
     return made
 
 
-def problem(recommender: Any, parse: Any, asins: list[str], tower: str, exact: bool) -> str | None:
+def problem(recommender: Any, parse: Any, asins: list[str], tower: str, exact: bool, repeats: bool) -> str | None:
     """What is wrong with a tower's answers, if anything is: alone, and in one batch.
 
     Args:
         exact: its model computes in float32.
+        repeats: items of the history may be recommended again.
     """
     sent = requests(asins, tower)
     alone = [recommender.recommend(parse([request]))[0] for request in sent]
@@ -34,13 +35,14 @@ def problem(recommender: Any, parse: Any, asins: list[str], tower: str, exact: b
     for request, answer, other in zip(sent, alone, together, strict=True):
         items = [item.parent_asin for item in answer.items]
         bought = [event["parent_asin"] for event in request["history"]]
-        if len(set(items)) != min(request["k"], len(asins) - len(set(bought) & set(asins))):
+        known = set(bought) & set(asins)
+        if len(set(items)) != min(request["k"], len(asins) - (0 if repeats else len(known))):
             return f"{tower}: {len(set(items))} items for `k` {request['k']}"
-        if set(items) & set(bought):
+        if set(items) & known and not repeats:
             return f"{tower}: recommends an item of the history"
         if not all(math.isfinite(item.score) for item in answer.items):
             return f"{tower}: a score is not finite"
-        if answer.used != len(set(bought) & set(asins)) or answer.fallback is not None:
+        if answer.used != len(known) or answer.fallback is not None:
             return f"{tower}: used {answer.used} of {len(bought)} items, fallback {answer.fallback}"
         slack = (TOLERANCE if exact else ROUGH) * max(1.0, *(abs(item.score) for item in answer.items))
         if any(abs(a.score - b.score) > slack for a, b in zip(answer.items, other.items, strict=True)):
