@@ -298,6 +298,12 @@ def test_a_port_that_is_taken_is_one_line() -> None:
             bound("127.0.0.1", port).__enter__()
 
 
+def test_no_answer_waits_for_the_acknowledgement_of_its_head() -> None:
+    """Nagle's algorithm would hold the body back for 40 ms; asyncio turns it off for what says that it is TCP."""
+    with bound("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
 def test_a_token_is_asked_for_everywhere_but_by_probes(store: Store, tmp_path: Path) -> None:
     store.alias(1)
     (tmp_path / "token").write_text("s3cret\n")

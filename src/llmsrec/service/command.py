@@ -74,8 +74,9 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         RequestError: the address is no address of this machine, or taken.
     """
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # Said to be TCP, as asyncio asks before it turns Nagle's algorithm off, which costs an answer 40 ms.
+        listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise RequestError(f"--host {host} is no address here: {error.strerror}.") from error
     with listener:
