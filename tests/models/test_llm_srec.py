@@ -128,7 +128,7 @@ def test_step_losses_equal_the_plain_form(
                     / in_pool(0, len(cases), drawn.size)
                 )
             line.append(u @ model.f_item(hidden)[0] - excess)
-            cf_line.append(teachers[-1] @ model.f_item(hidden)[0] - excess)
+            cf_line.append(teachers[-1] @ model.f_item(hidden)[0].detach() - excess)
         scores.append(losses.retrieval(torch.stack(line)[None]))
         cf_scores.append(losses.retrieval(torch.stack(cf_line)[None]))
     user, cf = torch.stack(users), torch.stack(teachers)

@@ -280,14 +280,13 @@ def vector_losses(
     """The weighted terms of Eq. 4, given the vectors `[T, d']` that f_user and f_CF-user make for `T` targets.
 
     `cf_retrieval`, which the paper does not have, is Eq. 1 on f_CF-user's scores of the same candidates, so that the
-    tower without a language model is good by itself.
+    tower without a language model is better by itself.
     """
     weights, owners = settings.weights, torch.from_numpy(users).to(model.device)
-    scored = (user, cf_user) if weights.cf_retrieval else (user,)
-    scores = candidate_scores(model, scored, samples, users, places, settings, rng)
-    parts = {"retrieval": weights.retrieval * losses.retrieval(scores[0])}
+    own, cf = candidate_scores(model, user, cf_user, samples, users, places, settings, rng)
+    parts = {"retrieval": weights.retrieval * losses.retrieval(own)}
     if weights.cf_retrieval:
-        parts["cf_retrieval"] = weights.cf_retrieval * losses.retrieval(scores[1])
+        parts["cf_retrieval"] = weights.cf_retrieval * losses.retrieval(cf)
     if settings.distill:
         distill = losses.distill_mse if settings.distill_loss == "mse" else losses.distill_contrastive
         parts["distill"] = weights.distill * distill(cf_user, user, settings.distill_normalize)
@@ -312,7 +311,8 @@ def hidden_targets(model: LLMSRec, samples: Samples, rows: np.ndarray) -> tuple[
 
 def candidate_scores(
     model: Trainee,
-    vectors: tuple[Tensor, ...],
+    user: Tensor,
+    cf_user: Tensor,
     samples: Samples,
     users: np.ndarray,
     places: np.ndarray,
@@ -321,7 +321,8 @@ def candidate_scores(
 ) -> list[Tensor]:
     """Scores `[T, C]` of each target's candidates, the positive first; -inf where a shared one is the user's own.
 
-    For each of `vectors`, which are users' vectors `[T, d']` of one kind or another.
+    Two of them: by f_user's vectors `[T, d']`, and by f_CF-user's, which leave the items as they are: with a gradient
+    to f_item, the tower with a language model loses more than it should (docs/experiments.md).
 
     `own`: each target has its negatives. `shared`: the batch's negatives are there for every target. `in_batch`: the
     other targets' positives are too, and are corrected for being popular (`losses.log_excess`).
@@ -333,14 +334,15 @@ def candidate_scores(
     unique, where = np.unique(np.concatenate([positives, negatives.ravel()]), return_inverse=True)
     items = distributed.spread_items(partial(item_vectors, model), unique, model.item_groups)
     positive, negative = (torch.from_numpy(part).to(model.device) for part in np.split(where.ravel(), [len(positives)]))
-    first = [(user * items[positive]).sum(dim=1, keepdim=True) for user in vectors]
+    sides = ((user, items), (cf_user, items.detach()))
+    first = [(vectors * of_items[positive]).sum(dim=1, keepdim=True) for vectors, of_items in sides]
     if settings.negatives == "own":
-        own_items = items[negative.view(len(positives), -1)]
-        rest = [torch.einsum("td,tcd->tc", user, own_items) for user in vectors]
+        negative = negative.view(len(positives), -1)
+        rest = [torch.einsum("td,tcd->tc", vectors, of_items[negative]) for vectors, of_items in sides]
     else:
         pool = torch.unique(negative if settings.negatives == "shared" else torch.cat([positive, negative]))
         ids = unique[pool.cpu().numpy()]
-        rest = [user @ items[pool].T for user in vectors]
+        rest = [vectors @ of_items[pool].T for vectors, of_items in sides]
         if settings.negatives == "in_batch":
             share = torch.from_numpy(samples.popularity[ids]).to(items)
             excess = losses.log_excess(share, len(positives) - 1, negatives.size, samples.items)
