@@ -345,12 +345,9 @@ def summary(options: argparse.Namespace) -> None:
             f"llmsrec recommend --model models:/{name}/{version}{good} --k 5 --history {events}",
             f"an answer here, to {titles}",
         ),
+        (f"llmsrec serve models:/{name}/{version}", "a service: http://127.0.0.1:8080/invocations, /readyz, /metrics"),
     ):
         print(f"  {command}\n      {purpose}")
-    print(
-        f"  MLFLOW_TRACKING_URI=sqlite:///mlruns/mlflow.db mlflow models serve -m models:/{name}/{version} "
-        "--env-manager local\n      a service, http://127.0.0.1:5000/invocations"
-    )
 
 
 def _add(commands: Any, name: str, run: Answered, text: str, example: str) -> argparse.ArgumentParser:
