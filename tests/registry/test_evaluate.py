@@ -11,8 +11,6 @@ import pytest
 from mlflow import MlflowClient
 
 from llmsrec import cli
-from llmsrec.data import candidates
-from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation.metrics import per_user
 from llmsrec.scoring.held_out import MISS
 from llmsrec.serving.recommender import Recommender
@@ -28,18 +26,20 @@ def week(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     items = pl.read_parquet(folder / "filtered/items.parquet")
     renamed = items.with_columns(pl.col("parent_asin").replace("B30", "B31"))
     renamed.write_parquet(folder / "filtered/items.parquet")
+    events = pl.read_parquet(folder / "filtered/interactions.parquet")
+    rows = [
+        {
+            "user_id": user,
+            "split": split,
+            "item_id": items[-1],
+            "negatives": [item for item in range(1, 31) if item not in items][:5],
+        }
+        for split in ("valid", "test")
+        for user, items in events.group_by("user_id", maintain_order=True).agg("item_id").rows()
+    ]
     (folder / "split").mkdir()
-    whole = Sequences.read(folder / "filtered/interactions.parquet")
-    last = dict.fromkeys(("valid", "test"), _last(whole))
-    candidates.write_candidates(folder / "split/candidates.parquet", whole, last, 30, 5, seed=1)
+    pl.DataFrame(rows).write_parquet(folder / "split/candidates.parquet")
     return folder
-
-
-def _last(whole: Sequences) -> Sequences:
-    """Each user's last event alone."""
-    rows = [whole.of(user) for user in range(1, whole.users + 1)]
-    offsets = np.arange(-1, whole.users + 1).clip(0)
-    return Sequences(offsets, np.array([items[-1] for items, _ in rows]), np.array([times[-1] for _, times in rows]))
 
 
 @pytest.fixture

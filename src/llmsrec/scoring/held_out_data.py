@@ -56,13 +56,15 @@ def read(folder: Path, most: int, seed: int) -> HeldOutData:
     filtered = folder / "filtered" if (folder / "filtered").is_dir() else folder
     for name, columns in COLUMNS.items():
         _check(filtered / name, columns)
+    if not pl.scan_parquet(filtered / INTERACTIONS).select(pl.len()).collect().item():
+        raise DataError(f"{filtered / INTERACTIONS} holds no events, so there are no test users; {EXAMPLE}.")
     split = filtered.parent / "split"
     manifest = read_json(split / "manifest.json") if (split / "manifest.json").is_file() else {}
     by_time = "time" in manifest  # else each user's last event is the target
     test = held_out.after_cut(Sequences.read(filtered / INTERACTIONS), split / "test.parquet") if by_time else None
     users = test_users.of_data(filtered, most, seed, test)
     if not len(users):
-        raise DataError(f"{filtered / INTERACTIONS} holds no events, so there are no test users; {EXAMPLE}.")
+        raise DataError(f"no user of {split / 'test.parquet'} has events to be asked about; {EXAMPLE}.")
     candidates = split / CANDIDATES
     files = [sha256(filtered / INTERACTIONS), sha256(filtered / ITEMS)]
     if candidates.is_file():
