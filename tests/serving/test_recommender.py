@@ -179,11 +179,27 @@ def test_a_history_of_the_whole_catalogue_leaves_nothing(recommender: Recommende
     scores=st.lists(st.integers(-3, 3), min_size=1, max_size=20),
     k=st.integers(1, 25),
     exclude=st.sets(st.integers(0, 19)),
+    last=st.sets(st.integers(0, 19)),
 )
-def test_top_against_sorting_everything(scores: list[int], k: int, exclude: set[int]) -> None:
+def test_top_against_sorting_everything(scores: list[int], k: int, exclude: set[int], last: set[int]) -> None:
     out = [index for index in exclude if index < len(scores)]
-    slow = sorted((-score, index) for index, score in enumerate(scores) if index not in out)[:k]
-    assert top(np.array(scores, dtype=np.float32), k, np.array(out, dtype=int)).tolist() == [i for _, i in slow]
+    slow = sorted((index in last, -score, index) for index, score in enumerate(scores) if index not in out)[:k]
+    behind = np.isin(np.arange(len(scores)), list(last))
+    best = top(np.array(scores, dtype=np.float32), k, np.array(out, dtype=int), behind)
+    assert best.tolist() == [index for *_, index in slow]
+
+
+def test_no_item_without_a_title_is_recommended_while_others_are_left(tiny: Any) -> None:
+    """Nobody can show an "Untitled item", however popular it is."""
+    bundle = Bundle.open(tiny.bundle)
+    titles = ["Untitled item" if item % 3 else f"Bottle {item}" for item in range(1, 31)]
+    untitled = dataclasses.replace(bundle, items=bundle.items.with_columns(title=pl.Series(titles)))
+    recommender = Recommender(untitled)
+    for history in ([1, 2, 3], []):
+        (answer,) = recommender.recommend([request(history, k=27)])
+        named = [item.title != "Untitled item" for item in answer.items]
+        count = 9 if history else 10
+        assert named == [True] * count + [False] * (27 - count)
 
 
 SCRIPT = """

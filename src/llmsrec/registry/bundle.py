@@ -26,6 +26,8 @@ from llmsrec.training.start import ITEM_TABLE, TOKENS, WEIGHTS
 
 CODE = (
     "__init__.py",
+    "data/__init__.py",
+    "data/titles.py",
     "errors.py",
     "files.py",
     "models/__init__.py",

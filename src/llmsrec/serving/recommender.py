@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from llmsrec.data.titles import UNTITLED
 from llmsrec.errors import RequestError
 from llmsrec.serving import limits
 from llmsrec.serving.bundle import Bundle
@@ -33,6 +34,7 @@ class Recommender:
         self._bundle = bundle
         self._asins = bundle.items["parent_asin"].to_list()
         self._titles = bundle.items["title"].to_list()
+        self._untitled = (bundle.items["title"] == UNTITLED).to_numpy()
         self._ids = {asin: item_id for item_id, asin in enumerate(self._asins, start=1)}
         self._counts = bundle.items["count"].to_numpy().astype(np.float32)
         transposed = {name: np.ascontiguousarray(bundle.tensors[name][1:].T) for name in set(ITEMS.values())}
@@ -126,16 +128,18 @@ class Recommender:
             histories: each with one known item at least.
         """
         scores = self.tower(tower).vectors(histories) @ self._item_vectors[tower]
-        best = [top(row, k, exclude=self.excluded(history)) for row, history in zip(scores, histories, strict=True)]
+        best = [
+            top(row, k, self.excluded(history), self._untitled) for row, history in zip(scores, histories, strict=True)
+        ]
         return [(indices, row[indices]) for indices, row in zip(best, scores, strict=True)]
 
     def popular(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """What a history without a known item gets: `[k]` indices of items, best first, and their events."""
-        best = top(self._counts, k, exclude=np.empty(0, dtype=np.int64))
+        best = top(self._counts, k, np.empty(0, dtype=np.int64), self._untitled)
         return best, self._counts[best]
 
     def _answer(self, request: Request, history: History, scores: np.ndarray) -> Answer:
-        best = top(scores, request.k, exclude=self.excluded(history))
+        best = top(scores, request.k, self.excluded(history), self._untitled)
         return Answer(
             items=[
                 Recommendation(parent_asin=self._asins[i], title=self._titles[i], score=float(scores[i])) for i in best
@@ -165,12 +169,20 @@ class Recommender:
             return self._towers[name]
 
 
-def top(scores: np.ndarray, k: int, exclude: np.ndarray) -> np.ndarray:
-    """Indices of the `k` highest of `[I]` scores but for `exclude`, best first; ties by index, so always the same."""
+def top(scores: np.ndarray, k: int, exclude: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Indices of the `k` highest of `[I]` scores but for `exclude`, best first; ties by index, so always the same.
+
+    Args:
+        last: `[I]` mask of items that come behind all others, whatever their scores: those that nobody could show.
+    """
     eligible = np.ones(len(scores), dtype=bool)
     eligible[exclude] = False
-    indices = np.flatnonzero(eligible)
-    if k < len(indices):
+    best = _highest(scores, k, np.flatnonzero(eligible & ~last))
+    return np.concatenate([best, _highest(scores, k - len(best), np.flatnonzero(eligible & last))])
+
+
+def _highest(scores: np.ndarray, k: int, indices: np.ndarray) -> np.ndarray:
+    if 0 < k < len(indices):
         values = scores[indices]
         indices = indices[values >= np.partition(values, -k)[-k]]
     return indices[np.argsort(-scores[indices], kind="stable")][:k]
