@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -165,6 +166,16 @@ def test_an_override_changes_its_own_line_of_the_committed_file_and_no_other(tmp
     apply_overrides(tmp_path / "params.yaml", ["model.uniform=false"])
     lines = [(p / "params.yaml").read_text().splitlines() for p in (REPOSITORY, tmp_path)]
     assert [(a, b) for a, b in zip(*lines, strict=True) if a != b] == [("  uniform: true", "  uniform: false")]
+
+
+def test_what_dvc_exp_show_drops_leaves_the_summarys_figures_and_the_parameters() -> None:
+    """DVC matches from a column's beginning: a pattern without `.*` left the slices of evaluation.json in."""
+    dropped = ["Created", "llm_srec.test.full.cold.hr_10", "sasrec.valid.uni99.ndcg_10", "models/bundle", "full_hr_10"]
+    dropped += ["llm_srec.user_vectors.distance", "teacher_full_ndcg_10", "llm_srec.test_shuffled.full.hr_20"]
+    kept = ["Experiment", "uni99_ndcg_10", "full_ndcg_10", "full_shuffled", "model.uniform", "sasrec.dim", "train.seed"]
+    kept += ["evaluate.validation_users", "split.seed"]
+    assert [name for name in dropped + kept if not re.match(cli.UNCHANGING, name)] == kept
+    assert cli.UNCHANGING in (REPOSITORY / "README.md").read_text()
 
 
 SUMMARY = {

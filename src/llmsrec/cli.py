@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmsrec.registry.history import Decision
 
 # Of `dvc exp show`: all of metrics/evaluation.json, files and times, so that metrics/summary.json's figures are left.
-UNCHANGING = r"Created|/|\.(test|valid|user_vec)|teacher|hr_"
+UNCHANGING = r".*(Created|/|\.(test|valid|user)\w*\.|teacher|hr_)"
 Answered = Callable[[argparse.Namespace], int | None]  # the exit status, if it is not 0
 
 
