@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from llmsrec.data.parts import join, spread, working
+from llmsrec.data.parts import join, spread, texts, working
 from llmsrec.data.titles import UNTITLED, clean, plain
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, sha256, write_json
@@ -151,7 +151,8 @@ def read(part: Path) -> tuple[Events, pl.Series]:
     """The events of a part of reviews, and the raw ids of its users in byte order."""
     frame, table = pl.read_parquet(part), pl.Categories.random()
     users = frame["user_id"].cast(pl.Categorical(table))
-    codes, ids = users.to_physical().to_numpy(), table.to_series()
+    codes = users.to_physical().to_numpy()
+    ids = texts(table, int(codes.max()) + 1 if len(codes) else 0)
     order = ids.arg_sort()
     place = np.empty(len(ids), dtype=np.int32)
     place[order.to_numpy()] = np.arange(len(ids))

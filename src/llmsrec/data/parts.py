@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmsrec.files import atomic
@@ -41,7 +42,7 @@ def spread(reviews: Path, folder: Path) -> tuple[list[Path], pl.Series]:
         The parts, and the raw ids of items that the codes 0, 1, ... in `item` stand for; which code an item gets is
         left to chance.
     """
-    file, table = pq.ParquetFile(reviews), pl.Categories.random()
+    file, table, items = pq.ParquetFile(reviews), pl.Categories.random(), 0
     _alive = pl.Series(dtype=pl.Categorical(table))  # polars forgets codes that no series uses
     bounds = _bounds(file)
     parts = [folder / f"{number:04d}.parquet" for number in range(len(bounds) + 1)]
@@ -59,9 +60,18 @@ def spread(reviews: Path, folder: Path) -> tuple[list[Path], pl.Series]:
                 "timestamp",
                 part=bounds.search_sorted(frame["user_id"], side="right"),
             )
+            items = max(items, int(frame["item"].max()) + 1)  # type: ignore[arg-type]  # of a column of integers
             for (number,), rows in frame.partition_by("part", as_dict=True, include_key=False).items():
                 writers[int(number)].write_table(rows.to_arrow().cast(schema))
-    return parts, table.to_series()
+            pa.default_memory_pool().release_unused()  # Arrow would keep it, GBs of it for 100 million rows
+    pa.default_memory_pool().release_unused()
+    return parts, texts(table, items)
+
+
+def texts(table: pl.Categories, count: int) -> pl.Series:
+    """What the codes 0 .. `count` - 1 of a table stand for; its own `to_series` makes a Python string of each."""
+    codes = pl.Series(np.arange(count, dtype=np.uint32))
+    return codes.cat.to(pl.Categorical(table)).cast(pl.String)
 
 
 def _bounds(file: pq.ParquetFile) -> pl.Series:
