@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import optuna
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
 from llmsrec.evaluation.plots import STYLE, label, save
@@ -84,8 +86,25 @@ def draw_history(path: Path, found: dict[str, Any]) -> None:
             axes.step(numbers, np.maximum.accumulate(values), where="post", color="#d55e00", label="best so far")
         if pruned:
             axes.plot(*np.array(pruned).T, "x", color="#8c8c8c", label="pruned, last check")
+        _scale(axes, [value for _, value in complete], [value for _, value in pruned])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(-0.5, len(found["trials"]) - 0.5 if len(found["trials"]) > 1 else 0.5)
         label(axes, f"Study {found['study']}, fidelity {found['fidelity']}", "trial", found["objective"])
         save(figure, path)
+
+
+def _scale(axes: Axes, complete: list[float], pruned: list[float]) -> None:
+    """Leave out trials that failed to learn, and say so: they would press the others into a line."""
+    shown = sorted([*complete, *pruned])
+    if not complete or max(complete) == (quarter := shown[len(shown) // 4]):
+        return
+    best = max(complete)
+    bottom = best - 5 * (best - quarter)
+    below = sum(value < bottom for value in shown)
+    if below:
+        axes.set_ylim(bottom, best + 0.3 * (best - quarter))
+        said = f"{below} below {bottom:.3f}, the lowest {shown[0]:.3f}"
+        axes.text(0.01, 0.02, said, transform=axes.transAxes, color="#8c8c8c")
 
 
 def draw_importance(path: Path, found: dict[str, Any]) -> None:
@@ -94,7 +113,11 @@ def draw_importance(path: Path, found: dict[str, Any]) -> None:
     with style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(8, 1.6 + 0.4 * max(1, len(shares))), layout="constrained")
         axes = figure.subplots()
-        axes.barh(list(shares)[::-1], list(shares.values())[::-1], color="#0072b2")
+        if not shares:
+            axes.set_yticks([])
+        bars = axes.barh(list(shares)[::-1], list(shares.values())[::-1], color="#0072b2")
+        axes.bar_label(bars, fmt="{:.2f}", padding=3)
+        axes.set_xlim(0, 1.05)  # of two studies the same length means the same share
         title = "Importance (PED-ANOVA)" if shares else f"Importance: fewer than {FEWEST} different complete trials"
         label(axes, title, "share", "")
         save(figure, path)
