@@ -88,21 +88,23 @@ def filter_reviews(
     with working(out) as folder:
         parts, item_ids = spread(raw / "reviews.parquet", folder)
         steps, pairs = prepare(parts, len(item_ids), user_fraction, seed, repeats)
-        rounds, left = core_rounds(parts, pairs, core)
-        steps += [of.step(f"{core}-core round {number}") for number, of in enumerate(rounds, start=1)]
-        if rounds[-1].users == 0:
+        rounds, counts, left = core_rounds(parts, pairs, core)
+        steps += rounds
+        if counts.users == 0:
             counted = "; ".join("{step}: {users} users, {items} items, {events} events".format(**of) for of in steps)
             raise DataError(
                 f"{raw / 'reviews.parquet'}: no event is left of data.core {core} ({counted}). "
                 f"{_remedy(parts, pairs, core, user_fraction)}"
             )
-        item_of, kept = dense(rounds[-1].items > 0, item_ids)
+        item_of, kept = dense(counts.items > 0, item_ids)
         events = write_events(parts, left, item_of, out)
     if repeats == "keep":
         steps.append({**steps[-1], "step": "with repeats", "events": events})
     catalogue = pl.scan_parquet(raw / "items.parquet")
     named = kept.lazy().rename({"id": "item_id", "raw_id": "parent_asin"})
-    items = tidy(named.join(catalogue, on="parent_asin", how="left", maintain_order="left").collect())
+    # the catalogue holds more items than are kept, and a join in memory would hold it whole
+    known = catalogue.join(named.select("parent_asin"), on="parent_asin", how="semi").collect(engine="streaming").lazy()
+    items = tidy(named.join(known, on="parent_asin", how="left", maintain_order="left").collect())
     with atomic(out / "items.parquet") as temporary:
         items.write_parquet(temporary)
     manifest = {
@@ -182,8 +184,8 @@ def first_of_repeats(users: np.ndarray, items: np.ndarray) -> np.ndarray:
     return pl.Series(pairs).is_first_distinct().to_numpy()
 
 
-def core_rounds(parts: list[Path], pairs: Counts, core: int) -> tuple[list[Counts], list[Path]]:
-    """The rounds of the k-core over all parts: counts of what is left after each, and the files of what is left.
+def core_rounds(parts: list[Path], pairs: Counts, core: int) -> tuple[list[dict[str, Any]], Counts, list[Path]]:
+    """The rounds of the k-core over all parts: a step for each, the last one's counts, and the files of what is left.
 
     A round drops all users and all items with fewer than `core` pairs; the last one drops nothing.
 
@@ -191,9 +193,10 @@ def core_rounds(parts: list[Path], pairs: Counts, core: int) -> tuple[list[Count
         pairs: the counts before the first round.
     """
     paths = [path.with_suffix(".npz") for path in parts]
-    rounds = [pairs]
-    while len(rounds) == 1 or rounds[-1].items.sum() < rounds[-2].items.sum():
-        enough, left = rounds[-1].items >= core, Counts(len(pairs.items))
+    steps: list[dict[str, Any]] = []
+    before, left = pairs.items.sum() + 1, pairs
+    while left.items.sum() < before:
+        before, enough, left = left.items.sum(), left.items >= core, Counts(len(pairs.items))
         for number, path in enumerate(paths):
             events = Events.load(path)
             keep = (np.bincount(events.users[events.first]) >= core)[events.users] & enough[events.items]
@@ -201,18 +204,16 @@ def core_rounds(parts: list[Path], pairs: Counts, core: int) -> tuple[list[Count
                 events, paths[number] = events.where(keep), parts[number].with_suffix(".left.npz")
                 events.save(paths[number])
             left.add(events.users[events.first], events.items[events.first])
-        rounds.append(left)
-    return rounds[1:], paths
+        steps.append(left.step(f"{core}-core round {len(steps) + 1}"))
+    return steps, left, paths
 
 
 def _remedy(parts: list[Path], pairs: Counts, core: int, user_fraction: float) -> str:
     """What leaves an event, where `core` leaves none: the largest core that does, if there is one that can be split."""
     for lower in range(core - 1, LEAST_CORE - 1, -1):
-        rounds, _ = core_rounds(parts, pairs, lower)
-        if rounds[-1].users:
-            return f"data.core {lower} leaves {{users}} users, {{items}} items, {{events}} events.".format(
-                **rounds[-1].step("")
-            )
+        rounds, _, _ = core_rounds(parts, pairs, lower)
+        if rounds[-1]["users"]:
+            return "data.core {} leaves {users} users, {items} items, {events} events.".format(lower, **rounds[-1])
     if user_fraction < 1:
         return f"No lower data.core leaves any; raise data.user_fraction (now {user_fraction})."
     return (
