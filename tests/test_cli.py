@@ -28,6 +28,43 @@ def test_recommend_from_a_bundle_as_table_and_as_json(tiny: Any, capsys: pytest.
     assert lines[3:] == ["not in the catalogue: X9"]
 
 
+def test_what_a_user_wishes_is_in_the_request(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "recommend",
+        "--bundle",
+        str(tiny.bundle),
+        "--tower",
+        "cf",
+        "--history",
+        "B2@2014-01-30",
+        "B4@1391126400000",
+    ]
+    wishes = [
+        "--category",
+        "Shelf 1",
+        "Shelf 2",
+        "--store",
+        "Shop 2",
+        "--with-history",
+        "--diversity",
+        "0.5",
+        "--explain",
+    ]
+    assert cli.main([*command, *wishes, "--json"]) == 0
+    items = json.loads(capsys.readouterr().out)["items"]
+    rows = {row["parent_asin"]: row for row in tiny.catalogue.to_dicts()}
+    wanted = {
+        a for a, row in rows.items() if row["store"] == "Shop 2" and {"Shelf 1", "Shelf 2"} & {*row["categories"]}
+    }
+    assert {item["parent_asin"] for item in items} == wanted and "B2" in wanted
+    assert all(item["because"]["parent_asin"] in ("B2", "B4") for item in items)
+    assert cli.main([*command, "--k", "1", "--explain"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "like"]
+    assert cli.main([*command, "--k", "3"]) == 0
+    plain = capsys.readouterr().out
+    assert "like" not in plain and len(plain.splitlines()) == 3
+
+
 def test_an_item_without_a_time_was_bought_last(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
     outputs, then = [], 1_391_040_000_000
     for history in (["B2", f"B1@{then}"], [f"B1@{then}", "B2@1700000000000"], [f"B2@{then}", "B1@1700000000000"]):
@@ -54,15 +91,22 @@ def test_an_id_may_hold_an_at_sign_as_the_time_comes_after_the_last_one(tiny: An
         (["--k", "0"], "`k` is 0"),
         (["--k", "31"], "`k` is 31, but the catalogue has 30 items"),
         (["--tower", "gpt"], '`tower` is "gpt": must be one of llm, cf, teacher'),
-        (["--history", "B1@yesterday"], 'history "B1@yesterday": no time in ms comes after the last @. Write <id>@13'),
+        (
+            ["--history", "B1@yesterday"],
+            'history "B1@yesterday": no time in ms or of ISO 8601 comes after the last @. Write <id>@13',
+        ),
         (
             ["--history", "B1@-1"],
             'history "B1@-1": the time is outside the years 1990 to 2100; it must be ms since 1970',
         ),
         (["--history", "B1@1391040000"], "the time is outside the years 1990 to 2100"),
         (["--history", f"B1@{'9' * 5000}"], "the time is outside the years 1990 to 2100"),
-        (["--history", "B1@1_391_040_000_000"], "no time in ms comes after the last @"),
+        (["--history", "B1@1_391_040_000_000"], "no time in ms or of ISO 8601 comes after the last @"),
         (["--history", "B00@x"], "an id with an @ in it needs its time"),
+        (["--history", "B1@1969-01-01"], "the time is outside the years 1990 to 2100"),
+        (["--history", "B1@2014-02-30"], "no time in ms or of ISO 8601 comes after the last @"),
+        (["--diversity", "2"], "`diversity` is 2.0: Input should be less than or equal to 1"),
+        (["--diversity", "nan"], "`diversity` is NaN"),
         (["--history", "@1391040000000"], "no item's id comes before the @"),
     ],
 )

@@ -134,13 +134,21 @@ def test_llmsrec_serve_and_mlflow_models_serve_give_equal_answers(registry: Any,
         assert get(f"http://127.0.0.1:{service.port}/version")[1].decode() == mlflow.__version__
         unknown = {"history": [{"parent_asin": "X1", "timestamp": 1_391_040_000_000}], "k": 2, "tower": "cf"}
         good: list[Any] = [request([n, n + 4, n + 9], 5, tower) for n in (1, 2, 3) for tower in ("cf", "llm")]
-        for inputs in (good, [*good[:2], unknown], [request([], 4)], [{"history": HISTORY}]):
+        wishes: list[Any] = [
+            {"exclude_history": False, "explain": True, "diversity": 0.5}, {"allow": ["B2", "B6"], "block": ["B2"]},
+            {"filter": {"category": ["Home"], "store": ["Shop 1"]}, "diversity": 1},
+            {"history": [{"parent_asin": "B4"}, {"parent_asin": "B2"}]},
+            {"history": [{"parent_asin": "B4", "timestamp": "2014-01-30"}]},
+        ]  # fmt: skip
+        options = [{**ask, **wish} for ask in good[:2] for wish in wishes]
+        for inputs in (good, [*good[:2], unknown], [request([], 4)], [{"history": HISTORY}], options):
             (status, theirs), (ours_status, ours, _) = post(url, {"inputs": inputs}), service.ask({"inputs": inputs})
             assert status == ours_status == 200 and [*ours] == [*theirs] == ["predictions"]
             for first, second in zip(ours["predictions"], theirs["predictions"], strict=True):
                 assert [*first] == [*second] and [*first["items"][0]] == [*second["items"][0]]
                 assert_same_answer(first, second)
         bad: list[Any] = [{"k": 0}, {"k": "5"}, {"k": 31}, {"tower": "gpt"}, {"kk": 5}, {"history": None}]
+        bad += [{"diversity": 2}, {"filter": {"brand": ["x"]}}, {"allow": "B1"}, {"block": [1]}, {"explain": 1}]
         for change in bad:
             inputs = [good[0], {"history": HISTORY, "k": 3, "tower": "cf"} | change]
             (status, theirs), (ours_status, ours, _) = post(url, {"inputs": inputs}), service.ask({"inputs": inputs})

@@ -13,7 +13,7 @@ import pytest
 from llmsrec.drift.requests import read
 from llmsrec.serving import limits
 from llmsrec.serving.recommender import Recommender
-from llmsrec.serving.schema import parse
+from llmsrec.serving.schema import Request, parse, parse_rank, parse_similar
 from tests.answers import assert_same_answer
 from tests.service.conftest import START, Running, Store, request
 
@@ -33,6 +33,72 @@ def test_a_mixed_call_is_answered_in_order_as_the_bundle_answers(service: Runnin
     assert body["predictions"][-1]["fallback"] == "popular"
 
 
+def test_options_are_answered_as_the_bundle_answers_them(service: Running, tiny: Any) -> None:
+    untimed = [{"parent_asin": "B3"}, {"parent_asin": "B8"}]
+    wishes: list[dict[str, Any]] = [
+        {"exclude_history": False, "explain": True},
+        {"allow": ["B1", "B2", "B4", "X1"], "block": ["B2"], "filter": {"category": ["Home"]}},
+        {"diversity": 0.7},
+        {"history": [{"parent_asin": "B3", "timestamp": "2014-01-30"}]},
+    ]
+    inputs = [request([4, 2], 4, tower) | wish for wish in wishes for tower in ("llm", "cf", "teacher")]
+    inputs.append({"history": untimed, "tower": "cf", "k": 3})
+    status, body, _ = service.ask({"inputs": inputs})
+    assert status == 200
+    for ours, right in zip(body["predictions"], Recommender.load(tiny.bundle).recommend(parse(inputs)), strict=True):
+        assert_same_answer(ours, right.model_dump())
+    assert service.ask({"inputs": inputs})[0] == 200
+
+
+@pytest.mark.parametrize("tower", ["llm", "cf", "teacher"])
+def test_candidates_are_ranked_and_the_history_is_logged(service: Running, tiny: Any, tower: str) -> None:
+    events = request([4, 2])["history"]
+    sent = {"history": events, "candidates": ["B9", "B4", "X1", "B30"], "tower": tower, "explain": True}
+    status, body, headers = service.ask(sent, "/rank")
+    assert (status, headers["x-llmsrec-tower"], headers["x-llmsrec-version"]) == (200, tower, "shop/1")
+    (right,) = Recommender.load(tiny.bundle).recommend([parse_rank(sent)])
+    assert_same_answer(body, right.model_dump())
+    assert (len(body["items"]), body["unknown_candidates"]) == (3, ["X1"])
+    logged = json.loads((service.log.parent / "requests.jsonl").read_text().splitlines()[-1])
+    assert (logged["history"], logged["tower"]) == (events, tower)
+
+
+def test_items_like_an_item_or_a_title(service: Running, tiny: Any) -> None:
+    recommender = Recommender.load(tiny.bundle)
+    for sent, tower in (({"parent_asin": "B7", "k": 4}, "cf"), ({"title": "Bottle no 7 of rose water", "k": 4}, "llm")):
+        status, body, headers = service.ask(sent, "/similar")
+        assert (status, [*body], headers["x-llmsrec-tower"]) == (200, ["items"], tower)
+        right = recommender.similar(parse_similar(sent)).model_dump()
+        assert_same_answer(body, right)
+    assert len(service.ask({"title": "x"}, "/similar")[1]["items"]) == 10
+
+
+ALONE: dict[str, tuple[str, Any, int, str]] = {
+    "nothing": ("/similar", {}, 400, "one of `parent_asin` and `title` must be given"),
+    "both": ("/similar", {"parent_asin": "B1", "title": SECRET}, 400, "and not both"),
+    "another item": ("/similar", {"parent_asin": "X1"}, 400, '`parent_asin` is "X1", which the catalogue does not'),
+    "k beyond": ("/similar", {"title": "x", "k": 31}, 400, "`k` is 31, but the catalogue has 30"),
+    "a field": ("/similar", {"item": "B1"}, 400, "whose fields are parent_asin, title, k, allow, block, filter"),
+    "a list": ("/similar", [{"parent_asin": "B1"}], 400, "the body is not an object; send"),
+    "inputs": ("/rank", {"inputs": []}, 400, "`inputs` is not a field of a request to /rank"),
+    "no candidates": ("/rank", {"history": []}, 400, "`candidates` is missing"),
+    "deep": ("/rank", {"history": [[[[]]]], "candidates": ["B1"]}, 400, "the body is nested too deeply; send"),
+    "same key": ("/rank", b'{"tower": "cf", "tower": "llm"}', 400, "the same key twice; send"),
+    "half a surrogate": ("/similar", b'{"title": "\\ud800"}', 400, "`title` is"),
+    "a filter": ("/invocations", {"inputs": [{"history": [], "filter": {"brand": ["x"]}}]}, 400, "category, store"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_what_cannot_be_meant_of_other_paths_is_one_sentence_too(service: Running, case: str) -> None:
+    path, sent, expected, said = ALONE[case]
+    status, answer, _ = service.ask(sent, path)
+    assert (status, set(answer)) == (expected, {"error_code", "message"})
+    assert said in answer["message"] and "\n" not in answer["message"] and len(answer["message"]) < 400
+    assert SECRET not in answer["message"]
+    assert service.ask({"parent_asin": "B1"}, "/similar")[0] == 200
+
+
 def test_no_requests_no_answers_and_defaults_are_those_of_the_protocol(service: Running) -> None:
     assert service.ask({"inputs": []})[:2] == (200, {"predictions": []})
     status, body, headers = service.ask({"inputs": [{"history": request([4])["history"]}]})
@@ -49,7 +115,8 @@ def test_probes_version_and_document(service: Running) -> None:
     assert (said["ready"], said["model"], said["version"], said["alias"]) == (True, "shop", "1", None)
     assert said["towers"] == ["cf", "llm"] or set(said["towers"]) >= {"cf", "llm"}
     document = service.ask(None, "/openapi.json")[1]
-    assert set(document["components"]["schemas"]["Request"]["properties"]) == {"history", "k", "tower"}
+    assert set(document["components"]["schemas"]["Request"]["properties"]) == set(Request.model_fields)
+    assert {"/invocations", "/rank", "/similar"} <= set(document["paths"])
     text = json.dumps(document)
     for name in {part.split('"')[0] for part in text.split('"#/components/schemas/')[1:]}:
         assert name in document["components"]["schemas"]

@@ -104,3 +104,16 @@ def test_depth_against_counting_brackets(levels: int) -> None:
     for level in range(levels):
         value = [0, value] if level % 2 else {"a": value, "b": 1}
     assert decode.deeper(value, 4) is (levels > 4)
+
+
+def test_a_request_that_stands_by_itself_is_a_call_of_one() -> None:
+    rank, similar = {"history": [], "candidates": ["B1"], "tower": "cf"}, {"title": "x"}
+    assert decode.decoded(json.dumps(rank).encode(), "/rank").requests == [rank]
+    assert decode.decoded(json.dumps(rank).encode(), "/rank").towers == ["cf"]
+    assert decode.decoded(json.dumps(similar).encode(), "/similar").towers == ["llm"]
+    by_item = decode.decoded(b'{"parent_asin": "B1"}', "/similar")
+    assert (by_item.towers, by_item.requests, by_item.path) == (["cf"], [], "/similar")
+    for path, example in (("/rank", '"candidates": ['), ("/similar", '{"title": ')):
+        with pytest.raises(Refused, match=r"the body is not an object; send \{") as caught:
+            decode.decoded(b"[]", path)
+        assert example in caught.value.message

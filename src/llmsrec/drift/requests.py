@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from llmsrec.data.json_lines import blocks
 from llmsrec.errors import DataError
 from llmsrec.scoring.histories import BYTES, reason
-from llmsrec.serving.schema import Event
+from llmsrec.serving.schema import Events
 
 MOST = 50_000  # users; of more, those who came last
 EXAMPLE = 'a line is {"time": 1764000000000, "user": "9f2c", "tower": "cf", "history": [{"parent_asin": "B00A", ...}]}'
@@ -29,7 +29,7 @@ class Logged(BaseModel):
     time: int
     user: str | None = None
     tower: str
-    history: list[Event]
+    history: Events
 
 
 def read(path: Path) -> list[tuple[list[str], list[int]]]:

@@ -28,9 +28,23 @@ from pydantic import BaseModel, ConfigDict, SkipValidation
 from llmsrec.errors import DataError, RequestError
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.recommender import Recommender
-from llmsrec.serving.schema import Answer, Event, parse
+from llmsrec.serving.schema import Answer, parse
 
 log = logging.getLogger(__name__)
+
+
+class Bought(BaseModel):
+    """An event with the types of `Event` for the signature, where a time may be missing."""
+
+    parent_asin: str
+    timestamp: int | None = None
+
+
+class Columns(BaseModel):
+    """A filter with types that MLflow derives a signature from."""
+
+    category: list[str] | None = None
+    store: list[str] | None = None
 
 
 class Asked(BaseModel):
@@ -41,9 +55,15 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    history: SkipValidation[list[Event]] = None  # type: ignore[assignment]
+    history: SkipValidation[list[Bought]] = None  # type: ignore[assignment]
     k: SkipValidation[int] = 10
     tower: SkipValidation[str] = "llm"
+    exclude_history: SkipValidation[bool | None] = None
+    allow: SkipValidation[list[str] | None] = None
+    block: SkipValidation[list[str]] = []
+    filter: SkipValidation[Columns | None] = None
+    diversity: SkipValidation[float] = 0.0
+    explain: SkipValidation[bool] = False
 
     def sent(self) -> dict[str, Any]:
         """The fields that were sent, as they were sent."""

@@ -58,7 +58,7 @@ class Service:
             if body is None:
                 status = 499  # the client has gone, and hears nothing
                 return Response(status_code=400)
-            call = await decode.decode(body)
+            call = await decode.decode(body, request.scope["path"])
             towers = call.towers
             response = await self._answer(call, began + self.deadline_s, about, headers.get("x-user"))
             status = 200
@@ -140,7 +140,9 @@ class Service:
 def application(service: Service, hosts: list[str], token: str | None) -> Edge:
     """The whole application."""
     paths: dict[str, tuple[str, Callable[[Request], Awaitable[Response]]]] = {
-        "/invocations": ("POST", service.invocations),
+        decode.INVOCATIONS: ("POST", service.invocations),
+        decode.RANK: ("POST", service.invocations),
+        decode.SIMILAR: ("POST", service.invocations),
         "/livez": ("GET", service.livez),
         "/readyz": ("GET", service.readyz),
         "/ping": ("GET", service.ping),

@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 Message = MutableMapping[str, Any]
@@ -16,8 +17,14 @@ Receive = Callable[[], Awaitable[Message]]
 BYTES = 8 * 2**20  # of a body; `limits.EVENTS` events of common ids are about 3 MB
 DRAINED = 8  # so many times BYTES are read and dropped, so that who sends too much hears why
 SMALL = 2**16  # bytes of a body that is read between two others; a larger one is read in a thread
-DEPTH = 5  # {"inputs": [{"history": [{...}]}]}
-FORM = 'send {"inputs": [{"history": [{"parent_asin": "...", "timestamp": ...}], "k": 10, "tower": "llm"}]}'
+DEPTH = 5  # {"inputs": [{"history": [{...}]}]}; a request by itself lies two less deep
+INVOCATIONS, RANK, SIMILAR = "/invocations", "/rank", "/similar"
+EVENTS = '"history": [{"parent_asin": "...", "timestamp": ...}]'
+FORMS = {
+    INVOCATIONS: f'send {{"inputs": [{{{EVENTS}, "k": 10, "tower": "llm"}}]}}',
+    RANK: f'send {{{EVENTS}, "candidates": ["...", "..."], "tower": "llm"}}',
+    SIMILAR: 'send {"parent_asin": "...", "k": 10} or {"title": "...", "k": 10}',
+}
 
 
 class Refused(Exception):
@@ -35,12 +42,14 @@ class Call:
     Attributes:
         body: as it was sent.
         towers: what each request says of its tower, which may be nonsense.
-        requests: as they were sent.
+        requests: those with a history, as they were sent.
+        path: where to; only a call to INVOCATIONS can be of more or fewer requests than one.
     """
 
     body: bytes
     towers: list[Any]
     requests: list[dict[str, Any]]
+    path: str = INVOCATIONS
 
 
 async def read(receive: Receive, seconds: float) -> bytes | None:
@@ -84,36 +93,50 @@ def check_headers(content_type: str, encoding: str) -> None:
         raise Refused(415, "the body is compressed (content-encoding), which is not read here; send it as it is")
 
 
-async def decode(body: bytes) -> Call:
+async def decode(body: bytes, path: str = INVOCATIONS) -> Call:
     """Read a body; large ones in a thread, so that others need not wait."""
-    return decoded(body) if len(body) <= SMALL else await asyncio.to_thread(decoded, body)
+    return decoded(body, path) if len(body) <= SMALL else await asyncio.to_thread(decoded, body, path)
 
 
-def decoded(body: bytes) -> Call:
+def decoded(body: bytes, path: str = INVOCATIONS) -> Call:
     """Read a body.
 
     Raises:
-        Refused: it is not `{"inputs": [{...}, ...]}`, nested no deeper than requests are, each key once.
+        Refused: it is not `{"inputs": [{...}, ...]}`, or elsewhere than at INVOCATIONS `{...}`, nested no deeper than
+            requests are, each key once.
     """
+    form = FORMS[path]
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
+        value = json.loads(
+            body.decode("utf-8"), object_pairs_hook=partial(_object, form), parse_constant=partial(_constant, form)
+        )
     except UnicodeDecodeError as error:
         raise Refused(400, f"the body is not UTF-8: byte {error.start} cannot be read") from error
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise Refused(400, f"the body is not JSON ({error.msg}, {where}); {FORM}") from error
+        raise Refused(400, f"the body is not JSON ({error.msg}, {where}); {form}") from error
     except RecursionError as error:
-        raise Refused(400, f"the body is nested too deeply; {FORM}") from error
+        raise Refused(400, f"the body is nested too deeply; {form}") from error
     except ValueError as error:  # a number of thousands of digits
-        raise Refused(400, f"the body holds a number with too many digits; {FORM}") from error
+        raise Refused(400, f"the body holds a number with too many digits; {form}") from error
+    if deeper(value, DEPTH if path == INVOCATIONS else DEPTH - 2):
+        raise Refused(400, f"the body is nested too deeply; {form}")
+    if path != INVOCATIONS:
+        return _of_one(body, path, value)
     if not isinstance(value, dict) or [*value] != ["inputs"] or not isinstance(value["inputs"], list):
-        raise Refused(400, f"the body is not an object with `inputs`, a list, and nothing else; {FORM}")
+        raise Refused(400, f"the body is not an object with `inputs`, a list, and nothing else; {form}")
     for number, request in enumerate(value["inputs"]):
         if not isinstance(request, dict):
-            raise Refused(400, f"request {number} is not an object; {FORM}")
-    if deeper(value, DEPTH):
-        raise Refused(400, f"the body is nested too deeply; {FORM}")
+            raise Refused(400, f"request {number} is not an object; {form}")
     return Call(body, [request.get("tower", "llm") for request in value["inputs"]], value["inputs"])
+
+
+def _of_one(body: bytes, path: str, value: Any) -> Call:
+    if not isinstance(value, dict):
+        raise Refused(400, f"the body is not an object; {FORMS[path]}")
+    if path == SIMILAR:
+        return Call(body, ["llm" if value.get("title") is not None else "cf"], [], path)
+    return Call(body, [value.get("tower", "llm")], [value], path)
 
 
 def deeper(value: Any, levels: int) -> bool:
@@ -124,12 +147,12 @@ def deeper(value: Any, levels: int) -> bool:
     return levels == 0 or any(deeper(part, levels - 1) for part in inside)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(form: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise Refused(400, f"the body has an object with the same key twice; {FORM}")
+        raise Refused(400, f"the body has an object with the same key twice; {form}")
     return made
 
 
-def _constant(name: str) -> Any:
-    raise Refused(400, f"the body is not JSON ({name} is no number of JSON's); {FORM}")
+def _constant(form: str, name: str) -> Any:
+    raise Refused(400, f"the body is not JSON ({name} is no number of JSON's); {form}")

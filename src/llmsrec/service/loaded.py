@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from llmsrec.service.decode import Call
+from llmsrec.service.decode import INVOCATIONS, Call
 from llmsrec.service.metrics import Metrics
 from llmsrec.service.workers import Reply, Settings, Worker
 
@@ -17,7 +17,7 @@ class Answered:
 
     Attributes:
         status: 200, or what the first worker that could not answer said.
-        body: `{"predictions": [...]}`, or one sentence.
+        body: `{"predictions": [...]}`, or the one answer where a request stands by itself, or one sentence.
         queued_s: the longest that one of its parts waited.
         popular: requests that got the popular items.
         unknown: items of their histories that the catalogue does not have.
@@ -83,7 +83,7 @@ class Loaded:
         try:
             parts = self._parts(call)
             replies = await asyncio.gather(
-                *(self.workers[name].ask(call.body, rows, by) for name, rows in parts.items())
+                *(self.workers[name].ask(call.path, call.body, rows, by) for name, rows in parts.items())
             )
         finally:
             self.calls -= 1
@@ -121,7 +121,7 @@ def _joined(call: Call, parts: list[list[int]], replies: list[Reply]) -> Answere
     for rows, reply in zip(parts, replies, strict=True):
         for row, answer in zip(rows, reply.answers, strict=True):
             answers[row] = answer
-    body = b'{"predictions": [' + b", ".join(answers) + b"]}"
+    body = b'{"predictions": [' + b", ".join(answers) + b"]}" if call.path == INVOCATIONS else answers[0]
     return Answered(
         200,
         body,

@@ -36,28 +36,25 @@ def document(version: str, schemas: dict[str, Any], token: bool) -> dict[str, An
         schemas: of `Request`, `Answer` and what they hold.
         token: whether one must be sent.
     """
-    body = {
+    inputs = {
         "type": "object",
         "required": ["inputs"],
         "additionalProperties": False,
-        "properties": {"inputs": {"type": "array", "items": {"$ref": "#/components/schemas/Request"}}},
+        "properties": {"inputs": {"type": "array", "items": _reference("Request")}},
     }
-    answer = {
+    predictions = {
         "type": "object",
         "required": ["predictions"],
-        "properties": {"predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Answer"}}},
+        "properties": {"predictions": {"type": "array", "items": _reference("Answer")}},
     }
-    responses: dict[str, Any] = {"200": _content("an answer to each request, in order", answer)}
-    responses |= {status: _content(text, {"$ref": "#/components/schemas/Error"}) for status, text in ERRORS.items()}
     paths: dict[str, Any] = {
-        "/invocations": {
-            "post": {
-                "summary": "Recommend items to some users",
-                "requestBody": {"required": True, "content": {JSON: {"schema": body}}},
-                "responses": responses,
-            }
-        }
+        "/invocations": _post("Recommend items to some users", inputs, "an answer to each, in order", predictions)
     }
+    if "Rank" in schemas:  # versions from before these paths answer none of them
+        ranked = "the candidates, best first"
+        paths["/rank"] = _post("Put items in order for one user", _reference("Rank"), ranked, _reference("Answer"))
+        near = "the nearest items"
+        paths["/similar"] = _post("Name items like one", _reference("Similar"), near, _reference("Neighbours"))
     for path, text in PROBES.items():
         paths[path] = {"get": {"summary": text, "responses": {"200": {"description": text}}}}
     components: dict[str, Any] = {"schemas": {**schemas, "Error": ERROR}}
@@ -75,3 +72,14 @@ def document(version: str, schemas: dict[str, Any], token: bool) -> dict[str, An
 
 def _content(text: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"description": text, "content": {JSON: {"schema": schema}}}
+
+
+def _post(summary: str, body: dict[str, Any], text: str, answer: dict[str, Any]) -> dict[str, Any]:
+    responses = {"200": _content(text, answer)}
+    responses |= {status: _content(reason, _reference("Error")) for status, reason in ERRORS.items()}
+    request = {"required": True, "content": {JSON: {"schema": body}}}
+    return {"post": {"summary": summary, "requestBody": request, "responses": responses}}
+
+
+def _reference(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}

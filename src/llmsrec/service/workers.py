@@ -63,6 +63,7 @@ class Reply:
 
 @dataclass(eq=False)
 class _Asked:
+    path: str
     rows: list[int]
     body: bytes
     by: float
@@ -123,10 +124,11 @@ class Worker:
         self.ready = True
         return about
 
-    async def ask(self, body: bytes, rows: list[int], by: float) -> Reply:
+    async def ask(self, path: str, body: bytes, rows: list[int], by: float) -> Reply:
         """Answer some requests of a call.
 
         Args:
+            path: where the call was sent to.
             body: the call as it was sent.
             rows: the numbers of the requests.
             by: deadline in s of the monotonic clock.
@@ -137,7 +139,7 @@ class Worker:
         """
         self._admit(len(rows), by)
         self._numbers += 1
-        asked = _Asked(rows, body, by, asyncio.get_running_loop().create_future())
+        asked = _Asked(path, rows, body, by, asyncio.get_running_loop().create_future())
         self._asked[self._numbers] = asked
         self.waiting += len(rows)
         if self.ready:
@@ -160,7 +162,7 @@ class Worker:
 
     def _send(self, number: int, asked: _Asked) -> None:
         assert self._transport
-        self._transport.write(frame({"id": number, "rows": asked.rows, "by": asked.by}, asked.body))
+        self._transport.write(frame({"id": number, "path": asked.path, "rows": asked.rows, "by": asked.by}, asked.body))
 
     def heard(self, header: dict[str, Any], body: bytes) -> None:
         """A frame of the worker's."""

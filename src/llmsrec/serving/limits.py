@@ -16,7 +16,12 @@ REQUESTS = 256  # in one call
 ITEMS = 10_000  # that all requests of a call ask for together: the sum of their `k`
 EVENTS = 50_000  # in all histories of a call together
 HISTORY = 1_000  # events of one request; all of them count, as items of the history are not recommended
-ID = 256  # characters of a parent_asin
+ID = 256  # characters of a parent_asin, a category or a store
+LISTED = 10_000  # ids of one `allow`, `block` or `candidates`
+LISTS = 50_000  # ids in all `allow` and `block` of a call together
+VALUES = 100  # of one column in a `filter`
+DIVERSE = 100  # `k` of a request with `diversity`, which compares each item with all that were chosen before
+TEXT = 1_000  # characters of a title that similar items are asked for
 
 
 def check_count(requests: int) -> None:
@@ -38,4 +43,10 @@ def check_sums(requests: Sequence["Request"]) -> None:
         raise RequestError(
             f"the histories of {len(requests)} requests hold {events} events, and {EVENTS} are the most in one call; "
             "send the requests in several calls."
+        )
+    listed = sum(len(request.allow or []) + len(request.block) for request in requests)
+    if listed > LISTS:
+        raise RequestError(
+            f"the `allow` and `block` of {len(requests)} requests hold {listed} ids, and {LISTS} are the most in one "
+            "call; send the requests in several calls."
         )

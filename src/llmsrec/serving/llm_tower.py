@@ -1,5 +1,6 @@
 """The language model as a reader of histories: prompt, backbone, [UserOut], f_user. Only this needs torch to serve."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,13 +34,15 @@ class LLMTower:
             _load_adapter(backbone.model, bundle)
         self._model = backbone.model.requires_grad_(False).eval()
         settings = SimpleNamespace(**config["prompts"])
-        self._prompts = Prompts(backbone.tokenizer, bundle.items["title"].to_list(), settings, backbone.limit)
+        self._prompts_of = partial(Prompts, backbone.tokenizer, settings=settings, limit=backbone.limit)
+        self._prompts = self._prompts_of(titles=bundle.items["title"].to_list())
         self._device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
         f_item_input = bundle.models["f_I"]
         parts = np.array_split(bundle.tensors["item_embeddings"], 1 + len(bundle.items) // 1024)
         self._item_inputs = self._tensor(np.concatenate([f_item_input(part) for part in parts]))
-        self._user_out = self._tensor(bundle.tensors["user_out"])
-        self._f_user = bundle.models["f_user"]
+        self._unseen = torch.zeros_like(self._item_inputs[0])
+        self._user_out, self._item_out = (self._tensor(bundle.tensors[name]) for name in ("user_out", "item_out"))
+        self._f_user, self._f_item = bundle.models["f_user"], bundle.models["f_item"]
         self._explicit = settings.user_representation
         if self._explicit:
             self._teacher, self._f_U = Teacher(bundle), bundle.models["f_U"]
@@ -56,6 +59,17 @@ class LLMTower:
             seen = self._user_inputs(histories)
         hidden = self._read_out(self._model, prompts, self._item_inputs.__getitem__, self._user_out, seen)
         return self._f_user(hidden.cpu().numpy())
+
+    @torch.no_grad()
+    def of_title(self, title: str) -> np.ndarray:
+        """`[d']` float32, the vector of an item with this title that training never saw: its item prompt and f_item.
+
+        Zeros stand for its item embedding: with them, the titles of known items lead to more of these items' own
+        neighbours than with the mean of all embeddings.
+        """
+        prompt = self._prompts_of(titles=[title]).items(np.array([1]))
+        hidden = self._read_out(self._model, prompt, lambda slots: self._unseen.expand(len(slots), -1), self._item_out)
+        return self._f_item(hidden.cpu().numpy())[0]
 
     def lengths(self, histories: list[History]) -> np.ndarray:
         """`[B]` about how many tokens each prompt has, for putting prompts of like length together."""

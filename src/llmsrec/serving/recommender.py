@@ -3,16 +3,21 @@
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
 from llmsrec.data.titles import UNTITLED
-from llmsrec.errors import RequestError
-from llmsrec.serving import limits
+from llmsrec.errors import RequestError, shown
+from llmsrec.serving import limits, neighbours
 from llmsrec.serving.bundle import Bundle
-from llmsrec.serving.schema import Answer, Recommendation, Request
+from llmsrec.serving.catalogue import Catalogue
+from llmsrec.serving.neighbours import Directions
+from llmsrec.serving.schema import Answer, Filter, Neighbours, Reason, Recommendation, Request, Similar
 from llmsrec.serving.towers import ITEMS, CFTower, History, Teacher
+
+if TYPE_CHECKING:
+    from llmsrec.serving.llm_tower import LLMTower
 
 # Histories that go through a tower at once. One where that costs nothing: the last digits of a product depend on how
 # many rows it has.
@@ -39,6 +44,9 @@ class Recommender:
         self._counts = bundle.items["count"].to_numpy().astype(np.float32)
         transposed = {name: np.ascontiguousarray(bundle.tensors[name][1:].T) for name in set(ITEMS.values())}
         self._item_vectors = {tower: transposed[name] for tower, name in ITEMS.items()}
+        directions = {name: Directions(vectors) for name, vectors in transposed.items()}
+        self._directions = {tower: directions[name] for tower, name in ITEMS.items()}
+        self._catalogue = Catalogue(bundle)
         self._towers: dict[str, Tower] = {"cf": CFTower(bundle), "teacher": Teacher(bundle)}
         self._loading = threading.Lock()
 
@@ -66,6 +74,15 @@ class Recommender:
                 distilled, or the `llm` tower where torch is not installed.
         """
         self.check(requests)
+        return self._recommend(requests)
+
+    def answer(self, requests: Sequence[Request | Similar]) -> list[Answer | Neighbours]:
+        """`recommend` and `similar`, of requests of both kinds that were checked, in their order."""
+        wanted = [request for request in requests if isinstance(request, Request)]
+        answers = iter(self._recommend(wanted))
+        return [next(answers) if isinstance(r, Request) else self._similar(r) for r in requests]
+
+    def _recommend(self, requests: Sequence[Request]) -> list[Answer]:
         histories = [
             self.history([e.parent_asin for e in request.history], [e.timestamp for e in request.history])
             for request in requests
@@ -89,13 +106,15 @@ class Recommender:
         """Raise what `recommend` raises for requests that cannot be answered together, before any work."""
         limits.check_sums(requests)
         for number, request in enumerate(requests):
+            if request.filter:
+                self._catalogue.check(request.filter, f"request {number}")
             if request.tower == "cf" and not self._bundle.config["distilled"]:
                 raise RequestError(
                     f"request {number}, `tower` is 'cf', but this model was trained without distillation "
                     "(`model.distill=false`), so that tower's users are not in the items' space; ask for 'llm' "
                     "or 'teacher'."
                 )
-            if request.k > len(self._asins):
+            if request.k > len(self._asins) and request.allow is None:
                 raise RequestError(
                     f"request {number}, `k` is {request.k}, but the catalogue has {len(self._asins)} items; "
                     f"ask for 1 to {len(self._asins)}."
@@ -138,16 +157,93 @@ class Recommender:
         best = top(self._counts, k, np.empty(0, dtype=np.int64), self._untitled)
         return best, self._counts[best]
 
+    def similar(self, request: Similar) -> Neighbours:
+        """The items whose vectors are nearest to that of an item, or of an item with some title.
+
+        Raises:
+            RequestError: the catalogue has no such item, `k` is beyond it, or a title where torch is not installed.
+        """
+        self.check_similar(request)
+        return self._similar(request)
+
+    def check_similar(self, request: Similar) -> None:
+        """Raise what `similar` raises for a request that cannot be answered, before any work."""
+        if request.parent_asin is not None and request.parent_asin not in self._ids:
+            raise RequestError(
+                f"the request, `parent_asin` is {shown(request.parent_asin)}, which the catalogue does not have; ask "
+                "by the item's `title` instead."
+            )
+        if request.k > len(self._asins) and request.allow is None:
+            raise RequestError(
+                f"the request, `k` is {request.k}, but the catalogue has {len(self._asins)} items; ask for 1 to "
+                f"{len(self._asins)}."
+            )
+        if request.filter:
+            self._catalogue.check(request.filter, "the request")
+
+    def _similar(self, request: Similar) -> Neighbours:
+        directions, own = self._directions["llm"], np.empty(0, dtype=np.int64)
+        if request.parent_asin is not None:
+            own = np.array([self._ids[request.parent_asin] - 1])
+            cosines = directions.cosines(directions.of(own)[0])
+        else:
+            cosines = directions.cosines(cast("LLMTower", self.tower("llm")).of_title(str(request.title)))
+        exclude = self._left_out(own, request.allow, request.block, request.filter)
+        best = top(cosines, request.k, exclude, self._untitled)
+        return Neighbours(items=self._named(best, cosines))
+
     def _answer(self, request: Request, history: History, scores: np.ndarray) -> Answer:
-        best = top(scores, request.k, self.excluded(history), self._untitled)
+        own = self.excluded(history)
+        if request.exclude_history is not None:
+            own = history.items - 1 if request.exclude_history else own[:0]
+        exclude = self._left_out(own, request.allow, request.block, request.filter)
+        directions = self._directions[request.tower]
+        if request.diversity:
+            pool = top(scores, max(neighbours.POOL * request.k, neighbours.SMALLEST_POOL), exclude, self._untitled)
+            titled, untitled = pool[~self._untitled[pool]], pool[self._untitled[pool]]
+            places = neighbours.diverse(scores[titled], directions.of(titled), request.k, request.diversity)
+            best = np.concatenate([titled[places], untitled])[: request.k]
+        else:
+            best = top(scores, request.k, exclude, self._untitled)
+        items = self._named(best, scores)
+        if request.explain and len(history.items) and items:
+            reasons, similarities = directions.nearest(best, among=history.items - 1)
+            for item, reason, similarity in zip(items, reasons, similarities, strict=True):
+                item.because = Reason(
+                    parent_asin=self._asins[reason], title=self._titles[reason], similarity=float(similarity)
+                )
         return Answer(
-            items=[
-                Recommendation(parent_asin=self._asins[i], title=self._titles[i], score=float(scores[i])) for i in best
-            ],
+            items=items,
             used=len(history.items),
             unknown=history.unknown,
             fallback=None if len(history.items) else "popular",
+            unknown_candidates=[asin for asin in dict.fromkeys(request.allow or []) if asin not in self._ids] or None,
         )
+
+    def _left_out(
+        self, own: np.ndarray, allow: list[str] | None, block: list[str], wanted: Filter | None
+    ) -> np.ndarray:
+        """Indices of the items that may not be named: `own`, and what the lists and the filter of a request leave out.
+
+        Ids that the catalogue does not have change nothing.
+        """
+        if allow is None and not block and wanted is None:
+            return own
+        out = np.zeros(len(self._asins), dtype=bool)
+        if allow is not None:
+            out[:] = True
+            out[self._indices(allow)] = False
+        if wanted is not None:
+            out |= ~self._catalogue.passing(wanted)
+        out[self._indices(block)] = True
+        out[own] = True
+        return np.flatnonzero(out)
+
+    def _indices(self, asins: list[str]) -> np.ndarray:
+        return np.array([self._ids[asin] - 1 for asin in asins if asin in self._ids], dtype=np.int64)
+
+    def _named(self, best: np.ndarray, scores: np.ndarray) -> list[Recommendation]:
+        return [Recommendation(parent_asin=self._asins[i], title=self._titles[i], score=float(scores[i])) for i in best]
 
     def tower(self, name: str) -> Tower:
         """What reads histories for the tower `name`; loaded when it is first asked for.

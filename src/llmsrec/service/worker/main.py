@@ -22,6 +22,7 @@ from trial import problem
 from wire import Frames, frame
 
 PIECE = 2**18  # bytes read at once
+TITLE_COST = 64  # tokens, about those of an item prompt
 
 
 class Worker:
@@ -54,16 +55,15 @@ class Worker:
     def _accept(self, header: dict[str, Any], body: bytes) -> None:
         """Check a whole call, as its limits hold for all of it, and let our part of it wait."""
         from llmsrec.errors import RequestError
-        from llmsrec.serving import limits, schema
 
         number, arrived = header["id"], time.monotonic()
         try:
-            requests = schema.parse(json.loads(body)["inputs"])
-            limits.check_sums(requests)
-            self._recommender.check(requests)
+            requests = self._checked(header["path"], json.loads(body))
             mine = [requests[row] for row in header["rows"]]
             for row, request in zip(header["rows"], mine, strict=True):
                 if (request.tower == "llm") != self._llm:
+                    if header["path"] == "/similar":
+                        raise RequestError("a title is read by the tower 'llm', which is not served here; ask by item")
                     raise RequestError(f"request {row}, `tower` is '{request.tower}', which is not served here")
             job = Job(number, header["rows"], mine, [self._cost(request) for request in mine], header["by"], arrived)
         except Exception as error:
@@ -74,10 +74,30 @@ class Worker:
         else:
             self._send({"id": number, "status": 200, "sizes": [], "queued": 0.0, "popular": 0, "unknown": 0})
 
+    def _checked(self, path: str, value: Any) -> list[Any]:
+        """The requests of a call, any of which can be answered."""
+        from llmsrec.errors import RequestError
+        from llmsrec.serving import limits, schema
+
+        if path != "/invocations" and not hasattr(schema, "parse_rank"):
+            raise RequestError(
+                f"this version's code is from before {path}; `dvc repro -f -s export register` makes one with today's"
+            )
+        if path == "/similar":
+            request = schema.parse_similar(value)
+            self._recommender.check_similar(request)
+            return [request]
+        requests = [schema.parse_rank(value)] if path == "/rank" else schema.parse(value["inputs"])
+        limits.check_sums(requests)
+        self._recommender.check(requests)
+        return requests
+
     def _cost(self, request: Any) -> int:
         """Tokens of the prompt, or 1 where nothing but the number of requests counts."""
         if not self._llm:
             return 1
+        if not hasattr(request, "history"):
+            return TITLE_COST
         events = request.history
         history = self._recommender.history([e.parent_asin for e in events], [e.timestamp for e in events])
         return int(self._recommender.tower("llm").lengths([history])[0]) if len(history.items) else 1
@@ -85,7 +105,8 @@ class Worker:
     def _answer(self, batch: Batch) -> None:
         started = time.monotonic()
         try:
-            answers = self._recommender.recommend([job.requests[place] for job, place in batch])
+            answer = getattr(self._recommender, "answer", self._recommender.recommend)  # older code has only the latter
+            answers = answer([job.requests[place] for job, place in batch])
         except Exception as error:
             if len(batch) > 1:  # whoever is to blame for it, the others get their answers
                 for part in batch:
@@ -113,8 +134,8 @@ class Worker:
             "status": 200,
             "sizes": [len(text) for text in texts],
             "queued": (job.started or job.arrived) - job.arrived,
-            "popular": sum(answer.fallback is not None for answer in job.answers),
-            "unknown": sum(len(answer.unknown) for answer in job.answers),
+            "popular": sum(getattr(answer, "fallback", None) is not None for answer in job.answers),
+            "unknown": sum(len(getattr(answer, "unknown", [])) for answer in job.answers),
         }
         self._send(header, b"".join(texts))
 
@@ -182,6 +203,8 @@ def schemas(schema: Any) -> dict[str, Any]:
     from pydantic.json_schema import models_json_schema
 
     models: Any = [(schema.Request, "validation"), (schema.Answer, "serialization")]
+    if hasattr(schema, "parse_rank"):  # older code knows no other paths
+        models += [(schema.Rank, "validation"), (schema.Similar, "validation"), (schema.Neighbours, "serialization")]
     _, made = models_json_schema(models, ref_template="#/components/schemas/{model}")
     return dict(made["$defs"])
 
