@@ -31,7 +31,7 @@ def main(stage: Stage) -> None:
     }
     committed = revisions.params(stage.root, os.environ.get("DVC_EXP_BASELINE_REV", "HEAD"))
     tags = {key: value for key, value in about.items() if value}
-    passed = str(read_json(REPORTS / "checks.json")["passed"]).lower()
+    evidence = {"checks.passed": str(read_json(REPORTS / "checks.json")["passed"]).lower()}
     told = record.Record(
         digest=digest,
         name=record.title(params, experiment, committed),
@@ -39,7 +39,7 @@ def main(stage: Stage) -> None:
         evaluation=evaluation,
         curve=read_json(MODEL / "curve.json"),
         data={part: sha256(path) for part, path in manifests.items()},
-        tags={**tags, "checks.passed": passed, record.SEALED: record.seal(REPORTS)},
+        tags=tags | evidence | {record.SEALED: record.seal(REPORTS)} | revisions.source(stage.root, experiment),
         files={
             "": [Path("params.yaml"), REPORTS / "plots"],
             "reports": [

@@ -68,6 +68,7 @@ def test_the_stage_registers_once_and_moves_the_alias(
     assert run.info.run_name == "Sample, embedded (tubby-gobs)"
     assert (run.data.params["model.uniform"], run.data.params["sasrec.loss"]) == ("True", "ce")
     assert (run.data.tags["dvc.experiment"], run.data.tags["checks.passed"]) == ("tubby-gobs", "true")
+    assert run.data.tags["mlflow.source.name"] == "dvc exp run"
     manifests = {file.path for file in client.list_artifacts(first["run_id"], "data")}
     assert manifests == {"data/raw", "data/filtered", "data/split"}
     reports = {file.path.removeprefix("reports/") for file in client.list_artifacts(first["run_id"], "reports")}

@@ -24,6 +24,13 @@ def params(root: Path, revision: str) -> dict[str, Any]:
     return flatten(YAML(typ="safe").load(text)) if text else {}
 
 
+def source(root: Path, experiment: str | None) -> dict[str, str]:
+    """MLflow's tags of Source and Version in its list of runs: the command, and the commit that is checked out."""
+    tags = {"mlflow.source.name": "dvc exp run" if experiment else "dvc repro", "mlflow.source.type": "PROJECT"}
+    head = _git(root, "rev-parse", "--verify", "HEAD")
+    return tags | ({"mlflow.source.git.commit": head.stdout.strip()} if head.returncode == 0 else {})
+
+
 def experiments(root: Path, name: str) -> list[str]:
     """The commits of the DVC experiments of that name: one for each baseline that it was run on."""
     return [commit for (_, called), commit in _experiments(root).items() if called == name]
