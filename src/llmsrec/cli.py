@@ -392,7 +392,9 @@ def _commit() -> list[tuple[str, str]]:
     lock = Path("dvc.lock")
     if not lock.exists() or revisions.show(Path.cwd(), "HEAD", "dvc.lock") == lock.read_text(encoding="utf-8"):
         return []
-    command = "git add dvc.lock params.yaml metrics reports && git commit -m 'Baseline'"
+    files = Path("stages/sources/dvc.lock")
+    own = f"{files} " if files.exists() else ""
+    command = f"git add dvc.lock {own}params.yaml metrics reports && git commit -m 'Baseline'"
     return [(command, "what experiments are compared with: `llmsrec compare HEAD <experiment>`")]
 
 

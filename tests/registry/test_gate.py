@@ -188,6 +188,22 @@ def test_what_was_tested_on_other_data_is_paired_over_the_users_that_were_kept()
     assert any(figure.holds is False for figure in gate.quality(worse, best, "staging", LIMITS))
 
 
+def test_where_the_teacher_alone_is_served_it_is_judged_and_the_llm_tower_is_not() -> None:
+    """A shop whose SASRec is better would reach staging by force alone."""
+    alone = LIMITS.model_copy(update={"towers": ["teacher"]})
+    ours = evidence([5] * 20, [0] * 20)
+    ranks = pl.concat([ours.ranks, ours.ranks.filter(pl.col("model") == "sasrec").with_columns(
+        split=pl.lit("test_shuffled"), rank=pl.lit(99, dtype=ours.ranks["rank"].dtype))])  # fmt: skip
+    ours = dataclasses.replace(ours, ranks=ranks)
+    assert any(figure.holds is False for figure in gate.quality(ours, None, "staging", LIMITS))
+    assert all(figure.holds is not False for figure in gate.quality(ours, None, "staging", alone))
+    assert all(figure.holds is not False for figure in gate.order(ours, alone))
+    better = evidence([0] * 20, [0] * 20, version=4)
+    worse = dataclasses.replace(ours, ranks=evidence([0] * 20, [5] * 20).ranks)
+    assert all(figure.holds is not False for figure in gate.quality(ours, better, "staging", alone))
+    assert any(figure.holds is False for figure in gate.quality(worse, better, "staging", alone))
+
+
 def test_order_must_cost_more_than_noise() -> None:
     assert rule("order", gate.judge(GOOD, None, "staging", SMOKE, LIMITS)).holds
     noisy = evidence([0, 2] * 10, [2] * 20, [2, 0] * 10)

@@ -25,7 +25,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     source = command.add_mutually_exclusive_group()
     source.add_argument(
         "--model",
-        default="models:/llm-srec@staging",
+        default="staging",
         help="a version: shop/5, shop@staging, or 5 or staging of `registry.model` (default: %(default)s)",
     )
     source.add_argument("--bundle", type=Path, help="folder of a bundle, such as models/bundle; logs nothing to MLflow")

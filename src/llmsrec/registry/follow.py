@@ -78,7 +78,10 @@ class Registry:
         except LLMSRecError:
             raise
         except Exception as error:  # a database's own errors, too
-            raise DataError(f"{self.uri} cannot be had from {self._tracking_uri}: {_line(error)}") from error
+            raise DataError(
+                f"{self.uri} cannot be had from {self._tracking_uri}: {_line(error)}; the MLflow UI names the "
+                "versions and aliases, and `llmsrec promote` moves an alias."
+            ) from error
         _, which = versions.split(self.uri)
         alias = None if which.isdigit() else which
         return Version(found.name, str(found.version), alias, found.tags.get(verified.BUNDLE, ""), found)

@@ -179,11 +179,16 @@ def judge(ours: Evidence, there: There, holder: str, smoke: Smoke, limits: Gate)
         "bundle": lambda: bundle(ours, smoke),
         "parity": lambda: parity(ours),
         "quality": lambda: quality(ours, there, holder, limits),
-        "order": lambda: order(ours),
+        "order": lambda: order(ours, limits),
         "load": lambda: load(smoke, limits),
         "towers": lambda: of_towers(ours, limits),
     }
     return [Rule(name, tuple(parts[name]())) for name in RULES]
+
+
+def served(limits: Gate) -> str:
+    """The model that rules 4 and 5 judge: SASRec where `teacher` is the only tower that will be served."""
+    return "sasrec" if limits.towers == ["teacher"] else "llm_srec"
 
 
 def data(ours: Evidence) -> Iterator[Figure]:
@@ -214,11 +219,15 @@ def parity(ours: Evidence) -> Iterator[Figure]:
 def quality(ours: Evidence, there: There, holder: str, limits: Gate) -> Iterator[Figure]:
     """Rule 4: no worse than SASRec, nor than what holds the alias now, on the same users and candidates.
 
+    Where `teacher` is the only tower that will be served, it is SASRec that is compared with what holds the alias.
+
     A version that was tested on other data is compared by what it answers to this one's test users (`OnOtherData`):
     user by user, over those that were kept with this version, each ranked in its own catalogue.
     """
-    scores = ours.scores("llm_srec")
-    yield from _no_worse(ours, scores, ours.scores("sasrec"), "SASRec", limits)
+    model = served(limits)
+    scores = ours.scores(model)
+    if model == "llm_srec":
+        yield from _no_worse(ours, scores, ours.scores("sasrec"), "SASRec", limits)
     if there is None:
         yield Figure(f"version in {holder}", "none yet")
         return
@@ -227,7 +236,7 @@ def quality(ours: Evidence, there: There, holder: str, limits: Gate) -> Iterator
         return
     name = f"version {there.version} in {holder}"
     if isinstance(there, Evaluated):
-        yield from _no_worse(ours, scores, there.scores("llm_srec"), name, limits)
+        yield from _no_worse(ours, scores, there.scores(model), name, limits)
         return
     yield Figure(
         name, f"tested on other data, so asked about {len(there.users):,} test users of version {ours.version}"
@@ -241,9 +250,10 @@ def quality(ours: Evidence, there: There, holder: str, limits: Gate) -> Iterator
     yield from _no_worse(ours, scores, there.scores(), name, limits, there.users - 1)
 
 
-def order(ours: Evidence) -> Iterator[Figure]:
+def order(ours: Evidence, limits: Gate) -> Iterator[Figure]:
     """Rule 5: shuffling the history costs more than noise (paper, Sec. 2.3.2)."""
-    change = ours.difference(ours.scores("llm_srec", "test_shuffled"), ours.scores("llm_srec"))
+    model = served(limits)
+    change = ours.difference(ours.scores(model, "test_shuffled"), ours.scores(model))
     what = f"NDCG@10 {PROTOCOL}, shuffled minus original"
     yield _measured(what, change)
     yield _below(f"{what}, upper bound", change["high"], 0.0)

@@ -16,18 +16,19 @@ from llmsrec.registry import evidence, gate
 from llmsrec.scoring import held_out as asking
 from llmsrec.serving.bundle import Bundle
 
-TOWER = "llm"  # what rule 4 compares
 FILTERED, SPLIT = "data/filtered", "data/split"
 
 
-def ask(client: MlflowClient, holder: ModelVersion, ours: gate.Evidence, folder: Path, root: Path) -> gate.OnOtherData:
+def ask(
+    client: MlflowClient, holder: ModelVersion, ours: gate.Evidence, folder: Path, root: Path, tower: str
+) -> gate.OnOtherData:
     """Have a version rank what the test users of `ours` took next.
 
     Its files are compared with the digests of its registration before they are opened, and read by this code: nothing
     that a bundle brings is run. The users are those that were kept with `ours`; of a version from before they were,
     those of the workspace, if its data are the ones that `ours` was trained on.
 
-    What decides is the `llm` tower's full ranking over the holder's own catalogue, see `scoring.held_out.rank`. A
+    What decides is the full ranking of `tower` over the holder's own catalogue, see `scoring.held_out.rank`. A
     user's target can be in what the holder was trained on where its data are the newer ones; then it is flattered.
 
     Args:
@@ -45,7 +46,7 @@ def ask(client: MlflowClient, holder: ModelVersion, ours: gate.Evidence, folder:
         flush=True,
     )
     bundle = Bundle.open(folder / "model/artifacts/bundle")
-    asked = asking.rank(bundle, users, TOWER)
+    asked = asking.rank(bundle, users, tower)
     return gate.OnOtherData(int(holder.version), users["user_id"].to_numpy(), asked)
 
 

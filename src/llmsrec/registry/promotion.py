@@ -94,7 +94,8 @@ def review(root: Path, wanted: str, to: str, settle: bool, model: str | None = N
             )
         _say(f"bringing {model} version {number} and its reports, and comparing them with what was registered")
         ours = evidence.collect(client, version, Path(folder) / "ours")
-        holder = _holder(client, model, there.get(to), ours, Path(folder) / "there", root)
+        tower = "teacher" if gate.served(settings.registry.gate) == "sasrec" else "llm"
+        holder = _holder(client, model, there.get(to), ours, Path(folder) / "there", root, tower)
         tried = _try(Path(folder) / "ours/model", settings.registry.gate.requests)
         run = client.get_run(str(version.run_id))
         return Verdict(
@@ -219,7 +220,7 @@ def nominate(root: Path, wanted: str, model: str | None = None) -> str:
 
 
 def _holder(
-    client: MlflowClient, model: str, number: int | None, ours: gate.Evidence, folder: Path, root: Path
+    client: MlflowClient, model: str, number: int | None, ours: gate.Evidence, folder: Path, root: Path, tower: str
 ) -> gate.There:
     if number is None:
         return None
@@ -227,7 +228,7 @@ def _holder(
     try:
         holder = client.get_model_version(model, str(number))
         theirs = evidence.evaluated(client, holder, folder)
-        return theirs if gate.paired(ours, theirs) else other_data.ask(client, holder, ours, folder, root)
+        return theirs if gate.paired(ours, theirs) else other_data.ask(client, holder, ours, folder, root, tower)
     except LLMSRecError as error:
         return error
 

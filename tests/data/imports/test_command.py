@@ -45,7 +45,8 @@ def test_each_error_leads_to_the_next_command_and_the_last_one_says_what_was_tak
         "WARNING: no item has a title, and the language model knows items by their titles: name the column with "
         "--title, or the catalogue with --items FILE --title COLUMN",
         "written: in/Shop.jsonl.gz, meta_Shop.jsonl.gz, Shop.manifest.json",
-        "next: dvc exp run -S data.source=files -S data.dir=in -S data.category=Shop",
+        "next: dvc exp run -S data.source=files -S data.dir=in -S data.category=Shop "
+        "-S registry.model=<a name for its versions>",
     ]
     event = json.loads(gzip.decompress((folder / "in/Shop.jsonl.gz").read_bytes()))
     assert event == {"user_id": "7", "parent_asin": "A/1", "timestamp": 1_766_597_400_000}

@@ -103,5 +103,8 @@ def lines(manifest: dict[str, Any], to: Path) -> list[str]:
     category = manifest["category"]
     done = "replaced" if manifest["replaced"] else "written"
     said.append(f"{done}: {to}/{category}.jsonl.gz, meta_{category}.jsonl.gz, {category}.manifest.json")
-    said.append(f"next: dvc exp run -S data.source=files -S data.dir={to} -S data.category={category}")
+    said.append(
+        f"next: dvc exp run -S data.source=files -S data.dir={to} -S data.category={category} "
+        "-S registry.model=<a name for its versions>"
+    )
     return said
