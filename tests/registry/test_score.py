@@ -29,7 +29,7 @@ def test_the_version_behind_an_alias_is_written_down(
         ("models:/llm-srec@nothing", "llm-srec has no version or alias 'nothing'; versions: 1"),
         ("models:/llm-srec/99", "llm-srec has no version or alias '99'"),
         ("models:/llm-srec", '"models:/llm-srec" names no version; a version is named by its number or an alias'),
-        ("staging", '"staging" does not say of which model, and no params.yaml here does'),
+        ("nothing", "llm-srec has no version or alias 'nothing'; versions: 1"),  # no params.yaml: llm-srec's
     ],
 )
 def test_no_such_version_is_one_line(

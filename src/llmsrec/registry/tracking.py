@@ -280,7 +280,8 @@ def opened(text: str, root: Path) -> tuple[Path, str]:
     """The bundle of a version, brought here if it lies elsewhere, and which version that is now, such as `shop/3`.
 
     Args:
-        text: any name of a version (`versions`); one without its model is of `registry.model`.
+        text: any name of a version (`versions`); one without its model is of `registry.model`, or of llm-srec where
+            there is no params.yaml.
 
     Raises:
         RequestError: it names no version, or there is none.
@@ -288,7 +289,7 @@ def opened(text: str, root: Path) -> tuple[Path, str]:
     """
     params = root / "params.yaml"
     unsaid = versions.split(text)[0] is None
-    default = parameters.load(params).registry.model if unsaid and params.exists() else None
+    default = parameters.load(params).registry.model if unsaid and params.exists() else "llm-srec"
     with existing(root, "Run the command again") as client:
         version = versions.find(client, *versions.of(text, None, default))
         return verified.verified(client, version) / "artifacts/bundle", f"{version.name}/{version.version}"

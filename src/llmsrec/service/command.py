@@ -117,6 +117,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     stopping = asyncio.create_task(stop.wait())
+    log.info("loading", extra={"model": options.model, "pid": os.getpid()})
     first = asyncio.create_task(swap.first())
     try:
         await asyncio.wait({first, stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
