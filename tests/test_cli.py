@@ -263,6 +263,8 @@ def test_summary_shows_metrics_version_and_what_to_type_next(
         "llm-srec version 3",
         "models:/llm-srec/3",
         "--history B",
+        "`tower: teacher` answers instead",
+        "llmsrec promote llm-srec/3 --to staging",
         "llmsrec serve models:",
         "-0.0500 [-0.0600, -0.0400]",
         "warning: cf: .0500, below its teacher's .1000: not to be served",

@@ -330,6 +330,8 @@ def summary(options: argparse.Namespace) -> None:
     warnings = towers.warnings(comparison["towers"], gate.margin)
     for line in warnings:
         print(f"  warning: {line}")
+    if warnings and "teacher" not in gate.towers:
+        print("  `tower: teacher` answers instead; `registry.gate.towers` says which towers are judged and served")
     good = " --tower teacher" if any(line.startswith("llm:") for line in warnings) else ""
     print(f"\n{name} version {version}, MLflow run {registered['run_id']}\n\nNext:")
     events, titles = _example()
@@ -345,6 +347,7 @@ def summary(options: argparse.Namespace) -> None:
             f"llmsrec recommend --model models:/{name}/{version}{good} --k 5 --history {events}",
             f"an answer here, to {titles}",
         ),
+        (f"llmsrec promote {name}/{version} --to staging", "what the gate says of it; --yes moves the alias"),
         (f"llmsrec serve models:/{name}/{version}", "a service: http://127.0.0.1:8080/invocations, /readyz, /metrics"),
     ):
         print(f"  {command}\n      {purpose}")

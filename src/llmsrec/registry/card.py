@@ -227,6 +227,6 @@ def _verdict(found: dict[str, float], up: str, down: str) -> str:
 def _load(facts: Facts) -> Iterator[str]:
     uri = f"models:/{facts.model}/{facts.version}"
     yield "    export MLFLOW_TRACKING_URI=...   # of this server"
-    yield f"    mlflow models serve -m {uri} --env-manager local --port 5001"
+    yield f"    llmsrec serve {uri}   # or: mlflow models serve -m {uri} --env-manager local"
     yield f"    llmsrec recommend --model {uri} --tower llm --history <parent_asin>@<ms> --k 10"
     yield f'    mlflow.pyfunc.load_model("{uri}").predict([{{"history": [...], "k": 10, "tower": "llm"}}])'
