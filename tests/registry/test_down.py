@@ -1,6 +1,5 @@
 """A registry that is down: one line within seconds, whatever asks and however it is down."""
 
-import importlib.util
 import socket
 import threading
 import time
@@ -9,12 +8,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from llmsrec import cli
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import write_json
-from llmsrec.registry import address, tracking
+from llmsrec.registry import address, follow, tracking
 from llmsrec.tuning import study
 from tests.registry.made import write_params
 
@@ -86,13 +86,13 @@ def test_a_studys_storage_that_is_down(port: int, tmp_path: Path, monkeypatch: p
 
 
 def test_the_service_says_it_too(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("serve", Path(__file__).parents[2] / "docker/serve.py")
-    assert spec and spec.loader
-    serve = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(serve)
-    monkeypatch.setattr(serve, "SECONDS_TO_ANSWER", 1)
-    with pytest.raises(SystemExit, match=r"the registry at http://me:\*\*\*@127.0.0.1:\d+ does not answer"):
-        serve.greet(url("http", port))
+    monkeypatch.setattr(follow, "ANSWER_S", 1)
+    before = mlflow.get_tracking_uri()
+    try:
+        with pytest.raises(DataError, match=r"the registry at http://me:\*\*\*@127.0.0.1:\d+ does not answer"):
+            follow.Registry(url("http", port), "models:/gated/1").version()
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def test_a_server_that_answers_anything_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from llmsrec.data.candidates import Block, write_candidates
 from llmsrec.data.parts import join, working
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
-from llmsrec.files import sha256, write_json
+from llmsrec.files import atomic, sha256, write_json
 
 PARTS = ("train", "valid", "test")
 EVENTS = 1 << 21  # of a block, about
@@ -98,7 +98,8 @@ def write_parts(blocks: Callable[[], Iterator[Block]], out: Path, items: int, sh
                 counts[name] += len(part.items)
                 shuffled = part.shuffled(rng) if name == "train" and rng is not None else part
                 written[name].append(folder / f"{name}.{number:05d}.parquet")
-                frame(shuffled, block.before).write_parquet(written[name][-1], compression="lz4")
+                with atomic(written[name][-1]) as temporary:
+                    frame(shuffled, block.before).write_parquet(temporary, compression="lz4")
                 held[name] += np.bincount(part.items, minlength=items + 1)
         for name, files in written.items():
             join(files, out / f"{name}.parquet")
