@@ -1,6 +1,7 @@
 """A worker as the service sees it: a process that is started, asked, started again if it dies, and ended."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import math
@@ -217,7 +218,8 @@ class Worker:
             try:
                 await asyncio.wait_for(self._process.wait(), patience_s)
             except TimeoutError:
-                self._process.kill()
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    self._process.kill()
                 await self._process.wait()
 
 
