@@ -283,10 +283,11 @@ def vector_losses(
     tower without a language model is better by itself.
     """
     weights, owners = settings.weights, torch.from_numpy(users).to(model.device)
-    own, cf = candidate_scores(model, user, cf_user, samples, users, places, settings, rng)
-    parts = {"retrieval": weights.retrieval * losses.retrieval(own)}
-    if weights.cf_retrieval:
-        parts["cf_retrieval"] = weights.cf_retrieval * losses.retrieval(cf)
+    scored = candidate_scores(
+        model, user, cf_user if weights.cf_retrieval else None, samples, users, places, settings, rng
+    )
+    terms = zip(("retrieval", "cf_retrieval"), scored, strict=False)
+    parts = {name: getattr(weights, name) * losses.retrieval(scores) for name, scores in terms}
     if settings.distill:
         distill = losses.distill_mse if settings.distill_loss == "mse" else losses.distill_contrastive
         parts["distill"] = weights.distill * distill(cf_user, user, settings.distill_normalize)
@@ -312,7 +313,7 @@ def hidden_targets(model: LLMSRec, samples: Samples, rows: np.ndarray) -> tuple[
 def candidate_scores(
     model: Trainee,
     user: Tensor,
-    cf_user: Tensor,
+    cf_user: Tensor | None,
     samples: Samples,
     users: np.ndarray,
     places: np.ndarray,
@@ -321,8 +322,8 @@ def candidate_scores(
 ) -> list[Tensor]:
     """Scores `[T, C]` of each target's candidates, the positive first; -inf where a shared one is the user's own.
 
-    Two of them: by f_user's vectors `[T, d']`, and by f_CF-user's, which leave the items as they are: with a gradient
-    to f_item, the tower with a language model loses more than it should (docs/experiments.md).
+    By f_user's vectors `[T, d']`, and then by f_CF-user's where they are given. These leave the items as they are: with
+    a gradient to f_item, the tower with a language model loses more than it should (docs/experiments.md).
 
     `own`: each target has its negatives. `shared`: the batch's negatives are there for every target. `in_batch`: the
     other targets' positives are too, and are corrected for being popular (`losses.log_excess`).
@@ -334,7 +335,7 @@ def candidate_scores(
     unique, where = np.unique(np.concatenate([positives, negatives.ravel()]), return_inverse=True)
     items = distributed.spread_items(partial(item_vectors, model), unique, model.item_groups)
     positive, negative = (torch.from_numpy(part).to(model.device) for part in np.split(where.ravel(), [len(positives)]))
-    sides = ((user, items), (cf_user, items.detach()))
+    sides = [(user, items)] if cf_user is None else [(user, items), (cf_user, items.detach())]
     first = [(vectors * of_items[positive]).sum(dim=1, keepdim=True) for vectors, of_items in sides]
     if settings.negatives == "own":
         negative = negative.view(len(positives), -1)
