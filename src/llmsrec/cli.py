@@ -99,8 +99,7 @@ def parser() -> argparse.ArgumentParser:
         commands, "evaluate", evaluate, "ask all towers of a version about the test users of data, and log the figures",
         "llmsrec evaluate shop@staging --on data",
     )  # fmt: skip
-    command.add_argument("version", help="a version's number or alias, or shop/5, shop@staging, models:/shop/5")
-    _add_model(command)
+    _add_version(command)
     command.add_argument(
         "--on", default="workspace", metavar="FOLDER",
         help="a folder like data or data/filtered, or `workspace`, the data of this repository (default: %(default)s)",
@@ -110,8 +109,7 @@ def parser() -> argparse.ArgumentParser:
         commands, "promote", promote, "judge a version by the rules in params.yaml; with --yes move the alias to it",
         "llmsrec promote candidate --to staging --yes",
     )  # fmt: skip
-    command.add_argument("version", help="a version's number or alias, or shop/5, shop@candidate, models:/shop/5")
-    _add_model(command)
+    _add_version(command)
     command.add_argument("--to", required=True, metavar="ALIAS", help="staging, or champion for what is in staging")
     command.add_argument("--yes", action="store_true", help="move the aliases; without it nothing is changed")
     command.add_argument("--force", action="store_true", help="promote against the rules; needs --reason")
@@ -139,8 +137,7 @@ def parser() -> argparse.ArgumentParser:
         commands, "nominate", nominate, "give a version the alias candidate, which experiments leave alone",
         "llmsrec nominate 5",
     )  # fmt: skip
-    command.add_argument("version", help="a version's number or alias, or shop/5, shop@staging, models:/shop/5")
-    _add_model(command)
+    _add_version(command)
 
     command = _add(
         commands, "tune", tune, "search for better parameters: a worker of the study that params.yaml describes",
@@ -363,6 +360,11 @@ def _add(commands: Any, name: str, run: Answered, text: str, example: str) -> ar
     )
     command.set_defaults(run=run)
     return command
+
+
+def _add_version(command: argparse.ArgumentParser) -> None:
+    command.add_argument("version", help="a version's number or alias, or shop/5, shop@staging, models:/shop/5")
+    _add_model(command)
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from llmsrec import params
 from llmsrec.evaluation import ranks as ranking
 from llmsrec.evaluation import tables, towers
 from llmsrec.evaluation.metrics import per_user
 from llmsrec.evaluation.overlap import overlap
 from llmsrec.evaluation.significance import difference, mean
+from llmsrec.service import metrics
 from llmsrec.serving import schema
 
 MODELS = ("llm_srec", "sasrec")
@@ -66,11 +66,11 @@ def test_the_margin_is_where_a_tower_begins_to_be_worse():
 def test_the_table_has_a_row_a_tower_and_the_teacher_is_not_compared_with_itself():
     of = ranks(llm=1, cf=9, teacher=0)
     found = towers.table(towers.compare(of, None, 200, 3))
-    assert [row[0] for row in found.rows] == list(towers.NAMES)
+    assert [row[0] for row in found.rows] == list(towers.TOWERS)
     assert found.rows[2][-1] == "" and found.rows[1][-1].startswith("-0.")
     assert "cf" in tables.text([found])
 
 
-@pytest.mark.parametrize("elsewhere", [schema.TOWERS, params.TOWERS])
+@pytest.mark.parametrize("elsewhere", [schema.TOWERS, metrics.TOWERS[:-1]])
 def test_the_names_of_towers_are_the_same_everywhere(elsewhere):
-    assert set(elsewhere) == set(towers.NAMES)
+    assert set(elsewhere) == set(towers.TOWERS)

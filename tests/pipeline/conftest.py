@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+
+from tests.params_file import set_params
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL: dict[str, Any] = {
@@ -68,16 +69,7 @@ def make_clone(folder: Path) -> Clone:
         if (ROOT / name).is_file() and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    yaml = YAML()
-    params = yaml.load(folder / "params.yaml")
-    for key, value in SMALL.items():
-        *parents, last = key.split(".")
-        node = params
-        for parent in parents:
-            node = node[parent]
-        assert last in node, key
-        node[last] = value
-    yaml.dump(params, folder / "params.yaml")
+    set_params(folder / "params.yaml", SMALL)
     clone = Clone(folder)
     clone.run("git", "init", "-q", "-b", "main")
     clone.run("git", "config", "user.email", "test@example.org")

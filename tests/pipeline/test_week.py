@@ -22,7 +22,6 @@ import polars as pl
 import pytest
 import torch
 from mlflow import MlflowClient
-from ruamel.yaml import YAML
 
 from llmsrec import cli
 from llmsrec import params as parameters
@@ -30,6 +29,7 @@ from llmsrec.data import sample
 from llmsrec.files import read_json
 from llmsrec.registry import promotion
 from stages.common import run
+from tests.params_file import set_params
 from tests.registry.made import quick_smoke
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,16 +78,7 @@ class Shop:
 
     def set(self, **values: Any) -> None:
         """Values of params.yaml, `__` for a dot."""
-        yaml = YAML()
-        params = yaml.load(self.folder / "params.yaml")
-        for key, value in values.items():
-            *parents, last = key.split("__")
-            node = params
-            for parent in parents:
-                node = node[parent]
-            assert last in node, key
-            node[last] = value
-        yaml.dump(params, self.folder / "params.yaml")
+        set_params(self.folder / "params.yaml", {key.replace("__", "."): value for key, value in values.items()})
 
     def export(self, camping: int, pantry: int = 0, titles: bool = True) -> None:
         """orders.csv of so many customers of the two departments, as their shop's software writes it."""

@@ -14,9 +14,10 @@ import pytest
 from llmsrec import cli
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import write_json
-from llmsrec.registry import address, follow, tracking
+from llmsrec.registry import address, follow, greeting, tracking
 from llmsrec.tuning import study
 from tests.registry.made import write_params
+from tests.servers import free_port
 
 PASSWORD = "s3cr3t-passw0rd"
 COMMANDS = {
@@ -39,13 +40,7 @@ def port(request: pytest.FixtureRequest) -> Iterator[int]:
             listener.listen(50)
         else:
             listener.close()
-        yield listener.getsockname()[1] if request.param == "silent" else _free()
-
-
-def _free() -> int:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        return int(other.getsockname()[1])
+        yield listener.getsockname()[1] if request.param == "silent" else free_port()
 
 
 def url(scheme: str, port: int) -> str:
@@ -61,8 +56,8 @@ def test_every_command_says_in_one_line_that_the_registry_is_down(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url(scheme, port))
-    assert address.ANSWER_S < 10, "with the start of Python it is said within 15 s"
-    monkeypatch.setattr(address, "ANSWER_S", 0.5 if scheme == "http" else 2)  # psycopg waits no shorter
+    assert greeting.ANSWER_S < 10, "with the start of Python it is said within 15 s"
+    monkeypatch.setattr(greeting, "ANSWER_S", 0.5 if scheme == "http" else 2)  # psycopg waits no shorter
     for name in COMMANDS if scheme == "http" else ("rollback", "recommend", "tune"):
         began = time.monotonic()
         assert cli.main(COMMANDS[name]) == 1
@@ -86,7 +81,7 @@ def test_a_studys_storage_that_is_down(port: int, tmp_path: Path, monkeypatch: p
 
 
 def test_the_service_says_it_too(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "ANSWER_S", 1)
+    monkeypatch.setattr(greeting, "ANSWER_S", 1)
     before = mlflow.get_tracking_uri()
     try:
         with pytest.raises(DataError, match=r"the registry at http://me:\*\*\*@127.0.0.1:\d+ does not answer"):
@@ -106,7 +101,7 @@ def test_a_server_that_answers_anything_is_up(tmp_path: Path, monkeypatch: pytes
 def test_what_was_given_is_the_environment_again_after_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{_free()}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     given = address.tracking_uri(tmp_path)
     with pytest.raises(DataError), tracking.session(tmp_path, "Run it again"):
         pass

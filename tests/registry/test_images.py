@@ -8,8 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-import urllib.request
 from importlib.metadata import distribution, requires
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from llmsrec.registry import tracking
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import parse
 from tests.answers import assert_same_answer
-from tests.postgres import free_port
+from tests.servers import free_port, until_up
 
 ROOT = Path(__file__).resolve().parents[2]
 CF = ["docker/requirements-serve-cf.txt"]
@@ -153,13 +151,7 @@ def test_a_serving_image_serves_a_version_with_what_it_holds(registry: Any, tmp_
             stdout=output, stderr=output,
         )  # fmt: skip
     try:
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5)
-                break
-            except OSError:
-                assert service.poll() is None, log.read_text()
-                time.sleep(0.1)
+        until_up(f"http://127.0.0.1:{port}/readyz", service, log)
     finally:
         service.terminate()
     assert service.wait(timeout=60) == 0, log.read_text()

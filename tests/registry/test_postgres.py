@@ -23,8 +23,8 @@ from llmsrec.serving.schema import parse
 from llmsrec.tuning import study
 from llmsrec.tuning.command import log
 from tests.answers import assert_same_answer
-from tests.postgres import free_port
 from tests.registry.made import promote_at_once, quick_smoke, register_gated, write_params
+from tests.servers import free_port
 
 
 class Server:

@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ import pytest
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import parse
 from tests.answers import assert_same_answer
+from tests.servers import free_port, until_up
 from tests.service.conftest import request, serve
 
 DAY = 86_400_000
@@ -27,9 +26,7 @@ HISTORY = [{"parent_asin": f"B{n}", "timestamp": 1_391_040_000_000 + n * DAY} fo
 
 @pytest.fixture(scope="module")
 def url(registry: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `mlflow models serve` calls uvicorn
     log = tmp_path_factory.mktemp("server") / "log"
     command = ["models", "serve", "-m", "models:/llm-srec@candidate", "--env-manager", "local", "-p", str(port)]
@@ -44,13 +41,7 @@ def url(registry: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{address}/ping", timeout=5)
-                break
-            except OSError:
-                assert server.poll() is None, log.read_text()
-                time.sleep(0.1)
+        until_up(f"{address}/ping", server, log)
         yield f"{address}/invocations"
     finally:
         os.killpg(server.pid, signal.SIGTERM)

@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from llmsrec.registry import tracking
 from llmsrec.registry.verified import MODEL
 from llmsrec.serving import limits
-from tests.postgres import free_port
+from tests.servers import free_port, until_up
 
 SERVE = Path(__file__).parents[2] / "docker/serve.py"
 EVENT = {"parent_asin": "B1", "timestamp": 1_391_040_000_000}
@@ -39,13 +39,7 @@ def url(registry: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     port, log = free_port(), tmp_path_factory.mktemp("service") / "log"
     service = start(registry, "models:/llm-srec@candidate", port, log)
     try:
-        for _ in range(1800):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5)
-                break
-            except OSError:
-                assert service.poll() is None, log.read_text()
-                time.sleep(0.1)
+        until_up(f"http://127.0.0.1:{port}/ping", service, log)
         yield f"http://127.0.0.1:{port}/invocations"
     finally:
         service.send_signal(signal.SIGTERM)

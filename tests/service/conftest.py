@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from llmsrec.serving.bundle import seal
+from tests.servers import free_port
 
 DAY, START = 86_400_000, 1_391_040_000_000  # ms
 MAIN = "import sys; from llmsrec.cli import main; sys.exit(main())"
@@ -144,12 +144,6 @@ class Running:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(timeout=120)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def serve(

@@ -21,7 +21,8 @@ from llmsrec.service import memory
 from llmsrec.service.command import bound
 from llmsrec.service.metrics import Metrics
 from llmsrec.service.swap import Swap
-from tests.service.conftest import LOADS_S, Running, Store, free_port, request, serve
+from tests.servers import free_port
+from tests.service.conftest import LOADS_S, Running, Store, request, serve
 
 CALL = {"inputs": [request([1, 2, 3]), request([4, 5])]}
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from ruamel.yaml import YAML
 
 from llmsrec.registry import tracking
+from tests.params_file import set_params
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = {"batch_size": 8, "lr": 0.003, "epochs": 2, "evaluations_per_epoch": 2}
@@ -29,15 +29,7 @@ class Place:
 
     def edit(self, **values: Any) -> None:
         """Set keys of params.yaml, with `__` for the dot; comments stay, as in the file that users have."""
-        yaml = YAML()
-        params = yaml.load(self.folder / "params.yaml")
-        for key, value in values.items():
-            *parents, last = key.split("__")
-            node = params
-            for parent in parents:
-                node = node[parent]
-            node[last] = value
-        yaml.dump(params, self.folder / "params.yaml")
+        set_params(self.folder / "params.yaml", {key.replace("__", "."): value for key, value in values.items()})
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from llmsrec.evaluation.metrics import per_user
 from llmsrec.evaluation.overlap import overlap
 from llmsrec.evaluation.report import HEADLINE
 from llmsrec.evaluation.tables import Table
+from llmsrec.params import TOWERS
 
-NAMES = ("llm", "cf", "teacher")
 PROTOCOL = "full"  # what decides whether a tower is served
 
 
@@ -102,7 +102,7 @@ def warnings(towers: dict[str, Any], margin: float) -> list[str]:
 def table(towers: dict[str, Any]) -> Table:
     """All figures of all towers."""
     rows: list[tuple[str, ...]] = []
-    for tower in (name for name in NAMES if name in towers["ndcg_10"]):
+    for tower in (name for name in TOWERS if name in towers["ndcg_10"]):
         scores = [towers[metric][tower][protocol] for protocol in ("uni99", PROTOCOL) for metric in HEADLINE]
         found = towers["minus_teacher"].get(tower, {}).get(PROTOCOL)
         minus = "" if found is None else f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"

@@ -11,10 +11,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from llmsrec.errors import DataError
+from llmsrec.registry import greeting
 
 # `dvc repro` looks at files alone: in a clone it runs nothing, however empty the registry is.
 REMEDY = "`dvc repro` makes what is missing, and where it runs nothing `dvc repro -f -s register` does, from the files"
-ANSWER_S = 6  # a server or database that has not answered a greeting by then is down
 
 
 def tracking_uri(root: Path) -> str:
@@ -67,19 +67,15 @@ def sqlite_file(uri: str) -> Path | None:
 def reachable(root: Path) -> None:
     """Greet the registry, if it is a server or a server's database.
 
-    MLflow's own clients try for minutes, as they cannot know whether anything was ever there.
-
     Raises:
-        DataError: nobody answers within `ANSWER_S`.
+        DataError: nobody answers within `greeting.ANSWER_S`.
     """
     uri = tracking_uri(root)
     try:
         if uri.startswith(("http://", "https://")):
-            requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_S, allow_redirects=False, stream=True).close()
+            greeting.greet(uri)
         elif "://" in uri:
             _greet_database(uri)
-    except requests.exceptions.SSLError:
-        return  # somebody answered; MLflow knows its certificates
     except (requests.RequestException, SQLAlchemyError, ImportError, ValueError) as error:
         raise DataError(
             f"the registry at {uri} does not answer: {reason(error)}. See that it runs, that MLFLOW_TRACKING_URI is "
@@ -91,7 +87,7 @@ def _greet_database(uri: str) -> None:
     backend = sqlalchemy.make_url(uri).get_backend_name()
     if backend in ("postgresql", "mysql"):
         engine = sqlalchemy.create_engine(
-            uri, connect_args={"connect_timeout": ANSWER_S}, poolclass=sqlalchemy.NullPool
+            uri, connect_args={"connect_timeout": greeting.ANSWER_S}, poolclass=sqlalchemy.NullPool
         )
         with engine.connect():
             pass
@@ -100,7 +96,7 @@ def _greet_database(uri: str) -> None:
 def reason(error: BaseException) -> str:
     """The innermost cause in few words: what libraries wrap around it is long and says no more."""
     if isinstance(error, requests.Timeout):
-        return f"nothing came back within {ANSWER_S} s"
+        return f"nothing came back within {greeting.ANSWER_S} s"
     if type(error) is requests.ConnectionError:
         cause = re.search(r"(\[Errno -?\d+\] [^'\")]+|[^:('\"]+(?=['\")]*$))", str(error))
         return cause[1].strip() if cause else type(error).__name__

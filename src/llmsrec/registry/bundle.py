@@ -20,6 +20,7 @@ from llmsrec.files import read_json, write_json
 from llmsrec.models.backbone_files import read_files
 from llmsrec.models.llm_srec import LLMSRec
 from llmsrec.models.sasrec import SASRec
+from llmsrec.params import TOWERS
 from llmsrec.registry import onnx_export
 from llmsrec.serving.bundle import FORMAT, Model, seal
 from llmsrec.training.start import ITEM_TABLE, TOKENS, WEIGHTS
@@ -157,7 +158,7 @@ def _write_onnx(folder: Path, model: LLMSRec, sequences: Sequences, users: int, 
     outputs["llm"] = outputs["f_user"]
     outputs["teacher"], own = outputs["sasrec"], [teacher.item_vectors().detach()[1:].numpy()] * 2
     tops = {}
-    for tower in ("llm", "cf", "teacher"):
+    for tower in TOWERS:
         expected, found = zip(outputs[tower], own if tower == "teacher" else outputs["f_item"], strict=True)
         tops[tower] = onnx_export.same_top(expected, found, tolerance)
         if tops[tower]["same"] < tops[tower]["users"]:

@@ -20,6 +20,7 @@ from llmsrec.evaluation import significance, towers
 from llmsrec.evaluation.metrics import per_user
 from llmsrec.evaluation.report import HEADLINE
 from llmsrec.evaluation.tables import Table, text
+from llmsrec.params import TOWERS
 from llmsrec.redaction import redact
 from llmsrec.registry import tracking, versions
 from llmsrec.registry.verified import verified
@@ -138,7 +139,7 @@ def evaluate(root: Path, wanted: str, on: str = WORKSPACE, model: str | None = N
 def measure(version: str, bundle: Bundle, data: HeldOutData, settings: parameters.Evaluate) -> Evaluation:
     """The figures of all towers that a bundle has, one after the other."""
     asked = {}
-    for tower in towers.NAMES:
+    for tower in TOWERS:
         if tower == "cf" and not bundle.config["distilled"]:
             continue
         print(f"tower {tower}", flush=True)

@@ -25,8 +25,8 @@ from mlflow.models import Model
 
 from llmsrec.errors import DataError, LLMSRecError
 from llmsrec.registry import verified, versions
+from llmsrec.registry.greeting import greet
 
-ANSWER_S = 6  # a registry that has not answered a greeting by then is down
 FIELDS = ("history", "tower", "k")  # what a signature must take: the service sends nothing else by default
 
 
@@ -103,14 +103,12 @@ class Registry:
         return folder / "artifacts/bundle"
 
     def _greet(self) -> None:
-        """Raise DataError if the registry is a server that is down: MLflow would try for minutes before it says so."""
+        """Raise DataError if the registry is a server that is down."""
         uri = self._tracking_uri
         if not uri.startswith(("http://", "https://")):
             return
         try:
-            requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_S, allow_redirects=False, stream=True).close()
-        except requests.exceptions.SSLError:
-            pass  # somebody answered; MLflow knows its certificates
+            greet(uri)
         except (requests.ConnectionError, requests.Timeout) as error:
             raise DataError(f"the registry at {uri} does not answer ({type(error).__name__}): start it") from error
 

@@ -13,7 +13,7 @@ import polars as pl
 from llmsrec.errors import LLMSRecError
 from llmsrec.evaluation import significance, towers
 from llmsrec.evaluation.metrics import per_user
-from llmsrec.params import Gate
+from llmsrec.params import TOWERS, Gate
 from llmsrec.scoring.held_out import HeldOut
 
 METRIC, PROTOCOL = "ndcg_10", "full"
@@ -281,7 +281,7 @@ def of_towers(ours: Evidence, limits: Gate) -> Iterator[Figure]:
         differences[tower] = by_protocol[PROTOCOL]
     for tower, scores in measured["ndcg_10"].items():
         yield _measured(f"NDCG@10 {PROTOCOL}, tower {tower}", scores[PROTOCOL])
-    for tower in towers.NAMES:
+    for tower in TOWERS:
         what, served = f"NDCG@10 {PROTOCOL}, tower {tower} minus its teacher", tower in limits.towers
         if tower == "teacher":
             continue  # it is what the others are measured by
