@@ -60,8 +60,8 @@ def read(folder: Path, most: int, seed: int) -> HeldOutData:
         raise DataError(f"{filtered / INTERACTIONS} holds no events, so there are no test users; {EXAMPLE}.")
     split = filtered.parent / "split"
     manifest = read_json(split / "manifest.json") if (split / "manifest.json").is_file() else {}
-    by_time = "time" in manifest  # else each user's last event is the target
-    test = held_out.after_cut(Sequences.read(filtered / INTERACTIONS), split / "test.parquet") if by_time else None
+    by = "time" if "time" in manifest else "last"
+    test = held_out.read(Sequences.read(filtered / INTERACTIONS), split, "test", by)
     users = test_users.of_data(filtered, most, seed, test)
     if not len(users):
         raise DataError(f"no user of {split / 'test.parquet'} has events to be asked about; {EXAMPLE}.")

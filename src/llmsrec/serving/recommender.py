@@ -106,18 +106,12 @@ class Recommender:
         """Raise what `recommend` raises for requests that cannot be answered together, before any work."""
         limits.check_sums(requests)
         for number, request in enumerate(requests):
-            if request.filter:
-                self._catalogue.check(request.filter, f"request {number}")
+            self._check_items(request, f"request {number}")
             if request.tower == "cf" and not self._bundle.config["distilled"]:
                 raise RequestError(
                     f"request {number}, `tower` is 'cf', but this model was trained without distillation "
                     "(`model.distill=false`), so that tower's users are not in the items' space; ask for 'llm' "
                     "or 'teacher'."
-                )
-            if request.k > len(self._asins) and request.allow is None:
-                raise RequestError(
-                    f"request {number}, `k` is {request.k}, but the catalogue has {len(self._asins)} items; "
-                    f"ask for 1 to {len(self._asins)}."
                 )
 
     def history(self, asins: list[str], timestamps: list[int]) -> History:
@@ -173,13 +167,17 @@ class Recommender:
                 f"the request, `parent_asin` is {shown(request.parent_asin)}, which the catalogue does not have; ask "
                 "by the item's `title` instead."
             )
+        self._check_items(request, "the request")
+
+    def _check_items(self, request: Request | Similar, name: str) -> None:
+        """Raise RequestError, in which the request has a name, for items that the catalogue does not have."""
         if request.k > len(self._asins) and request.allow is None:
             raise RequestError(
-                f"the request, `k` is {request.k}, but the catalogue has {len(self._asins)} items; ask for 1 to "
+                f"{name}, `k` is {request.k}, but the catalogue has {len(self._asins)} items; ask for 1 to "
                 f"{len(self._asins)}."
             )
         if request.filter:
-            self._catalogue.check(request.filter, "the request")
+            self._catalogue.check(request.filter, name)
 
     def _similar(self, request: Similar) -> Neighbours:
         directions, own = self._directions["llm"], np.empty(0, dtype=np.int64)
