@@ -16,7 +16,7 @@ class PlainPrompts:
         self.settings = settings
         self.max_tokens = min(settings.max_tokens, limit or settings.max_tokens)
         self.encode = plain_text_encoder(tokenizer)
-        self.begin, self.end = prompts._frame(tokenizer)
+        self.begin, self.end = prompts.special_tokens(tokenizer)
         self.titles = ["", *titles]
 
     def words(self, text: str) -> list[int]:

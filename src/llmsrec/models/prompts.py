@@ -77,7 +77,7 @@ class Prompts:
         self.max_tokens = min(settings.max_tokens, limit or settings.max_tokens)
         encode = plain_text_encoder(tokenizer)
         self._date_tokens = lru_cache(DATES)(lambda day: encode([_date(day, settings.date_format)])[0])
-        begin, end = _frame(tokenizer)
+        begin, end = special_tokens(tokenizer)
         explicit = settings.user_representation
         user_head, self.user_tail = encode([ORDER_C, GENERATE_C] if explicit else [ORDER, GENERATE])
         first, *others = [NUMBER.format(k) for k in range(1, self.history + 1)]
@@ -249,7 +249,7 @@ def plain_text_encoder(tokenizer: Any) -> Callable[[Sequence[str]], list[list[in
     return encode
 
 
-def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The special tokens that this tokenizer puts before and after a text, such as [CLS] and [SEP]."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     framed = tokenizer("a", add_special_tokens=True)["input_ids"]

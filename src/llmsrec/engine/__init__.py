@@ -1,0 +1,1 @@
+"""The language model: how it is loaded, asked and made fast."""
