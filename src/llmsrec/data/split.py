@@ -6,6 +6,7 @@ cut.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,8 @@ def split_interactions(
     interactions = filtered / "interactions.parquet"
     items = pl.scan_parquet(filtered / "items.parquet").select(pl.len()).collect().item()
     cuts = None if shares is None else find_cuts(interactions, *shares)
-
-    def blocks() -> Iterator[Block]:
-        for before, events in Sequences.blocks(interactions, EVENTS):
-            yield Block(before, events, leave_last_out(events) if cuts is None else cut(events, cuts))
-
-    counts = write_parts(blocks, out, items, seed if shuffle_train else None)
+    of_users = partial(blocks, interactions, cuts)
+    counts = write_parts(of_users, out, items, seed if shuffle_train else None)
     manifest = {
         "rule": LAST_RULE if cuts is None else TIME_RULE,
         "events": {name: counts[name] for name in PARTS},
@@ -74,10 +71,16 @@ def split_interactions(
     if cuts is not None:
         _refuse_empty(counts, cuts)
         manifest["time"] = {"cuts": vars(cuts), "new_items": counts["new_items"], "new_users": _new(interactions, cuts)}
-    write_candidates(out / "candidates.parquet", blocks, items, negatives, seed)
+    write_candidates(out / "candidates.parquet", of_users, items, negatives, seed)
     manifest["outputs"] = {f"{name}.parquet": sha256(out / f"{name}.parquet") for name in (*PARTS, "candidates")}
     write_json(out / "manifest.json", manifest)
     return manifest
+
+
+def blocks(interactions: Path, cuts: Cuts | None) -> Iterator[Block]:
+    """All users of interactions.parquet with their events in train, valid and test, block by block."""
+    for before, events in Sequences.blocks(interactions, EVENTS):
+        yield Block(before, events, leave_last_out(events) if cuts is None else cut(events, cuts))
 
 
 def write_parts(blocks: Callable[[], Iterator[Block]], out: Path, items: int, shuffle: int | None) -> dict[str, Any]:

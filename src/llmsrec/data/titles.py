@@ -35,6 +35,14 @@ def plain(texts: pl.Series) -> pl.Series:
     return text.replace("", None)
 
 
+def normalised(texts: pl.Series) -> pl.Series:
+    """Texts as two are compared: `plain`, in lower case; one that is empty after that is "".
+
+    Two items whose titles are equal so have one title, and generated text is the title that it equals so.
+    """
+    return plain(texts).fill_null("").str.to_lowercase()
+
+
 def titled(titles: pl.Series) -> pl.Series:
     """Whether each title says something: False where `clean` puts `UNTITLED`."""
     return clean(titles) != UNTITLED
