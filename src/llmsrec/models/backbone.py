@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, AutoTokenizer, Cache
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from llmsrec.errors import DataError, LLMSRecError, ParamsError
 from llmsrec.files import read_json, sha256, write_json
-from llmsrec.models.backbone_checks import check_passes, check_tokenizer, check_weights, first_line, longest_input
+from llmsrec.models.backbone_checks import check_passes, check_tokenizer, check_weights, first_line, longest_input, some
 from llmsrec.models.backbone_files import CONFIG, Files, digest, fetch, only, read_files, stored_tensors, unknown_value
 
 getLogger("bitsandbytes").setLevel(ERROR)  # it recommends kernels from a hub, and tells of casts
@@ -29,18 +29,20 @@ CHANGED = "{} has changed since the backbone stage looked at it; `dvc repro -f b
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen model without its vocabulary projection, and its tokenizer.
+    """A frozen model and its tokenizer.
 
     Attributes:
         model: base model; `inputs_embeds` in, `last_hidden_state` out.
         causal: whether a position sees only what stands before it (measured, not taken from a name).
         limit: longest input in tokens, or None if the model states none.
+        whole: the language model around `model`, with its projection onto the vocabulary, where that was loaded too.
     """
 
     model: nn.Module
     tokenizer: Any
     causal: bool
     limit: int | None
+    whole: nn.Module | None = None
 
     @property
     def width(self) -> int:
@@ -83,43 +85,48 @@ def describe(model: str, revision: str | None, root: Path, folder: Path) -> None
     write_json(folder / "backbone.json", {**reference, "limit": limit})
 
 
-def load(folder: Path, dtype: str = "float32", quantization: str = "none") -> Backbone:
+def load(folder: Path, dtype: str = "float32", quantization: str = "none", vocabulary: bool = False) -> Backbone:
     """Load the backbone that `folder`/backbone.json names, frozen and in evaluation mode.
 
     Args:
         dtype: float32, bfloat16 or float16; always explicit, as libraries change their default.
         quantization: none, 8bit (LLM.int8: activations too, so that a vector differs a little with the others of its
             batch) or 4bit (NF4, products in bfloat16), by bitsandbytes.
+        vocabulary: whether to load the projection onto the vocabulary too, which titles are written with.
 
     Raises:
         DataError: missing or changed files, and whatever makes a model unfit: code of its own, weights that are not
-            whole, a tokenizer that does not fit, a pass of two prompts that fails.
+            whole, a tokenizer that does not fit, a pass of two prompts that fails, no projection where one is asked
+            for.
         ParamsError: quantization without bitsandbytes.
     """
-    return _load(read_json(folder / "backbone.json"), folder, dtype, quantization)
+    return _load(read_json(folder / "backbone.json"), folder, dtype, quantization, vocabulary)
 
 
-def _load(reference: dict[str, Any], folder: Path, dtype: str, quantization: str) -> Backbone:
+def _load(reference: dict[str, Any], folder: Path, dtype: str, quantization: str, vocabulary: bool = False) -> Backbone:
     options = {} if quantization == "none" else {"quantization_config": _quantization(quantization)}
     files = _files(reference, folder)
     source = str(folder) if reference["kind"] == "embedded" else reference["model"]
     held = stored_tensors(Path(source), files)
-    model, tokenizer, loading = _read(source, files, dtype, options)
+    whole, tokenizer, loading = _read(source, files, dtype, options, vocabulary)
     if torch.cuda.is_available() and quantization == "none":
-        model = model.to("cuda")
+        whole = whole.to("cuda")
+    model = whole.base_model if vocabulary else whole
     for module in model.modules():
         # Else bitsandbytes packs 4-bit weights anew in the first pass without a gradient on a CPU, and products with
         # these have none from then on.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    model.requires_grad_(False)
-    model.eval()
+    whole.requires_grad_(False)
+    whole.eval()
     try:
+        if vocabulary:
+            loading = _of_base(source, whole, loading)
         check_weights(source, model, loading, held)
         check_tokenizer(source, tokenizer, model.get_input_embeddings().weight.shape[0])
         check_passes(source, model)
         limit = reference["limit"] if "limit" in reference else longest_input(model)
-        return Backbone(model, tokenizer, is_causal(model), limit)
+        return Backbone(model, tokenizer, is_causal(model), limit, whole if vocabulary else None)
     except LLMSRecError:
         raise
     except Exception as error:  # anything can be raised by some model of some family
@@ -144,8 +151,10 @@ def _files(reference: dict[str, Any], folder: Path) -> Files:
     return files
 
 
-def _read(source: str, files: Files, dtype: str, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """Model, tokenizer, and what transformers says of the loading.
+def _read(
+    source: str, files: Files, dtype: str, options: dict[str, Any], vocabulary: bool = False
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Model (the base, or all of it), tokenizer, and what transformers says of the loading.
 
     Raises:
         DataError: they cannot be read.
@@ -165,7 +174,8 @@ def _read(source: str, files: Files, dtype: str, options: dict[str, Any]) -> tup
                     "stands for a prompt; choose a causal language model or an encoder."
                 )
             tokenizer = AutoTokenizer.from_pretrained(place, **safe)
-            model, loading = AutoModel.from_pretrained(
+            kind: Any = AutoModelForCausalLM if vocabulary else AutoModel
+            model, loading = kind.from_pretrained(
                 place,
                 config=config,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
@@ -189,6 +199,24 @@ def _read(source: str, files: Files, dtype: str, options: dict[str, Any]) -> tup
     finally:
         logging.set_verbosity(verbosity)
     return model, tokenizer, loading
+
+
+def _of_base(source: str, whole: Any, loading: dict[str, Any]) -> dict[str, Any]:
+    """What transformers says of the loading of the base model within `whole`, under the base model's own names.
+
+    Raises:
+        DataError: the projection onto the vocabulary is not in the files.
+    """
+    prefix = f"{whole.base_model_prefix}."
+    lacking = sorted(name for name in loading["missing_keys"] if not name.startswith(prefix))
+    if lacking:
+        raise DataError(
+            f"the backbone {source} has no projection onto its vocabulary ({some(lacking)} is not in its files), so it "
+            "cannot write titles; take the model's own causal language model, or the form `retrieval`."
+        )
+    short = {key: {name.removeprefix(prefix) for name in loading[key]} for key in ("missing_keys", "unexpected_keys")}
+    mismatched = {(name.removeprefix(prefix), file, asked) for name, file, asked in loading["mismatched_keys"]}
+    return {**loading, **short, "mismatched_keys": mismatched}
 
 
 def is_causal(model: nn.Module) -> bool:

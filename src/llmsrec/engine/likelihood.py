@@ -1,0 +1,231 @@
+"""How likely a language model holds each of some titles as the answer to a prompt.
+
+The candidates of a prompt share its keys and values, which are computed once: the 20 answers cost the tokens that they
+have, not 20 prompts. Three ways to the hidden state before each token of each answer, the first that is right on the
+model at hand is taken (`choose`):
+
+- `in_a_tree`: all answers of a prompt in one row behind it, each seeing the prompt and itself;
+- `in_rows`: each answer in a row of its own behind a copy of the prompt's keys and values;
+- `separately`: prompt and answer run as one text, for each answer anew.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from llmsrec.engine.vocabulary import Vocabulary
+from llmsrec.models.backbone_checks import first_line
+from llmsrec.models.yardstick import distance, tolerance
+
+LOGITS = 1 << 26  # that are held at a time
+
+
+@dataclass(frozen=True)
+class Answers:
+    """`C` answers for each of `B` prompts; the last token of each is the one that ends a text.
+
+    Attributes:
+        token_ids: `[B, C, N]` int64, padded with 0.
+        sizes: `[B, C]` tokens of each.
+    """
+
+    token_ids: np.ndarray
+    sizes: np.ndarray
+
+    @cached_property
+    def same(self) -> np.ndarray:
+        """`[B, C]` the first of a prompt's answers with the same tokens, which is run for all of them: so equal ones
+        tie."""
+        equal = (self.token_ids[:, :, None] == self.token_ids[:, None]).all(axis=3)
+        return (equal & (self.sizes[:, :, None] == self.sizes[:, None])).argmax(axis=2)
+
+    @cached_property
+    def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`[P]` each: the prompt, the answer and the place of each token that is run, in this order."""
+        real = np.arange(self.token_ids.shape[2]) < self.sizes[:, :, None]
+        real &= (self.same == np.arange(self.sizes.shape[1]))[:, :, None]
+        rows, answers, steps = np.nonzero(real)
+        return rows, answers, steps
+
+    def of(self, rows: slice) -> "Answers":
+        """Those of some prompts."""
+        return Answers(self.token_ids[rows], self.sizes[rows])
+
+
+@dataclass(frozen=True)
+class Read:
+    """`B` prompts that a model has read.
+
+    Attributes:
+        inputs: `[B, L, d_llm]` the prompts themselves, padded on the right.
+        lengths: `[B]`.
+        parts: keys and values `[B, heads, L, d_head]` of each layer in turn; none where nothing goes on from them.
+        last: `[B, d_llm]` the hidden states at the prompts' last tokens, where there are `parts`.
+    """
+
+    inputs: Tensor
+    lengths: Tensor
+    parts: list[Tensor]
+    last: Tensor
+
+    @property
+    def present(self) -> Tensor:
+        """`[B, L]`, True where a prompt is and no padding."""
+        return torch.arange(self.inputs.shape[1], device=self.lengths.device) < self.lengths[:, None]
+
+    def cache(self, config: Any, copies: int = 1) -> Any:
+        """A new cache that a pass may add to, in which each prompt stands `copies` times in a row."""
+        cache: Any = DynamicCache(config=config)
+        for layer in range(len(self.parts) // 2):
+            pair = (part.repeat_interleave(copies, dim=0) for part in self.parts[2 * layer : 2 * layer + 2])
+            cache.update(*pair, layer)
+        return cache
+
+
+States = Callable[[Any, Read, Answers], Tensor]  # model, prompts, answers -> `[P, d_llm]` of `Answers.places`
+
+
+@torch.no_grad()
+def read(model: Any, inputs: Tensor, lengths: Tensor, states: States) -> Read:
+    """Run `B` prompts `[B, L, d_llm]`, padded on the right, and keep their keys and values, if `states` needs them."""
+    if states is separately:
+        return Read(inputs, lengths, [], inputs[:, 0])
+    cache: Any = DynamicCache(config=model.config)
+    present = torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None]
+    hidden = model(inputs_embeds=inputs, attention_mask=present.long(), past_key_values=cache).last_hidden_state
+    parts = [part for layer in cache.layers for part in (layer.keys, layer.values)]
+    return Read(inputs, lengths, parts, hidden[torch.arange(len(inputs), device=inputs.device), lengths - 1])
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: Any, vocabulary: Vocabulary, prompts: Read, answers: Answers, states: States
+) -> tuple[Tensor, Tensor]:
+    """ln p(answer | prompt), summed over the answer's tokens (its end among them) and as their mean.
+
+    Args:
+        model: base model of a causal backbone.
+        states: one of the ways of this module.
+
+    Returns:
+        `[B, C]` each, float32, in nats. Answers with the same tokens have the same values.
+    """
+    rows, which, steps = (torch.from_numpy(part).to(prompts.lengths.device) for part in answers.places)
+    token_ids = torch.from_numpy(answers.token_ids).to(rows.device)
+    hidden, tokens = states(model, prompts, answers), token_ids[rows, which, steps]
+    at_once = max(1, LOGITS // model.get_input_embeddings().weight.shape[0])
+    values = [
+        -torch.nn.functional.cross_entropy(vocabulary(part), wanted, reduction="none")
+        for part, wanted in zip(hidden.split(at_once), tokens.split(at_once), strict=True)
+    ]
+    sizes = torch.from_numpy(answers.sizes).to(rows.device)
+    summed = torch.zeros(sizes.shape, device=rows.device).index_put((rows, which), torch.cat(values), accumulate=True)
+    summed = summed.gather(1, torch.from_numpy(answers.same).to(rows.device))
+    return summed, summed / sizes
+
+
+def in_a_tree(model: Any, prompts: Read, answers: Answers) -> Tensor:
+    """`[P, d_llm]`: one pass, in which a prompt's answers stand one behind the other."""
+    rows, which, steps = answers.places
+    ends = steps == answers.sizes[rows, which] - 1  # nothing follows the last token, so it is not run
+    rows, which, steps = rows[~ends], which[~ends], steps[~ends]
+    if not len(rows):
+        return prompts.last[torch.from_numpy(answers.places[0]).to(prompts.last.device)]
+    columns = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    shape = len(answers.sizes), int(columns.max()) + 1
+    table = np.zeros((3, *shape), dtype=np.int64)
+    table[:, rows, columns] = answers.token_ids[rows, which, steps], which + 1, steps
+    token_ids, branches, places = torch.from_numpy(table).to(prompts.lengths.device)
+
+    own = (branches[:, :, None] == branches[:, None]) & (places[:, None] <= places[:, :, None])
+    sees = torch.cat([prompts.present[:, None].expand(-1, shape[1], -1), own], dim=2)
+    inputs = model.get_input_embeddings()(token_ids)
+    mask = torch.zeros(sees.shape, dtype=inputs.dtype, device=inputs.device)
+    mask = mask.masked_fill_(~sees, torch.finfo(inputs.dtype).min)[:, None]
+    hidden = model(
+        inputs_embeds=inputs,
+        attention_mask=mask,
+        position_ids=prompts.lengths[:, None] + places,
+        past_key_values=prompts.cache(model.config),
+    ).last_hidden_state
+    return _before_each(prompts, answers, hidden[torch.from_numpy(rows), torch.from_numpy(columns)])
+
+
+def in_rows(model: Any, prompts: Read, answers: Answers) -> Tensor:
+    """`[P, d_llm]`: prompt by prompt, a pass in which each answer has a row of its own."""
+    hidden = [_rows_of(model, prompts, answers, row) for row in range(len(answers.sizes))]
+    return _before_each(prompts, answers, torch.cat(hidden))
+
+
+def separately(model: Any, prompts: Read, answers: Answers) -> Tensor:
+    """`[P, d_llm]`: each answer with its prompt as a text of its own, one text a pass: right on any model."""
+    hidden = []
+    rows, which, _ = answers.places
+    for row, answer in dict.fromkeys(zip(rows.tolist(), which.tolist(), strict=True)):
+        length, size = int(prompts.lengths[row]), int(answers.sizes[row, answer])
+        token_ids = torch.from_numpy(answers.token_ids[row, answer, : size - 1]).to(prompts.inputs.device)
+        text = torch.cat([prompts.inputs[row, :length], model.get_input_embeddings()(token_ids)])
+        states = model(inputs_embeds=text[None], use_cache=False).last_hidden_state[0]
+        hidden.append(states[length - 1 :])
+    return torch.cat(hidden)
+
+
+@torch.no_grad()
+def choose(model: Any, inputs: Tensor, lengths: Tensor, answers: Answers) -> States:
+    """The first way that gives the states of `separately` on such prompts; a line is printed where it is not the first.
+
+    Prompts should be as long as they can become, since a model may be right on short ones alone.
+    """
+    plain = separately(model, read(model, inputs, lengths, separately), answers).float()
+    for way, left in ((in_a_tree, "titles are not run in a tree:"), (in_rows, "a prompt is run anew for each title:")):
+        try:
+            apart = distance(way(model, read(model, inputs, lengths, way), answers).float(), plain)
+            reason = f"states are {apart:.0e} apart"
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a model's code stumbles over, separate passes do without it
+            apart, reason = float("inf"), f"the model fails ({first_line(error)})"
+        if apart <= tolerance(model):
+            return way
+        print(f"{left} {reason}", flush=True)
+    return separately
+
+
+def _rows_of(model: Any, prompts: Read, answers: Answers, row: int) -> Tensor:
+    """The hidden states at all tokens but the last of each answer of a prompt, one answer after the other."""
+    kept = np.flatnonzero(answers.same[row] == np.arange(answers.sizes.shape[1]))
+    sizes = torch.from_numpy(answers.sizes[row, kept]).to(prompts.lengths.device) - 1
+    width, length = int(sizes.max()), int(prompts.lengths[row])
+    if not width:
+        return prompts.last[:0]
+    alone = Read(
+        prompts.inputs[row : row + 1, :length],
+        prompts.lengths[row : row + 1],
+        [part[row : row + 1, :, :length] for part in prompts.parts],
+        prompts.last[row : row + 1],
+    )
+    token_ids = torch.from_numpy(answers.token_ids[row, kept, :width]).to(sizes.device)
+    present = torch.arange(width, device=sizes.device) < sizes[:, None]
+    hidden = model(
+        inputs_embeds=model.get_input_embeddings()(token_ids),
+        attention_mask=torch.cat([alone.present.expand(len(kept), -1), present], dim=1).long(),
+        position_ids=(length + torch.arange(width, device=sizes.device)).expand(len(kept), -1),
+        past_key_values=alone.cache(model.config, len(kept)),
+    ).last_hidden_state
+    return hidden[present]
+
+
+def _before_each(prompts: Read, answers: Answers, hidden: Tensor) -> Tensor:
+    """States before each token, from those at all tokens but the last ones: before the first is the prompt's last."""
+    rows, _, steps = answers.places
+    first = torch.from_numpy(steps == 0).to(hidden.device)
+    states = hidden.new_empty(len(rows), hidden.shape[1])
+    states[first] = prompts.last[torch.from_numpy(rows[steps == 0]).to(hidden.device)].to(hidden.dtype)
+    states[~first] = hidden
+    return states
