@@ -22,12 +22,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llmsrec import params, presets
 from llmsrec.data import five_core, raw, split
 from llmsrec.data.sequences import Sequences
-from llmsrec.models import embedded
-from llmsrec.models.llm_srec import LLMSRec
-from llmsrec.models.sasrec import SASRec
+from llmsrec.engine import embedded
+from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.training.batches import Samples
-from llmsrec.training.llm_srec import step_losses
-from llmsrec.training.sasrec import build
+from llmsrec.training.next_item import build
+from llmsrec.training.retrieval import step_losses
 
 ROOT = Path(__file__).resolve().parents[1]
 REPEATS = 5

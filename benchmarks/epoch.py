@@ -13,10 +13,10 @@ from pathlib import Path
 
 from benchmarks import common
 from llmsrec.data import held_out
-from llmsrec.models.backbone import Backbone
-from llmsrec.models.llm_srec import LLMSRec
-from llmsrec.models.prefix_store import Budget
-from llmsrec.training.llm_srec import Validation, schedule, training_samples
+from llmsrec.engine.backbone import Backbone
+from llmsrec.engine.prefix_store import Budget
+from llmsrec.models.llm.retrieval import LLMSRec
+from llmsrec.training.retrieval import Validation, schedule, training_samples
 
 STEPS = 20  # a repetition
 

@@ -20,9 +20,9 @@ from benchmarks import common
 from llmsrec import params as parameters
 from llmsrec.data import held_out
 from llmsrec.data.sequences import Sequences
-from llmsrec.models.llm_srec import LLMSRec
+from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.params import Params
-from llmsrec.training.llm_srec import Validation, schedule, train, training_samples
+from llmsrec.training.retrieval import Validation, schedule, train, training_samples
 from llmsrec.tuning.trials import CANDIDATES, INTERACTIONS, TRAIN, untrained
 
 VARIANTS = (("last", "own"), ("last", "shared"), ("all", "own"), ("all", "shared"), ("all", "in_batch"))

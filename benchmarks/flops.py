@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import Shape, settings
-from llmsrec.models.llm_srec import LLMSRec
+from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.training.batches import Samples
 
 

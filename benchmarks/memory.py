@@ -140,11 +140,12 @@ def measure(shape: Shape, dtype: str, again: bool, users: int) -> dict[str, obje
     from transformers import LlamaConfig, LlamaModel
 
     from llmsrec.data.sequences import Sequences
-    from llmsrec.models import backbone, embedded, sasrec
-    from llmsrec.models.llm_srec import LLMSRec
+    from llmsrec.engine import backbone, embedded
+    from llmsrec.models.cf import sasrec
+    from llmsrec.models.llm.retrieval import LLMSRec
     from llmsrec.params import Model, Weights
     from llmsrec.training.batches import Samples
-    from llmsrec.training.llm_srec import step_losses
+    from llmsrec.training.retrieval import step_losses
 
     rng = np.random.default_rng(0)
     titles = [" ".join(f"word{n}" for n in rng.integers(0, 300, 8)) for _ in range(10 * users)]

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from llmsrec.models import losses, prompts
-from llmsrec.models.llm_srec import LLMSRec
+from llmsrec.models.llm.retrieval import LLMSRec
+from llmsrec.models.losses import retrieval as losses
+from llmsrec.prompts import retrieval as prompts
 
 HISTORY, USER_OUT, ITEM_OUT = "[HistoryEmb]", "[UserOut]", "[ItemOut]"
 

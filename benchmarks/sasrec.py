@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from benchmarks import common
 from llmsrec import params
 from llmsrec.data.sequences import Sequences
-from llmsrec.models import sequence_losses
-from llmsrec.models.sasrec import SASRec
-from llmsrec.training.sasrec import BETAS, POOL, SHAPE, Samples, build, train_epoch
+from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.losses import next_item as losses
+from llmsrec.training.next_item import BETAS, POOL, SHAPE, Samples, build, train_epoch
 
 PLAIN_BATCHES = 8
 PREFIX_BATCHES = 32
@@ -172,7 +172,7 @@ def loss_rate(items: int, dim: int) -> float:
     """Needed GFlop/s of the full cross-entropy alone, with both gradients, on as many positions as a batch has."""
     users, table = torch.randn(768, dim, requires_grad=True), torch.randn(items + 1, dim, requires_grad=True)
     chosen = torch.randint(1, items + 1, (768,))
-    seconds = common.timed(lambda: sequence_losses.cross_entropy(users, chosen, table).backward())
+    seconds = common.timed(lambda: losses.cross_entropy(users, chosen, table).backward())
     return 6 * 768 * items * dim / seconds / 1e9
 
 

@@ -26,11 +26,11 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import common, flops
 from benchmarks.common import Figures, Shape
 from benchmarks.plain import Plain
-from llmsrec.models.backbone import Backbone
-from llmsrec.models.llm_srec import LLMSRec
-from llmsrec.models.prefix_store import Budget
+from llmsrec.engine.backbone import Backbone
+from llmsrec.engine.prefix_store import Budget
+from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.training.batches import WINDOW, Samples
-from llmsrec.training.llm_srec import step_losses
+from llmsrec.training.retrieval import step_losses
 
 SHAPES = {"small": common.SMALL, "wide": common.WIDE}
 PARTS = ("last", "all", "items", "memory", "profile", "flops", "options")

@@ -25,8 +25,8 @@ from llmsrec.data import candidates
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import metrics
 from llmsrec.evaluation.ranks import rank
-from llmsrec.models.sasrec import SASRec
-from llmsrec.training.sasrec import METRIC, train
+from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.training.next_item import METRIC, train
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "committed": {},

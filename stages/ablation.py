@@ -13,8 +13,9 @@ from pathlib import Path
 
 from llmsrec.errors import DataError, LLMSRecError
 from llmsrec.evaluation import tables
+from llmsrec.experiments import ablation
 from llmsrec.files import atomic
-from llmsrec.registry import ablation, revisions
+from llmsrec.registry import revisions
 
 REPORT = Path("reports/ablation.md")
 LOOK_S, START_S = 10, 20  # between two looks; what a worker needs to start, at most

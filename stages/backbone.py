@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from llmsrec.models import backbone, backbone_files, embedded, gguf
+from llmsrec.engine import backbone, backbone_files, embedded, gguf
 from llmsrec.training import start
 from stages.common import Stage, run
 

@@ -7,10 +7,11 @@ import torch
 
 from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
+from llmsrec.engine.prefix_store import Budget
 from llmsrec.evaluation import asked, headline, plots, report, slices, test_users, towers
 from llmsrec.files import read_json, sha256, write_json
-from llmsrec.models import llm_srec, sasrec
-from llmsrec.models.prefix_store import Budget
+from llmsrec.models.cf import sasrec
+from llmsrec.models.llm import retrieval as llm_srec
 from stages.common import PREFIXES, Stage, run
 
 DATA, MODELS, REPORTS = Path("data"), Path("models"), Path("reports")

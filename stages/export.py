@@ -6,10 +6,10 @@ import polars as pl
 
 from llmsrec.data.sequences import Sequences
 from llmsrec.drift import reference
+from llmsrec.engine.prefix_store import Budget
+from llmsrec.export import bundle
 from llmsrec.files import read_json
-from llmsrec.models import llm_srec
-from llmsrec.models.prefix_store import Budget
-from llmsrec.registry import bundle
+from llmsrec.models.llm import retrieval as llm_srec
 from stages.common import PREFIXES, Stage, run
 
 BACKBONE, CHECKPOINT = Path("models/backbone"), Path("models/llm_srec")

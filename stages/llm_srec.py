@@ -7,11 +7,11 @@ import torch
 from llmsrec import distributed
 from llmsrec.data import held_out
 from llmsrec.data.sequences import Sequences
+from llmsrec.engine.prefix_store import Budget
 from llmsrec.files import write_json
-from llmsrec.models import llm_srec
-from llmsrec.models.prefix_store import Budget
+from llmsrec.models.llm import retrieval as llm_srec
 from llmsrec.training import start
-from llmsrec.training.llm_srec import Validation, train
+from llmsrec.training.retrieval import Validation, train
 from stages.common import PREFIXES, Stage, run
 
 SPLIT = Path("data/split")

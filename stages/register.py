@@ -10,7 +10,8 @@ from pathlib import Path
 
 from llmsrec import params as parameters
 from llmsrec.files import read_json, sha256, write_json
-from llmsrec.registry import card, nomination, record, revisions, tracking
+from llmsrec.promotion import nomination
+from llmsrec.registry import card, record, revisions, tracking
 from stages.common import Stage, load, run
 
 DATA, BUNDLE, MODEL, REPORTS = Path("data"), Path("models/bundle"), Path("models/llm_srec"), Path("reports")

@@ -9,9 +9,9 @@ from llmsrec import distributed
 from llmsrec.data import held_out
 from llmsrec.data.sequences import Sequences
 from llmsrec.files import write_json
-from llmsrec.models import sasrec
+from llmsrec.models.cf import sasrec
 from llmsrec.training import start
-from llmsrec.training.sasrec import SHAPE, build, train
+from llmsrec.training.next_item import SHAPE, build, train
 from stages.common import Stage, run
 
 SPLIT, OUT = Path("data/split"), Path("models/sasrec")

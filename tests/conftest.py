@@ -15,6 +15,8 @@ import polars as pl
 import pytest
 
 from tests.postgres import postgres  # noqa: F401  a fixture
+from tests.registered import pair, registry  # noqa: F401  fixtures
+from tests.tiny_models import *  # noqa: F403  fixtures
 
 MODEL_SETTINGS = {
     "d_prime": 16, "distill": True, "uniform": True, "distill_loss": "mse", "distill_normalize": False,
@@ -47,10 +49,12 @@ def make_tiny(
     from transformers import LlamaConfig, LlamaModel
 
     from llmsrec.data.sequences import Sequences
+    from llmsrec.engine import backbone as backbones
+    from llmsrec.engine import embedded
+    from llmsrec.export import bundle
     from llmsrec.files import sha256, write_json
-    from llmsrec.models import backbone as backbones
-    from llmsrec.models import embedded, llm_srec, sasrec
-    from llmsrec.registry import bundle
+    from llmsrec.models.cf import sasrec
+    from llmsrec.models.llm import retrieval as llm_srec
 
     rng = np.random.default_rng(0)
     items = pl.DataFrame({"item_id": np.arange(1, 31, dtype=np.int32)}).with_columns(

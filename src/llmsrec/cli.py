@@ -20,7 +20,7 @@ from llmsrec.serving.command import event as _event
 
 if TYPE_CHECKING:
     from llmsrec.params import Registry
-    from llmsrec.registry.history import Decision
+    from llmsrec.promotion.ledger import Decision
 
 # Of `dvc exp show`: all of metrics/evaluation.json, files and times, so that metrics/summary.json's figures are left.
 UNCHANGING = r".*(Created|/|\.(test|valid|user)\w*\.|teacher|hr_)"
@@ -199,7 +199,7 @@ def preset(options: argparse.Namespace) -> None:
 def compare(options: argparse.Namespace) -> None:
     """Print how B differs from A."""
     from llmsrec.evaluation import pair_plot
-    from llmsrec.registry import compare as comparing
+    from llmsrec.experiments import compare as comparing
 
     found = comparing.compare(_root(), options.a, options.b, not options.no_latency)
     print(found.text())
@@ -219,12 +219,12 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def promote(options: argparse.Namespace) -> None:
     """Show the rules; with --yes, act."""
-    from llmsrec.registry import decision, promotion
+    from llmsrec.promotion import actions, decision
 
     if options.force and not options.reason:
         raise RequestError("--force is given without --reason; say why, it is kept for good: --reason TEXT.")
-    verdict = promotion.review(_root(), options.version, options.to, options.yes, options.model)
-    if not isinstance(verdict, promotion.Verdict):
+    verdict = actions.review(_root(), options.version, options.to, options.yes, options.model)
+    if not isinstance(verdict, actions.Verdict):
         print(
             f"already so: {options.to} is version {verdict.version} by decision {verdict.number}; nothing was changed"
         )
@@ -235,10 +235,10 @@ def promote(options: argparse.Namespace) -> None:
     if verdict.changed:
         print(f"\nparams.yaml has changed since it was trained: {', '.join(verdict.changed)}")
     if not options.yes:
-        promotion.refuse(verdict, options.force)
+        actions.refuse(verdict, options.force)
         print(f"\nnothing was changed; --yes moves {options.to} to version {verdict.version}")
         return
-    made = promotion.promote(_root(), verdict, options.reason or "", options.force)
+    made = actions.promote(_root(), verdict, options.reason or "", options.force)
     print(f"\n{options.to} is version {made.version}; decision {made.number}, see `llmsrec history {made.number}`")
     _tell(verdict.settings, verdict.model, made)
 
@@ -246,10 +246,10 @@ def promote(options: argparse.Namespace) -> None:
 def rollback(options: argparse.Namespace) -> None:
     """Go back, and say what is where now."""
     from llmsrec import params as parameters
-    from llmsrec.registry import promotion
+    from llmsrec.promotion import actions
 
     settings = parameters.load(_root() / "params.yaml").registry
-    model, made, now = promotion.rollback(_root(), options.alias, options.reason, options.model)
+    model, made, now = actions.rollback(_root(), options.alias, options.reason, options.model)
     if not now:
         print(
             f"already so: decision {made.number} rolled {made.alias} back to version {made.version}, and there is no "
@@ -262,16 +262,16 @@ def rollback(options: argparse.Namespace) -> None:
 
 def decisions(options: argparse.Namespace) -> None:
     """Print the decisions."""
-    from llmsrec.registry import history
+    from llmsrec.promotion import ledger
 
-    print(history.show(_root(), options.what, options.json, options.model))
+    print(ledger.show(_root(), options.what, options.json, options.model))
 
 
 def nominate(options: argparse.Namespace) -> None:
     """Move the alias, and say where it was."""
-    from llmsrec.registry import promotion
+    from llmsrec.promotion import actions
 
-    print(promotion.nominate(_root(), options.version, options.model))
+    print(actions.nominate(_root(), options.version, options.model))
 
 
 def tune(options: argparse.Namespace) -> None:
@@ -373,7 +373,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 def _tell(settings: "Registry", model: str, made: "Decision") -> None:
     """Tell of a decision that is done whom params.yaml names, and print what came of it."""
-    from llmsrec.registry import after
+    from llmsrec.promotion import after
 
     sys.stdout.flush()  # who waits for the promotion need not wait for this
     for line in after.tell(settings.after_promotion, model, made):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
+from llmsrec.engine.backbone import Backbone, is_causal
+from llmsrec.engine.embedded import train_tokenizer
 from llmsrec.engine.text_vectors import text_vectors
-from llmsrec.models.backbone import Backbone, is_causal
-from llmsrec.models.embedded import train_tokenizer
 
 TEXTS = [
     "Red Soap",

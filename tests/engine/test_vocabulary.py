@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llmsrec.engine import backbone
 from llmsrec.engine.vocabulary import Vocabulary
 from llmsrec.errors import DataError
-from llmsrec.models import backbone
 
 SHAPE = {"vocab_size": 320, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
          "num_attention_heads": 2, "num_key_value_heads": 2}  # fmt: skip

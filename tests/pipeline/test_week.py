@@ -27,7 +27,7 @@ from llmsrec import cli
 from llmsrec import params as parameters
 from llmsrec.data import sample
 from llmsrec.files import read_json
-from llmsrec.registry import promotion
+from llmsrec.promotion import actions
 from stages.common import run
 from tests.params_file import set_params
 from tests.registry.made import quick_smoke
@@ -171,7 +171,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
 def test_a_shop_lives_through_three_weeks_and_nothing_is_forced(
     shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(promotion, "smoke", quick_smoke)  # a fresh process a promotion is tests/registry's
+    monkeypatch.setattr(actions, "smoke", quick_smoke)  # a fresh process a promotion is tests/registry's
     # The first: nobody is in staging yet.
     shop.export(camping=200)
     shop.imported()

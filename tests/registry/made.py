@@ -12,7 +12,8 @@ from mlflow import MlflowClient
 
 from llmsrec.evaluation import report, test_users, towers
 from llmsrec.files import read_json, write_json
-from llmsrec.registry import card, gate, record, tracking
+from llmsrec.promotion import gate
+from llmsrec.registry import card, record, tracking
 from llmsrec.serving.bundle import seal
 
 MEASURED = gate.Smoke(None, 10, 1.0, {"cf": {"p50": 1.0, "p99": 2.0}, "llm": {"p50": 1.0, "p99": 2.0}}, 500.0)
@@ -130,7 +131,7 @@ def quick_smoke(bundle: Path, requests: int, say: Any) -> gate.Smoke:
 AT_ONCE = """
 import sys
 from pathlib import Path
-from llmsrec.registry import aliases
+from llmsrec.promotion import aliases
 root, number = Path(sys.argv[1]), int(sys.argv[2])
 before, after = {"previous": None, "staging": 1}, {"previous": 1, "staging": number}
 made = aliases.decide("promote", number, "staging", before, after, 2)

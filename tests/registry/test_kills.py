@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from llmsrec.registry import aliases, history, promotion, tracking
+from llmsrec.promotion import actions, aliases
+from llmsrec.promotion.ledger import Decision, existing_ledger, open_ledger
+from llmsrec.registry import tracking
 from tests.registry.made import quick_smoke, write_params
 
 # Reads (root, kill before which write) and promotes version 3 over version 2 in a process of its own, which a real
@@ -22,7 +24,7 @@ from pathlib import Path
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 import mlflow.store.tracking.sqlalchemy_store, mlflow.store.model_registry.sqlalchemy_store
-from llmsrec.registry import aliases
+from llmsrec.promotion import aliases
 
 def promote(root, last):
     writes = 0
@@ -85,10 +87,10 @@ def root(registry: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def client(root: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     """Version 2 in staging after 1 by two decisions, and 3 with an older tag."""
-    monkeypatch.setattr(promotion, "smoke", quick_smoke)
+    monkeypatch.setattr(actions, "smoke", quick_smoke)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     found = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
-    ledger = history.ledger(found, "killed")
+    ledger = existing_ledger(found, "killed")
     if ledger:
         found.delete_run(ledger.run_id)
     for alias, version in {"previous": "1", "staging": "2", "champion": "1"}.items():
@@ -97,7 +99,7 @@ def client(root: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
         if tag.startswith("validation"):
             found.delete_model_version_tag("killed", "3", tag)
     found.set_model_version_tag("killed", "3", "validation", "of an older decision")
-    ledger = history.open_ledger(found, "killed", root)
+    ledger = open_ledger(found, "killed", root)
     for number in (1, 2):
         ledger.claim(aliases.decide("promote", number, "staging", {"staging": number - 1}, {"staging": number}, number))
         ledger.close(number, "done")
@@ -118,7 +120,7 @@ def validation(client: MlflowClient) -> dict[str, str]:
 
 
 def outcomes(client: MlflowClient) -> list[str | None]:
-    ledger = history.ledger(client, "killed")
+    ledger = existing_ledger(client, "killed")
     assert ledger
     return [decision.outcome for decision in ledger.decisions()]
 
@@ -132,7 +134,7 @@ def test_after_any_kill_a_rollback_works_at_once_and_nothing_is_left_half_done(
     staging = aliases.read(client, "killed")["staging"]
     assert staging == (3 if moved else 2), "one or the other, at any time"
 
-    _, made, now = promotion.rollback(root, "staging", "at once")
+    _, made, now = actions.rollback(root, "staging", "at once")
     assert now and made.after == {"previous": None, "staging": 2 if moved else 1}
     assert aliases.read(client, "killed") == {"staging": 2 if moved else 1, "champion": 1}
     if before > 1:
@@ -150,14 +152,14 @@ def test_a_promotion_that_was_killed_at_its_end_and_is_run_again_is_so_already(
     client: MlflowClient, root: Path, promoter: subprocess.Popen[str], before: int
 ) -> None:
     kill(promoter, root, before)
-    made = promotion.review(root, "3", "staging", settle=True)
-    assert isinstance(made, history.Decision) and (made.number, made.outcome) == (3, "done")
+    made = actions.review(root, "3", "staging", settle=True)
+    assert isinstance(made, Decision) and (made.number, made.outcome) == (3, "done")
     assert aliases.read(client, "killed") == {"previous": 2, "staging": 3, "champion": 1}
 
 
 def test_no_clock_decides_what_a_killed_promotion_is(client: MlflowClient, root: Path) -> None:
     """As where a clock ran a day ahead, or stood still."""
-    ledger = history.ledger(client, "killed")
+    ledger = existing_ledger(client, "killed")
     assert ledger
     for number, at in enumerate(("2999-01-01T00:00:00+00:00", "1970-01-01T00:00:00+00:00"), start=3):
         made = aliases.decide("promote", 3, "staging", {"staging": 2}, {"staging": 3}, number)

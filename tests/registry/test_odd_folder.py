@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from llmsrec import cli, params
+from llmsrec.experiments import compare
 from llmsrec.files import write_json
-from llmsrec.registry import compare, tracking
+from llmsrec.registry import tracking
 from llmsrec.registry.record import Record
 from llmsrec.serving.bundle import verify
 from llmsrec.tuning import study
-from tests.registry.conftest import RECORD
+from tests.registered import RECORD
 
 REPOSITORY = Path(__file__).parents[2]
 NAME = "a b?c%20d#é"

@@ -16,7 +16,8 @@ from mlflow import MlflowClient
 from llmsrec import cli
 from llmsrec import params as parameters
 from llmsrec.errors import ParamsError
-from llmsrec.registry import aliases, promotion, tracking
+from llmsrec.promotion import actions, aliases
+from llmsrec.registry import tracking
 from llmsrec.registry.record import Record
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import parse
@@ -106,7 +107,7 @@ def test_a_versions_life_over_http(
     root: Path, client: MlflowClient, tiny: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(promotion, "smoke", quick_smoke)  # a busy machine's latency decides nothing here
+        patch.setattr(actions, "smoke", quick_smoke)  # a busy machine's latency decides nothing here
         promote(capsys, "1")
         promote(capsys, "2")
         assert "rule 4 (quality)" in promote(capsys, "3", fails=True)
@@ -244,11 +245,11 @@ def test_no_password_is_left_anywhere_in_a_versions_life(
 @pytest.fixture
 def forgotten(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """No alias and no decision, and a quick smoke load."""
-    from llmsrec.registry import history
+    from llmsrec.promotion.ledger import existing_ledger
 
-    monkeypatch.setattr(promotion, "smoke", quick_smoke)
+    monkeypatch.setattr(actions, "smoke", quick_smoke)
     for alias in aliases.read(client, "gated"):
         client.delete_registered_model_alias("gated", alias)
-    ledger = history.ledger(client, "gated")
+    ledger = existing_ledger(client, "gated")
     if ledger:
         client.delete_run(ledger.run_id)

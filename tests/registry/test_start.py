@@ -10,9 +10,9 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
+from llmsrec.engine import backbone_files
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import read_json, write_json
-from llmsrec.models import backbone_files
 from llmsrec.registry import start
 from llmsrec.serving.bundle import Bundle, seal, verify
 from llmsrec.training import start as training

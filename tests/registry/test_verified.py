@@ -16,8 +16,9 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from llmsrec.errors import DataError, RequestError
+from llmsrec.experiments import compare
 from llmsrec.files import tree
-from llmsrec.registry import compare, tracking
+from llmsrec.registry import tracking
 from llmsrec.registry.verified import MODEL, check, digest, named, verified
 from llmsrec.serving.bundle import seal
 
@@ -183,7 +184,7 @@ def test_the_probe_runs_sources_even_where_bytecode_lies_beside_them(tiny: Any, 
     assert ran.exists(), "what was planted is what Python runs"
     ran.unlink()
 
-    from llmsrec.registry import probe
+    from llmsrec.export import probe
 
     done = subprocess.run(
         [sys.executable, "-I", "-B", probe.__file__, bundle, "1"], capture_output=True, text=True, check=False

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from llmsrec.data.titles import UNTITLED
+from llmsrec.engine.readout import read_out
 from llmsrec.errors import RequestError
-from llmsrec.models.readout import read_out
 from llmsrec.serving import limits
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.neighbours import diverse

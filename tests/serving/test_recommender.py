@@ -216,7 +216,7 @@ history = [{"parent_asin": f"B{n}", "timestamp": 1_391_040_000_000 + n * 86_400_
 cf = recommender.recommend(parse([{"history": history, "tower": tower} for tower in ("cf", "teacher")]))
 assert not {"torch", "transformers", "peft", "mlflow", "dvc"} & sys.modules.keys()
 llm = recommender.recommend(parse([{"history": history, "tower": "llm"}]))
-assert Path(sys.modules["llmsrec.models.backbone"].__file__).is_relative_to(bundle / "code")
+assert Path(sys.modules["llmsrec.engine.backbone"].__file__).is_relative_to(bundle / "code")
 print(json.dumps([answer.model_dump() for answer in cf + llm]))
 """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmsrec.errors import DataError
-from llmsrec.registry import ablation as experiments
+from llmsrec.experiments import ablation as experiments
 from llmsrec.registry import revisions
 from stages import ablation
 

@@ -16,7 +16,7 @@ STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 TUNING = YAML(typ="safe").load((ROOT / "tuning/dvc.yaml").read_text())["stages"]
 # Reading params.yaml, naming errors, hiding secrets and writing files whole decide nothing about a result.
 PLUMBING = {ROOT / f"src/llmsrec/{name}.py" for name in ("errors", "files", "params", "redaction", "__init__")}
-PLUMBING |= {path for path in (ROOT / "src/llmsrec").glob("*/__init__.py")}
+PLUMBING |= {path for path in (ROOT / "src/llmsrec").rglob("__init__.py") if len(ast.parse(path.read_text()).body) == 1}
 
 
 def imports(path: Path) -> set[Path]:

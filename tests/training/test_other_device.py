@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from llmsrec.models import backbone, sasrec
-from llmsrec.models.llm_srec import LLMSRec
-from llmsrec.models.prefix_store import Budget
+from llmsrec.engine import backbone
+from llmsrec.engine.prefix_store import Budget
+from llmsrec.models.cf import sasrec
+from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.params import Model
-from llmsrec.training.sasrec import Samples, build, next_item_loss
+from llmsrec.training.next_item import Samples, build, next_item_loss
 from tests.other_device import other_device
-from tests.training.test_sasrec import ITEMS, STRONG, routes, settings
+from tests.training.test_next_item import ITEMS, STRONG, routes, settings
 from tests.training.test_together import close, steps, train
 
 TITLES = [f"Thing number {number}" for number in range(30)]

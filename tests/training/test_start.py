@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from llmsrec import params
+from llmsrec.engine.backbone_files import identity
 from llmsrec.errors import DataError, ParamsError
-from llmsrec.models import llm_srec, sasrec
-from llmsrec.models.backbone_files import identity
+from llmsrec.models.cf import sasrec
+from llmsrec.models.llm import retrieval as llm_srec
 from llmsrec.params import Model, Train
 from llmsrec.registry.start import extract
 from llmsrec.serving.bundle import Bundle
 from llmsrec.training import start
-from llmsrec.training.llm_srec import Validation, train
-from llmsrec.training.sasrec import train as train_sasrec
-from tests.training.test_sasrec import settings
+from llmsrec.training.next_item import train as train_sasrec
+from llmsrec.training.retrieval import Validation, train
+from tests.training.test_next_item import settings
 
 ITEMS = [f"B{number}" for number in range(1, 31)]
 
@@ -141,8 +142,8 @@ def test_a_warm_training_changes_nothing_before_its_first_step(
 
 def test_sasrec_trains_on_from_the_model_that_it_is_given(tmp_path: Path) -> None:
     """With steps of no size, it ends as it began."""
-    from tests.training.test_sasrec import ITEMS as COUNT
-    from tests.training.test_sasrec import routes
+    from tests.training.test_next_item import ITEMS as COUNT
+    from tests.training.test_next_item import routes
 
     cold, _ = train_sasrec(*routes(), COUNT, settings(epochs=3), tmp_path / "cold")
     weights = {name: tensor.clone() for name, tensor in cold.state_dict().items()}

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from llmsrec.models.llm_srec import LLMSRec
-from llmsrec.models.prefix_store import Memory
+from llmsrec.engine.prefix_store import Memory
+from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.params import Model, Train
-from llmsrec.training import llm_srec, sasrec
+from llmsrec.training import next_item as sasrec
+from llmsrec.training import retrieval as llm_srec
 from llmsrec.training.batches import Samples
 from tests import together
-from tests.training.test_sasrec import ITEMS, STRONG, routes, settings
+from tests.training.test_next_item import ITEMS, STRONG, routes, settings
 
 ROWS = [np.arange(7), np.array([3, 9, 20]), np.array([5])]  # even, ragged, and too few for two
 

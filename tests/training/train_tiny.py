@@ -8,9 +8,9 @@ import torch
 
 from llmsrec.data.sequences import Sequences
 from llmsrec.files import read_json, write_json
-from llmsrec.models import llm_srec
+from llmsrec.models.llm import retrieval as llm_srec
 from llmsrec.params import Model, Train
-from llmsrec.training.llm_srec import Validation, train
+from llmsrec.training.retrieval import Validation, train
 
 torch.use_deterministic_algorithms(True)
 folder, out, resume = (Path(argument) for argument in sys.argv[1:4])

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from llmsrec.data.sequences import Sequences
-from llmsrec.models import llm_srec
+from llmsrec.models.llm import retrieval as llm_srec
 from llmsrec.params import Model, Train
-from llmsrec.training.llm_srec import Validation, train
+from llmsrec.training.retrieval import Validation, train
 from llmsrec.tuning import heads
 
 TRAIN = Train(

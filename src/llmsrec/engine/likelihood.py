@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from llmsrec.engine.backbone_checks import first_line
 from llmsrec.engine.vocabulary import Vocabulary
-from llmsrec.models.backbone_checks import first_line
-from llmsrec.models.yardstick import distance, tolerance
+from llmsrec.engine.yardstick import distance, tolerance
 
 LOGITS = 1 << 26  # that are held at a time
 

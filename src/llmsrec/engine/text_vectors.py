@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmsrec.models.backbone import Backbone
-from llmsrec.models.prompts import plain_text_encoder, special_tokens
+from llmsrec.engine.backbone import Backbone
 from llmsrec.progress import Progress
+from llmsrec.prompts.retrieval import plain_text_encoder, special_tokens
 
 LONGEST = 128  # tokens of a text that are read; what follows is left out, and a shorter limit of the encoder counts
 BATCH_TOKENS = 4_096

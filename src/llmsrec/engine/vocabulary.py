@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmsrec.engine.yardstick import tolerance
 from llmsrec.errors import DataError
-from llmsrec.models.yardstick import tolerance
 
 TRIED = 9  # tokens of the text on which the projection is measured
 

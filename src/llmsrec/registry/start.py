@@ -18,9 +18,9 @@ from mlflow.exceptions import MlflowException
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llmsrec.engine import backbone_files
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import read_json, write_json
-from llmsrec.models import backbone_files
 from llmsrec.registry import tracking, verified
 from llmsrec.serving.bundle import Bundle
 from llmsrec.training import start

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from llmsrec.engine import backbone as backbones
+from llmsrec.engine.readout import read_out, read_out_by_length
+from llmsrec.engine.yardstick import Yardstick
 from llmsrec.errors import DataError
-from llmsrec.models import backbone as backbones
-from llmsrec.models.prompts import Prompts
-from llmsrec.models.readout import read_out, read_out_by_length
-from llmsrec.models.yardstick import Yardstick
+from llmsrec.prompts.retrieval import Prompts
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.towers import History, Teacher
 
@@ -21,7 +21,7 @@ class LLMTower:
     """The prompt of Table 2 through the frozen backbone, and f_user on ONNX Runtime.
 
     Raises:
-        DataError: the backbone cannot be had (see `llmsrec.models.backbone.load`), or the adapter is not its own.
+        DataError: the backbone cannot be had (see `llmsrec.engine.backbone.load`), or the adapter is not its own.
     """
 
     def __init__(self, bundle: Bundle) -> None:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from llmsrec.data.sequences import Sequences
-from llmsrec.models.heads import output_heads, standardise
-from llmsrec.models.llm_srec import LLMSRec, reported, token_batches
-from llmsrec.models.prompts import Prompts
-from llmsrec.models.sasrec import SASRec
+from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.llm.heads import output_heads, standardise
+from llmsrec.models.llm.retrieval import LLMSRec, reported, token_batches
 from llmsrec.params import Model, Train
+from llmsrec.prompts.retrieval import Prompts
 from llmsrec.training import checkpoint
 from llmsrec.training.batches import Samples
-from llmsrec.training.llm_srec import Validation, hidden_targets, training_samples, vector_losses
+from llmsrec.training.retrieval import Validation, hidden_targets, training_samples, vector_losses
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from llmsrec.data.held_out import HeldOut
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import ParamsError
 from llmsrec.files import read_json, sha256
-from llmsrec.models import llm_srec, sasrec
+from llmsrec.models.cf import sasrec
+from llmsrec.models.llm import retrieval as llm_srec
 from llmsrec.params import Params
-from llmsrec.training import sasrec as sasrec_training
-from llmsrec.training.llm_srec import Validation, train
+from llmsrec.training import next_item as sasrec_training
+from llmsrec.training.retrieval import Validation, train
 from llmsrec.tuning import heads, space
 
 Curve = list[dict[str, Any]]

@@ -1,0 +1,237 @@
+"""A Llama-like frozen decoder, run so that nothing is computed that nobody reads.
+
+The values and gradients are those of the model's own forward pass. What is left out:
+
+- the last layer but for keys and values, at positions that are not read out: its queries, feed-forward layer and norm;
+- the first layer's projections of text, forward and backward, but once for each distinct token of a batch: what goes
+  into them is a constant (the rotary positions come after them);
+- what all user prompts begin with: its keys and values are kept;
+- the padding mask: padding is on the right, where a causal model does not look, so attention skips half of the square.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from llmsrec.engine.backbone import compiled
+from llmsrec.engine.readout import ItemInputs, branched, embed, keys_and_values
+from llmsrec.prompts.retrieval import OUT, PromptBatch
+
+PARTS = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "scaling", "head_dim")
+Projected = tuple[Tensor, Tensor, Tensor]  # queries, keys, values `[..., heads, d_head]`
+
+
+class Decoder:
+    """Runs the layers of a base model; see `Decoder.of`."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.layers: list[Any] = list(model.layers)
+        self._constants: dict[tuple[int, ...], list[Tensor]] = {}  # token ids -> keys and values of each layer in turn
+
+    @classmethod
+    def of(cls, model: Any) -> "Decoder | None":
+        """A decoder for `model`, or None if its layers are not Llama's: looked up, then measured on a few positions."""
+        config, layers = model.config, getattr(model, "layers", None)
+        if not isinstance(layers, nn.ModuleList) or not hasattr(model, "rotary_emb") or not hasattr(model, "norm"):
+            return None
+        attention = getattr(layers[0], "self_attn", None)
+        alike = all(hasattr(layers[0], name) for name in PARTS) and all(hasattr(attention, n) for n in PROJECTIONS)
+        if not alike or getattr(config, "sliding_window", None):
+            return None
+        decoder = cls(model)
+        embeddings = model.get_input_embeddings().weight[:7]
+        inputs, read = embeddings[None], torch.tensor([[3, 6]], device=embeddings.device)
+        with torch.no_grad():
+            expected = model(inputs_embeds=inputs, use_cache=False).last_hidden_state[0, [3, 6]].float()
+            try:
+                found = decoder(inputs, read)[0]
+            except (RuntimeError, TypeError, ValueError, AttributeError):  # shapes or parts of another kind
+                return None
+        tolerance = 1e-4 if embeddings.dtype == torch.float32 else 0.1
+        return decoder if (found - expected).norm() <= tolerance * expected.norm() else None
+
+    def compile(self) -> None:
+        """Have torch.compile make kernels of all layers but the last when they first run; see `backbone.compiled`."""
+        self._layer = compiled(self._layer)  # type: ignore[method-assign]
+
+    def read_out(
+        self, prompts: PromptBatch, item_inputs: ItemInputs, out: Tensor, user_inputs: Tensor | None = None
+    ) -> Tensor:
+        """As `readout.read_out`."""
+        size = prompts.constant
+        begun = self._begin(prompts.token_ids[0, :size])
+        inputs, slots = embed(self.model, prompts, item_inputs, out, user_inputs)
+        inputs, slots = inputs[:, size:], slots[:, size:]
+        rows, columns = np.nonzero(prompts.slots == OUT)
+        number = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        read = np.zeros((len(prompts.slots), number.max() + 1), dtype=np.int64)
+        read[rows, number] = columns - size
+        positions = torch.arange(size, prompts.slots.shape[1], device=inputs.device)[None]
+        options: dict[str, Any] = {"position_ids": positions}
+        if prompts.branches is not None:
+            mask, positions = branched(prompts, inputs.dtype, inputs.device).values()
+            options = {"attention_mask": mask[:, :, size:], "position_ids": positions[:, size:]}
+        first = self._project_first(inputs, slots, torch.from_numpy(prompts.token_ids[:, size:]).to(inputs.device))
+        past = [part.expand(len(inputs), -1, -1, -1) for part in begun] if begun else None
+        hidden = self(inputs, torch.from_numpy(read).to(inputs.device), past=past, first=first, **options)
+        return hidden[torch.from_numpy(rows), torch.from_numpy(number)]
+
+    def _begin(self, token_ids: np.ndarray) -> list[Tensor]:
+        """Keys and values `[1, heads, P, d_head]` of each layer in turn, of what all prompts begin with."""
+        key = tuple(token_ids.tolist())
+        if key and key not in self._constants:
+            ids = torch.tensor([key], device=self.model.get_input_embeddings().weight.device)
+            self._constants[key] = keys_and_values(self.model, ids)
+        return self._constants.get(key, [])
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        read: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past: Sequence[Tensor] | None = None,
+        first: Projected | None = None,
+    ) -> Tensor:
+        """Last hidden states at some positions.
+
+        Args:
+            inputs: `[B, L, d_llm]`.
+            read: `[B, R]` positions.
+            attention_mask: `[B, 1, L, P + L]`, added to attention scores; plainly causal if None.
+            position_ids: `[B or 1, L]`; 0, 1, ... if None.
+            past: keys and values `[B, heads, P, d_head]` of each layer in turn, of what comes before `inputs`; all `P`
+                of every row are seen if there is no mask.
+            first: the first layer's projections of `inputs`, if they are known.
+
+        Returns:
+            `[B, R, d_llm]` float32.
+        """
+        if position_ids is None:
+            position_ids = torch.arange(inputs.shape[1], device=inputs.device)[None]
+        rotary = self.model.rotary_emb(inputs, position_ids)
+        hidden, last = inputs, len(self.layers) - 1
+        for number, layer in enumerate(self.layers):
+            earlier = None if past is None else past[2 * number : 2 * number + 2]
+            projected = first if number == 0 else None
+            if number < last and getattr(layer, "gradient_checkpointing", False):
+                arguments = (layer, hidden, projected, rotary, attention_mask, earlier)
+                hidden = checkpoint(self._layer, *arguments, use_reentrant=False)
+            elif number < last:
+                hidden = self._layer(layer, hidden, projected, rotary, attention_mask, earlier)
+            else:
+                hidden = self._last_layer(layer, hidden, projected, rotary, attention_mask, earlier, read)
+        return self.model.norm(hidden).float()
+
+    def _layer(
+        self,
+        layer: Any,
+        hidden: Tensor,
+        projected: Projected | None,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        past: Sequence[Tensor] | None,
+    ) -> Tensor:
+        query, key, value = projected or self._project(layer, layer.input_layernorm(hidden))
+        attended = _attend(layer, _rotate(query, *rotary), _rotate(key, *rotary), value.transpose(1, 2), mask, past)
+        return _feed_forward(layer, hidden, attended)
+
+    def _last_layer(
+        self,
+        layer: Any,
+        hidden: Tensor,
+        projected: Projected | None,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        past: Sequence[Tensor] | None,
+        read: Tensor,
+    ) -> Tensor:
+        """Keys and values everywhere, all else at `read` alone -> `[B, R, d_llm]`."""
+        cos, sin = (part.expand(len(hidden), -1, -1) for part in rotary)
+        at_read = [_take(part, read) for part in (cos, sin)]
+        if projected is None:
+            x = layer.input_layernorm(hidden)
+            query = self._heads(layer, "q_proj", _take(x, read))
+            key, value = self._heads(layer, "k_proj", x), self._heads(layer, "v_proj", x)
+        else:
+            query, key, value = projected
+            query = _take(query.flatten(2), read).unflatten(2, query.shape[2:])
+        if mask is None:
+            before = 0 if past is None else past[0].shape[2]
+            seen = torch.arange(before + hidden.shape[1], device=hidden.device) <= before + read[..., None]
+            mask = torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device)
+            mask = mask.masked_fill_(~seen, torch.finfo(hidden.dtype).min)[:, None]
+        else:
+            mask = _take(mask[:, 0], read)[:, None]
+        keys = _rotate(key, cos, sin)
+        attended = _attend(layer, _rotate(query, *at_read), keys, value.transpose(1, 2), mask, past)
+        return _feed_forward(layer, _take(hidden, read), attended)
+
+    def _project_first(self, inputs: Tensor, slots: Tensor, token_ids: Tensor) -> Projected:
+        """The first layer's projections: of each distinct token once, without gradient, and of what is trained."""
+        layer, trained = self.layers[0], slots != 0
+        with torch.no_grad():
+            distinct, where = token_ids.unique(return_inverse=True)
+            words = self.model.get_input_embeddings()(distinct)
+            table = self._project(layer, layer.input_layernorm(words))
+            every = [part[where] for part in table]
+        new = self._project(layer, layer.input_layernorm(inputs[trained]))
+        for part, values in zip(every, new, strict=True):
+            part[trained] = values
+        query, key, value = every
+        return query, key, value
+
+    def _project(self, layer: Any, x: Tensor) -> Projected:
+        return self._heads(layer, "q_proj", x), self._heads(layer, "k_proj", x), self._heads(layer, "v_proj", x)
+
+    def _heads(self, layer: Any, name: str, x: Tensor) -> Tensor:
+        """A projection of `[..., d_llm]` by heads, `[..., heads, d_head]`."""
+        attention = layer.self_attn
+        return getattr(attention, name)(x).unflatten(-1, (-1, attention.head_dim))
+
+
+def _attend(
+    layer: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, past: Sequence[Tensor] | None
+) -> Tensor:
+    """`[B, heads, L, d_head]` each -> `[B, L, heads * d_head]`."""
+    before = 0 if past is None else past[0].shape[2]
+    if past is not None:
+        key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+        if mask is None:  # a square, of which attention skips half; the added rows are thrown away
+            query = F.pad(query, (0, 0, before, 0))
+    attended = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=layer.self_attn.scaling,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    if mask is None:
+        attended = attended[:, :, before:]
+    return attended.transpose(1, 2).flatten(2)
+
+
+def _feed_forward(layer: Any, hidden: Tensor, attended: Tensor) -> Tensor:
+    hidden = hidden + layer.self_attn.o_proj(attended)
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions: `[B, L, heads, d_head]` -> `[B, heads, L, d_head]`; `cos`, `sin` `[B or 1, L, d_head]`."""
+    first, second = x.chunk(2, dim=-1)
+    rotated = torch.cat([-second, first], dim=-1)
+    return (x * cos[:, :, None] + rotated * sin[:, :, None]).transpose(1, 2)
+
+
+def _take(x: Tensor, read: Tensor) -> Tensor:
+    """`[B, L, d]` at `read` `[B, R]` -> `[B, R, d]`."""
+    return x.gather(1, read[..., None].expand(-1, -1, x.shape[2]))

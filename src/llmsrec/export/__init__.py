@@ -1,0 +1,1 @@
+"""From trained models to one bundle that answers without this repository."""

@@ -1,0 +1,1 @@
+"""Recommenders that know item ids alone."""

@@ -1,0 +1,1 @@
+"""Recommenders around a language model."""

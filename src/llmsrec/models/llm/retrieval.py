@@ -1,0 +1,301 @@
+"""LLM-SRec: a frozen language model and a frozen sequential recommender, joined by MLPs and two learned tokens.
+
+Paper, Sec. 3: [UserOut] and [ItemOut] read a user's and an item's representation out of the language model; f_user and
+f_item bring them into a common space of d' dimensions, where the score is a dot product; f_CF-user brings the
+sequential recommender's user vector there, and the two are pulled together (Eq. 2) and kept apart (Eq. 3).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from llmsrec import distributed
+from llmsrec.data.sequences import Sequences
+from llmsrec.engine import backbone as backbones
+from llmsrec.engine.backbone import Backbone
+from llmsrec.engine.prefix_store import Budget
+from llmsrec.engine.readout import read_out, read_out_by_length
+from llmsrec.engine.shortcuts import choose
+from llmsrec.errors import DataError
+from llmsrec.files import atomic, read_json, write_json
+from llmsrec.models.cf import sasrec as sasrecs
+from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.llm.heads import f_input, output_heads
+from llmsrec.progress import Progress
+from llmsrec.prompts.retrieval import PromptBatch, Prompts
+
+BATCH_TOKENS = 8_192  # prompt tokens in one forward pass without gradient
+
+
+class LLMSRec(nn.Module):
+    """The joined model. Only its heads and tokens (and LoRA adapters, if any) have gradients.
+
+    Args:
+        backbone: the language model, frozen.
+        sasrec: the teacher; put in evaluation mode and frozen here.
+        titles: of items 1..I.
+        settings: params.yaml's `model` section, typed or with the same attributes.
+        seed: for the heads' first values.
+        prefixes: what the keys and values of item prompts' constant beginnings may take.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        sasrec: SASRec,
+        titles: list[str],
+        settings: Any,
+        seed: int,
+        prefixes: Budget | None = None,
+    ) -> None:
+        super().__init__()
+        self.prompts = Prompts(backbone.tokenizer, titles, settings, backbone.limit)
+        self.backbone = backbone.model
+        self.teacher = sasrec.requires_grad_(False).eval()
+        d, d_llm = sasrec.item_vectors().shape[1], backbone.width
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.f_user, self.f_item, self.f_cf_user = output_heads(d_llm, d, settings)
+            self.f_I = f_input(d, d_llm)
+            self.f_U = f_input(d, d_llm) if settings.user_representation else None
+        # The new tokens start as the word before them, whose hidden state sums the prompt up (docs/experiments.md): as
+        # the model's input, which some models scale.
+        embedding: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
+        last = torch.tensor([self.prompts.user_tail[-1], self.prompts.item_tail[-1]], device=embedding.weight.device)
+        with torch.no_grad():
+            user_out, item_out = embedding(last).float()
+        self.user_out, self.item_out = nn.Parameter(user_out.clone()), nn.Parameter(item_out.clone())
+        self.to(embedding.weight.device)
+        self.d_prime = settings.d_prime
+        with torch.no_grad():
+            shortcuts = choose(
+                backbone.model,
+                backbone.causal,
+                self.prompts,
+                self.item_inputs,
+                self.user_out,
+                self.item_out,
+                None if self.f_U is None else self._some_user_inputs,
+                prefixes or Budget(),
+            )
+        self.padding, self.trunk = shortcuts.padding, shortcuts.trunk
+        self.decoder, self.prefixes = shortcuts.decoder, shortcuts.prefixes
+
+    def configure_layers(self, gradient_checkpointing: bool, compile: bool) -> None:
+        """Have the backbone's layers computed again in the backward pass, or compiled. Values stay the same, but for
+        rounding where they are compiled.
+
+        Raises:
+            ParamsError: it cannot be done with this model, or on this machine.
+        """
+        if gradient_checkpointing:
+            backbones.checkpoint_layers(self.backbone)
+        if compile and self.decoder is not None:
+            self.decoder.compile()
+        elif compile:
+            backbones.compile_layers(self.backbone)
+
+    def train(self, mode: bool = True) -> "LLMSRec":
+        """Only the heads change mode: there is no dropout in what is distilled from, or in the frozen model."""
+        super().train(mode)
+        self.teacher.eval()
+        self.backbone.eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.user_out.device
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name to parameter of everything that has a gradient."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def item_inputs(self, item_ids: Tensor) -> Tensor:
+        """f_I(E_i) of `[n]` items: `[n, d_llm]`."""
+        return self.f_I(self.teacher.item_vectors()[item_ids])
+
+    def item_groups(self, item_ids: np.ndarray) -> np.ndarray:
+        """Numbers of the groups of items whose prefixes are computed together; an item's own where none are kept."""
+        return item_ids if self.prefixes is None else self.prefixes.group[item_ids]
+
+    def hidden_users(
+        self, items: list[np.ndarray], timestamps: list[np.ndarray], teacher: Tensor | None = None
+    ) -> Tensor:
+        """h_u of `B` histories: `[B, d_llm]`. `teacher` `[B, d]` is O_u, needed where the prompt holds it."""
+        user_inputs = None if self.f_U is None else self.f_U(teacher)
+        return self._read_out(self.prompts.users(items, timestamps), self.user_out, user_inputs)
+
+    def hidden_positions(
+        self,
+        items: list[np.ndarray],
+        timestamps: list[np.ndarray],
+        shortest: list[int],
+        teacher: Tensor | None = None,
+    ) -> Tensor:
+        """h_u of each user's histories of the first `shortest`, `shortest + 1`, ... events, up to all: `[R, d_llm]`.
+
+        What the histories share is run once where that is right; the values are those of separate prompts. `teacher`
+        `[R, d]` is O_u of each history.
+        """
+        single = all(len(history) == short for history, short in zip(items, shortest, strict=True))
+        if single:
+            return self.hidden_users(items, timestamps, teacher)
+        # Those that may not fit lose their oldest items, so that they do not begin alike.
+        if self.trunk and max(map(len, items)) <= self.prompts.always_fit:
+            return self._read_out(self.prompts.positions(items, timestamps, shortest), self.user_out)
+        split_items, split_times = [], []
+        for history, times, short in zip(items, timestamps, shortest, strict=True):
+            split_items += [history[:end] for end in range(short, len(history) + 1)]
+            split_times += [times[:end] for end in range(short, len(history) + 1)]
+        return self.hidden_users(split_items, split_times, teacher)
+
+    def hidden_items(self, item_ids: Tensor) -> Tensor:
+        """h_i of `[n]` items: `[n, d_llm]`."""
+        if self.prefixes is not None:
+            return self.prefixes.read_out(item_ids, self.item_inputs, self.item_out)
+        return self._read_out(self.prompts.items(item_ids.cpu().numpy()), self.item_out)
+
+    @torch.no_grad()
+    def item_vectors(self) -> Tensor:
+        """f_item(h_i) of all items: `[I + 1, d']` float32 on the CPU; row 0 is zero.
+
+        Several processes embed their own items each; every one returns all vectors.
+        """
+        self.eval()
+        vectors = torch.zeros(len(self.teacher.item_vectors()), self.d_prime)
+        own = distributed.own_items(np.arange(1, len(vectors)), self.item_groups)
+        _, lengths = self.prompts.item_prefixes(own)
+        for rows in reported(lengths, list(token_batches(lengths)), "items"):
+            ids = torch.from_numpy(own[rows])
+            vectors[ids] = self.f_item(self.hidden_items(ids.to(self.device))).cpu()
+        return distributed.add_up(vectors)
+
+    @torch.no_grad()
+    def user_vectors(self, sequences: Sequences, users: np.ndarray | None = None, label: str = "") -> Tensor:
+        """f_user(h_u) of users' histories; several processes share the work, and every one returns all vectors.
+
+        Args:
+            users: `[n]` user ids; all of 1..U if None.
+            label: names the work where it says how far it is.
+
+        Returns:
+            `[n, d']`, or `[U + 1, d']` with a zero row 0 if `users` is None; float32 on the CPU.
+        """
+        self.eval()
+        if users is None:
+            everyone = self.user_vectors(sequences, np.arange(1, sequences.users + 1), label)
+            return torch.cat([everyone.new_zeros(1, everyone.shape[1]), everyone])
+        histories = [sequences.of(user) for user in users.tolist()]
+        items, times = [h[0] for h in histories], [h[1] for h in histories]
+        teacher = None if self.f_U is None else self.teacher.user_vectors(sequences)
+        vectors = torch.zeros(len(users), self.d_prime)
+        lengths = self.prompts.user_lengths(items)
+        own = list(token_batches(lengths))[distributed.rank() :: distributed.size()]
+        for rows in reported(lengths, own, "users", label):
+            seen = None if teacher is None else teacher[torch.from_numpy(users[rows])].to(self.device)
+            hidden = self.hidden_users([items[r] for r in rows], [times[r] for r in rows], seen)
+            vectors[torch.from_numpy(rows)] = self.f_user(hidden).cpu()
+        return distributed.add_up(vectors)
+
+    @torch.no_grad()
+    def cf_user_vectors(self, seen: Tensor) -> Tensor:
+        """f_CF-user of SASRec's `[n, d]` user vectors: `[n, d']` float32 on the CPU, in the space of the items."""
+        self.eval()
+        return self.f_cf_user(seen.to(self.device)).cpu()
+
+    def _read_out(self, prompts: PromptBatch, out: Tensor, user_inputs: Tensor | None = None) -> Tensor:
+        if self.decoder is not None:
+            return self.decoder.read_out(prompts, self.item_inputs, out, user_inputs)
+        run = read_out if self.padding else read_out_by_length
+        return run(self.backbone, prompts, self.item_inputs, out, user_inputs)
+
+    def _some_user_inputs(self, count: int) -> Tensor:
+        """f_U of some vectors, here the first items' own: `[count, d_llm]`."""
+        items = torch.arange(count, device=self.device) % (len(self.teacher.item_vectors()) - 1) + 1
+        return self.f_U(self.teacher.item_vectors()[items])  # type: ignore[misc]
+
+    def save(self, folder: Path, settings: dict[str, Any]) -> None:
+        """Write the trained parameters and the settings that rebuild the model around them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in self.trainable().items()}
+        with atomic(folder / "model.safetensors") as temporary:
+            save_file(tensors, temporary)
+        write_json(folder / "config.json", settings)
+
+
+def load(folder: Path, backbone: Path, sasrec: Path, items: Path, prefixes: Budget | None = None) -> LLMSRec:
+    """Rebuild a saved model from its folder, its backbone's, its teacher's, and the catalogue; see `build`.
+
+    Raises:
+        DataError: missing, damaged or mismatched files.
+    """
+    config = read_json(folder / "config.json")
+    model = build(backbone, sasrec, items, config["model"], config["backbone"], config["seed"], prefixes)
+    try:
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{folder / 'model.safetensors'} cannot be read ({error}); run `dvc repro llm_srec`."
+        ) from error
+    trainable = model.trainable()
+    if tensors.keys() != trainable.keys():
+        odd = sorted(tensors.keys() ^ trainable.keys())[:3]
+        raise DataError(f"{folder / 'model.safetensors'} does not fit its config.json: {', '.join(odd)}.")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            trainable[name].copy_(tensor)
+    return model.eval()
+
+
+def build(
+    backbone: Path,
+    sasrec: Path,
+    items: Path,
+    settings: dict[str, Any],
+    loading: dict[str, Any],
+    seed: int,
+    prefixes: Budget | None = None,
+) -> LLMSRec:
+    """A new LLM-SRec.
+
+    Args:
+        backbone: folder of the backbone stage.
+        sasrec: folder of the teacher.
+        items: items.parquet.
+        settings: the values of params.yaml's `model` section.
+        loading: `dtype`, `quantization` and `lora_rank` of its `backbone` section.
+        seed: for first values.
+        prefixes: see `LLMSRec`; they change no value.
+    """
+    from llmsrec.params import Model
+
+    base = backbones.load(backbone, loading["dtype"], loading["quantization"])
+    if loading["lora_rank"]:
+        base = backbones.add_lora(base, loading["lora_rank"], seed)
+    titles = pl.read_parquet(items)["title"].to_list()
+    return LLMSRec(base, sasrecs.load(sasrec), titles, Model.model_validate(settings), seed, prefixes)
+
+
+def token_batches(lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of like length together, longest first, so that a batch padded to its longest holds `BATCH_TOKENS`."""
+    order = np.argsort(-lengths, kind="stable")
+    while len(order):
+        count = max(1, BATCH_TOKENS // max(1, int(lengths[order[0]])))
+        yield order[:count]
+        order = order[count:]
+
+
+def reported(lengths: np.ndarray, batches: list[np.ndarray], unit: str, label: str = "") -> Iterator[np.ndarray]:
+    """Pass batches of rows through, whose numbers of tokens are `lengths`, and say how far it is."""
+    rows = np.concatenate(batches) if batches else np.empty(0, dtype=np.int64)
+    with Progress(len(rows), unit=unit, label=label, tokens=int(lengths[rows].sum())) as progress:
+        for batch in batches:
+            yield batch
+            progress.add(len(batch), int(lengths[batch].sum()))

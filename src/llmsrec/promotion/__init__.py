@@ -1,0 +1,1 @@
+"""Which version is served: the gate, the aliases, the ledger of decisions."""

@@ -1,0 +1,1 @@
+"""The paper's prompts as token ids."""

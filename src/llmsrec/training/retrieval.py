@@ -1,0 +1,358 @@
+"""Training LLM-SRec: read from top to bottom."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llmsrec import distributed
+from llmsrec.data import candidates
+from llmsrec.data.held_out import HeldOut
+from llmsrec.data.sequences import Sequences
+from llmsrec.evaluation import metrics, ranks
+from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.llm.heads import standardise
+from llmsrec.models.llm.retrieval import LLMSRec
+from llmsrec.models.losses import retrieval as losses
+from llmsrec.params import Model, Train
+from llmsrec.progress import Progress
+from llmsrec.prompts.retrieval import Prompts
+from llmsrec.training import checkpoint
+from llmsrec.training.batches import Samples, check_steps, epoch
+
+MEASURED = 256  # samples, and items, whose hidden states say how the heads start
+StepLosses = Callable[[Any, Samples, np.ndarray, Model, np.random.Generator], dict[str, Tensor]]
+
+
+class Trainee(Protocol):
+    """What training needs of a model: an `LLMSRec`, or heads over the remembered outputs of one."""
+
+    @property
+    def prompts(self) -> Prompts: ...
+    @property
+    def teacher(self) -> SASRec: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def f_user(self) -> nn.Module: ...
+    @property
+    def f_item(self) -> nn.Module: ...
+    @property
+    def f_cf_user(self) -> nn.Module: ...
+    def train(self) -> Any: ...
+    def trainable(self) -> dict[str, nn.Parameter]: ...
+    def hidden_items(self, item_ids: Tensor) -> Tensor: ...
+    def item_groups(self, item_ids: np.ndarray) -> np.ndarray: ...
+    def item_vectors(self) -> Tensor: ...
+    def user_vectors(self, sequences: Sequences, users: np.ndarray) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a check during training evaluates.
+
+    Attributes:
+        histories: users' events before their valid item.
+        users: `[n]` numbers in `histories` of the users looked at: all, or a fixed, seeded sample.
+        targets: `[n]` their valid items.
+        negatives: `[n, m]` their candidates besides the target.
+        repeats: data.repeats; with `keep`, items of the history are ranked too.
+    """
+
+    histories: Sequences
+    users: np.ndarray
+    targets: np.ndarray
+    negatives: np.ndarray
+    repeats: str = "first"
+
+    @classmethod
+    def of(cls, valid: HeldOut, drawn: Path, at_most: int, seed: int, repeats: str) -> "Validation":
+        """All users of the valid split and their lists in candidates.parquet, or a sample of `at_most` by `seed`."""
+        _, negatives = candidates.read(drawn, "valid")
+        rows = np.arange(len(valid.users))
+        if len(rows) > at_most:
+            rows = np.sort(np.random.default_rng(seed).choice(rows, at_most, replace=False))
+        return cls(valid.histories, rows + 1, valid.targets[rows], negatives[rows], repeats)
+
+    def scores(self, model: Trainee) -> dict[str, float]:
+        """Metrics under their names, such as `valid/uni99/ndcg_10`."""
+        excluded = self.histories.excluded(self.repeats)
+        found = ranks.rank(
+            model.user_vectors(self.histories, self.users).numpy(),
+            model.item_vectors().numpy(),
+            self.targets,
+            *ranks.select(excluded.offsets, excluded.items, self.users),
+            self.negatives,
+        )
+        return {
+            f"valid/{protocol}/{name}": value
+            for protocol, of_protocol in found.items()
+            for name, value in metrics.summary(of_protocol).items()
+        }
+
+
+def train(
+    model: Trainee,
+    sequences: Sequences,
+    validation: Validation,
+    settings: Model,
+    train: Train,
+    resume: Path,
+    on_check: Callable[[list[dict[str, Any]]], None] = lambda curve: None,
+    losses_of: StepLosses | None = None,
+    warm: bool = False,
+) -> list[dict[str, Any]]:
+    """Train the heads and tokens in place; they end as they were at the best check.
+
+    Args:
+        sequences: train.parquet, items shuffled within users or not.
+        resume: folder for the state from which the same call goes on after a kill, with the same result.
+        on_check: called after each check with the curve so far; what it raises ends the training.
+        losses_of: what a step minimises, `step_losses` if None.
+        warm: the heads have learnt already, and stay as they are at first.
+
+    Returns:
+        The curve: an entry for each check with `step`, `epoch`, `users` (validation users), the mean losses since
+        the check before, and the validation metrics.
+
+    Raises:
+        DataError: another trainer is at work in `resume`, or a checkpoint cannot be written.
+    """
+    samples, lengths = training_samples(model, sequences, train)
+    parameters = model.trainable()
+    losses_at: StepLosses = losses_of or step_losses
+    if isinstance(model, LLMSRec) and not warm:  # remembered outputs are standardised where they are read
+        standardise_heads(model, samples, train)
+    optimizer = optimizer_of(parameters, train)
+    curve: list[dict[str, Any]] = []
+    best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    best_score, stale, done = -1.0, 0, 0
+
+    samples_ahead, tokens_ahead = train.epochs * len(lengths), train.epochs * int(lengths.sum())
+    with (
+        checkpoint.lock(resume),
+        Progress(samples_ahead, unit="samples", label="training", tokens=tokens_ahead) as progress,
+    ):
+        fresh = {f"{part}/{name}": tensor for part in ("model", "best") for name, tensor in best.items()}
+        entry = {"step": 1, "epoch": 0.0, "users": 1, "loss": 0.0, f"valid/{train.monitor}": 0.0}
+        example = {"curve": [entry], "best_score": 0.0, "stale": 0, "steps": 1}
+        saved = checkpoint.load(resume / "state.safetensors", fresh, example)
+        if saved is not None:
+            tensors, state = saved
+            curve, best_score, stale, done = state["curve"], state["best_score"], state["stale"], state["steps"]
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(tensors[f"model/{name}"])
+                    best[name].copy_(tensors[f"best/{name}"])
+            checkpoint.restore_optimizer(optimizer, parameters.items(), tensors)
+            print(f"going on after step {done:,}", flush=True)
+
+        started, totals, since = time.monotonic(), dict[str, float](), 0
+        for step, (when, rows, rng, check) in enumerate(schedule(lengths, train), start=1):
+            tokens = int(lengths[rows].sum())
+            if step <= done:
+                progress.skip(len(rows), tokens)
+                continue
+            if stale >= train.patience:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = group["first_lr"] * train.lr_decay ** len(curve)
+            model.train()
+            parts = losses_at(model, samples, rows, settings, rng)
+            total = sum(parts.values(), start=torch.zeros((), device=model.device))
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            distributed.add_up_gradients(parameters.values())
+            optimizer.step()
+            since += 1
+            progress.add(len(rows), tokens)
+            for name, value in {"loss": total, **parts}.items():
+                totals[name] = totals.get(name, 0.0) + float(value.detach())
+            if not check:
+                continue
+
+            scores = validation.scores(model)
+            score = scores[f"valid/{train.monitor}"]
+            stale = 0 if score > best_score else stale + 1
+            if score > best_score:
+                best_score = score
+                best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+            means = {name: value / since for name, value in totals.items()}
+            curve.append({"step": step, "epoch": when, "users": len(validation.users)} | means | scores)
+            totals, since = {}, 0
+            checkpoint.save(
+                resume / "state.safetensors",
+                {f"model/{name}": parameter for name, parameter in parameters.items()}
+                | {f"best/{name}": tensor for name, tensor in best.items()}
+                | checkpoint.optimizer_tensors(optimizer, parameters.items()),
+                {"curve": curve, "best_score": best_score, "stale": stale, "steps": step},
+            )
+            progress.say(
+                f"epoch {when:5.2f} of {train.epochs}  loss {means['loss']:.4f}  "
+                f"{train.monitor} {score:.4f} (best {best_score:.4f})  {time.monotonic() - started:5.0f} s"
+            )
+            on_check(curve)
+
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(best[name])
+    return curve
+
+
+def optimizer_of(parameters: dict[str, nn.Parameter], train: Train) -> torch.optim.Optimizer:
+    """AdamW, in which f_I and f_U may learn more slowly than the rest.
+
+    At the full rate f_I gives each item an embedding of its own, which is then read instead of the title: little is
+    learnt of items that are rarely bought (docs/experiments.md).
+    """
+    inputs = [parameter for name, parameter in parameters.items() if name.startswith(("f_I.", "f_U."))]
+    others = [parameter for name, parameter in parameters.items() if not name.startswith(("f_I.", "f_U."))]
+    groups = [
+        {"params": members, "lr": rate, "first_lr": rate}
+        for members, rate in ((others, train.lr), (inputs, train.lr * train.input_lr))
+        if members
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
+
+
+@torch.no_grad()
+def standardise_heads(model: LLMSRec, samples: Samples, train: Train) -> None:
+    """Let f_user and f_item start from standardised hidden states, measured on `MEASURED` samples and items."""
+    model.train()
+    rng = np.random.default_rng([train.seed, len(samples.users)])
+    rows = rng.permutation(len(samples.users))[:MEASURED]
+    batches = np.split(rows, range(train.batch_size, len(rows), train.batch_size))
+    standardise(model.f_user, torch.cat([hidden_targets(model, samples, batch)[0] for batch in batches]))
+    items = 1 + rng.permutation(samples.items)[:MEASURED]
+    standardise(model.f_item, model.hidden_items(torch.from_numpy(items).to(model.device)))
+
+
+def training_samples(model: Trainee, sequences: Sequences, train: Train) -> tuple[Samples, np.ndarray]:
+    """What is learnt from, and `[S]` the length of each sample's prompt."""
+    prompts = model.prompts
+    history = prompts.history if train.targets == "last" else prompts.always_fit
+    samples = Samples.of(sequences, len(model.teacher.item_vectors()) - 1, train.targets, history)
+    return samples, prompts.user_lengths(samples.histories(np.arange(len(samples.users)))[0])
+
+
+def schedule(lengths: np.ndarray, train: Train) -> Iterator[tuple[float, np.ndarray, np.random.Generator, bool]]:
+    """All steps of all epochs: the time in epochs, the batch's rows, its randomness, and whether a check follows."""
+    for number in range(train.epochs):
+        batches = list(epoch(lengths, train.batch_size, np.random.default_rng([train.seed, number])))
+        checks = check_steps(len(batches), train.evaluations_per_epoch)
+        for index, rows in enumerate(batches, start=1):
+            when = round(number + index / len(batches), 4)
+            yield when, rows, np.random.default_rng([train.seed, number, index]), index in checks
+
+
+def step_losses(
+    model: LLMSRec, samples: Samples, rows: np.ndarray, settings: Model, rng: np.random.Generator
+) -> dict[str, Tensor]:
+    """The weighted terms of Eq. 4 for one batch of samples, in which `T` targets are predicted.
+
+    Several processes compute their shares of the vectors and all have the terms of the whole batch.
+
+    Args:
+        rows: `[B]` rows of `samples`.
+        rng: draws the negatives.
+    """
+    users, places = samples.targets(rows)
+    user, cf_user = distributed.spread_rows(partial(user_vectors, model, samples), rows).chunk(2, dim=1)
+    return vector_losses(model, user, cf_user, samples, users, places, settings, rng)
+
+
+def vector_losses(
+    model: Trainee,
+    user: Tensor,
+    cf_user: Tensor,
+    samples: Samples,
+    users: np.ndarray,
+    places: np.ndarray,
+    settings: Model,
+    rng: np.random.Generator,
+) -> dict[str, Tensor]:
+    """The weighted terms of Eq. 4, given the vectors `[T, d']` that f_user and f_CF-user make for `T` targets.
+
+    `cf_retrieval`, which the paper does not have, is Eq. 1 on f_CF-user's scores of the same candidates, so that the
+    tower without a language model is better by itself.
+    """
+    weights, owners = settings.weights, torch.from_numpy(users).to(model.device)
+    scored = candidate_scores(
+        model, user, cf_user if weights.cf_retrieval else None, samples, users, places, settings, rng
+    )
+    terms = zip(("retrieval", "cf_retrieval"), scored, strict=False)
+    parts = {name: getattr(weights, name) * losses.retrieval(scores) for name, scores in terms}
+    if settings.distill:
+        distill = losses.distill_mse if settings.distill_loss == "mse" else losses.distill_contrastive
+        parts["distill"] = weights.distill * distill(cf_user, user, settings.distill_normalize)
+    if settings.uniform:
+        parts["uniform"] = weights.uniform * (losses.uniform(user, owners) + losses.uniform(cf_user, owners))
+    return parts
+
+
+def user_vectors(model: LLMSRec, samples: Samples, rows: np.ndarray) -> Tensor:
+    """`[T, 2 d']`: of each target of `rows`, f_user(h_u) and f_CF-user(O_u) beside each other."""
+    hidden, seen = hidden_targets(model, samples, rows)
+    return torch.cat([model.f_user(hidden), model.f_cf_user(seen)], dim=1)
+
+
+def hidden_targets(model: LLMSRec, samples: Samples, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """h_u `[T, d_llm]` and O_u `[T, d]` of the history before each target of `rows`."""
+    with torch.no_grad():
+        before = samples.before(*samples.targets(rows), model.teacher.max_length)
+        seen = model.teacher.last(torch.from_numpy(before).to(model.device))
+    return model.hidden_positions(*samples.histories(rows), seen), seen
+
+
+def candidate_scores(
+    model: Trainee,
+    user: Tensor,
+    cf_user: Tensor | None,
+    samples: Samples,
+    users: np.ndarray,
+    places: np.ndarray,
+    settings: Model,
+    rng: np.random.Generator,
+) -> list[Tensor]:
+    """Scores `[T, C]` of each target's candidates, the positive first; -inf where a shared one is the user's own.
+
+    By f_user's vectors `[T, d']`, and then by f_CF-user's where they are given. These leave the items as they are: with
+    a gradient to f_item, the tower with a language model loses more than it should (docs/experiments.md).
+
+    `own`: each target has its negatives. `shared`: the batch's negatives are there for every target. `in_batch`: the
+    other targets' positives are too, and are corrected for being popular (`losses.log_excess`).
+
+    Each item goes through the language model once a batch, however many targets it is a candidate of.
+    """
+    positives = samples.sequences.items[places].astype(np.int64)
+    negatives = samples.negatives(users, settings.candidates - 1, rng)
+    unique, where = np.unique(np.concatenate([positives, negatives.ravel()]), return_inverse=True)
+    items = distributed.spread_items(partial(item_vectors, model), unique, model.item_groups)
+    positive, negative = (torch.from_numpy(part).to(model.device) for part in np.split(where.ravel(), [len(positives)]))
+    sides = [(user, items)] if cf_user is None else [(user, items), (cf_user, items.detach())]
+    first = [(vectors * of_items[positive]).sum(dim=1, keepdim=True) for vectors, of_items in sides]
+    if settings.negatives == "own":
+        negative = negative.view(len(positives), -1)
+        rest = [torch.einsum("td,tcd->tc", vectors, of_items[negative]) for vectors, of_items in sides]
+    else:
+        pool = torch.unique(negative if settings.negatives == "shared" else torch.cat([positive, negative]))
+        ids = unique[pool.cpu().numpy()]
+        rest = [vectors @ of_items[pool].T for vectors, of_items in sides]
+        if settings.negatives == "in_batch":
+            share = torch.from_numpy(samples.popularity[ids]).to(items)
+            excess = losses.log_excess(share, len(positives) - 1, negatives.size, samples.items)
+            rest = [scores - excess for scores in rest]
+        own = torch.from_numpy(samples.own(users[:, None], ids)).to(model.device)
+        rest = [scores.masked_fill(own, -torch.inf) for scores in rest]
+    return [torch.cat(pair, dim=1) for pair in zip(first, rest, strict=True)]
+
+
+def item_vectors(model: Trainee, item_ids: np.ndarray) -> Tensor:
+    """`[n, d']` f_item(h_i), with a gradient."""
+    return model.f_item(model.hidden_items(torch.from_numpy(item_ids).to(model.device)))

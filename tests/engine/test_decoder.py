@@ -1,0 +1,113 @@
+"""Running a Llama layer by layer gives what the model's own forward pass gives, gradients too."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaModel,
+    MistralConfig,
+    MistralModel,
+    Qwen2Config,
+    Qwen2Model,
+    Qwen3Config,
+    Qwen3Model,
+)  # fmt: skip
+
+from llmsrec.engine.decoder import Decoder
+from llmsrec.engine.readout import read_out
+from llmsrec.models.llm.retrieval import LLMSRec
+from llmsrec.prompts.retrieval import DAY_MS
+
+SHAPE = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+TITLES = [f"{colour} {thing}" for colour in ("Red", "Blue", "Grün") for thing in ("Soap", "Hair Mask for Men", "Tent")]
+HISTORIES = {
+    "one": [[3]],
+    "ragged": [[3], [1, 2, 9], [4, 4, 4, 4]],
+    "longer than the history": [[1, 2, 3, 4, 5, 6, 7, 8], [9, 8]],
+}
+
+
+def model_of(config: Any, kind: Any) -> Any:
+    torch.manual_seed(0)
+    return kind(config).requires_grad_(False).eval()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        model_of(LlamaConfig(**SHAPE), LlamaModel),
+        model_of(LlamaConfig(**{**SHAPE, "num_hidden_layers": 1, "num_key_value_heads": 4}), LlamaModel),
+        model_of(Qwen2Config(**SHAPE), Qwen2Model),
+        model_of(MistralConfig(**SHAPE, sliding_window=None), MistralModel),
+    ],
+    ids=["Llama, grouped queries", "Llama, one layer", "Qwen2", "Mistral"],
+)
+def test_values_and_gradients_are_the_models_own(model: Any) -> None:
+    decoder = Decoder.of(model)
+    assert decoder is not None
+    inputs = torch.randn(3, 9, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    read = torch.tensor([[8, 2], [0, 0], [5, 8]])
+    found = decoder(inputs, read)
+    expected = model(inputs_embeds=inputs).last_hidden_state[torch.arange(3)[:, None], read]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    weights = torch.linspace(-1, 1, found.numel()).view(found.shape)
+    gradients = [torch.autograd.grad((values * weights).sum(), inputs)[0] for values in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        model_of(GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2), GPT2Model),
+        model_of(Qwen3Config(**SHAPE, head_dim=4), Qwen3Model),
+        model_of(MistralConfig(**SHAPE, sliding_window=4), MistralModel),
+    ],
+    ids=["other names", "norms on queries and keys", "a sliding window"],
+)
+def test_other_layers_are_refused(model: Any) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.3)
+    assert Decoder.of(model) is None
+
+
+@pytest.mark.parametrize("histories", HISTORIES.values(), ids=HISTORIES.keys())
+@pytest.mark.parametrize("prompt", ["users", "positions", "items", "users at the limit", "users (c)"])
+def test_prompts_are_read_out_as_in_the_plain_form(
+    histories: list[list[int]], prompt: str, tiny_backbone: Any, teacher: Any, settings: Any
+) -> None:
+    explicit = prompt == "users (c)"
+    limit = 150 if prompt == "users at the limit" else 400
+    settings = settings.model_copy(update={"max_tokens": limit, "user_representation": explicit})
+    model = LLMSRec(tiny_backbone, teacher, TITLES, settings, seed=0)
+    assert model.decoder is not None
+    items = [np.array(row) for row in histories]
+    times = [DAY_MS * (16_000 + np.arange(len(row))) for row in histories]
+    if prompt == "items":
+        batch, out = model.prompts.items(np.concatenate(items)), model.item_out
+    elif prompt == "positions":
+        fit = [row[-model.prompts.always_fit :] for row in items]
+        batch, out = model.prompts.positions(fit, times, [1] * len(fit)), model.user_out
+    else:
+        batch, out = model.prompts.users(items, times), model.user_out
+    if limit == 150 and len(histories) > 1:
+        assert batch.lengths.max() > 110, "else this is not near the limit"
+    assert (batch.constant > 0) == (prompt != "items")
+    user_inputs = model.f_U(torch.randn(len(items), 8)) if model.f_U is not None else None
+    found = model.decoder.read_out(batch, model.item_inputs, out, user_inputs)
+    plain = read_out(model.backbone, batch, model.item_inputs, out, user_inputs)
+    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-6)
+    weights = torch.linspace(-1, 1, found.numel()).view(found.shape)
+    parameters = [*model.f_I.parameters(), out, *(model.f_U.parameters() if model.f_U is not None else [])]
+    for values in zip(
+        torch.autograd.grad((found * weights).sum(), parameters, retain_graph=True),
+        torch.autograd.grad((plain * weights).sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(*values, rtol=1e-5, atol=2e-6 * values[1].abs().max().item())

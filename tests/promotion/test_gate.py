@@ -1,0 +1,220 @@
+"""Each rule at its threshold, with numbers worked out by hand."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from llmsrec import params as parameters
+from llmsrec.errors import DataError
+from llmsrec.promotion import decision, gate
+from llmsrec.promotion.gate import Evidence, Smoke
+from llmsrec.scoring.held_out import MISS, HeldOut
+
+LIMITS = parameters.load(Path(__file__).parents[2] / "params.yaml").registry.gate
+DATA = {"filtered": "f" * 64, "split": "a" * 64}
+SMOKE = Smoke(None, 100, 2.0, {"cf": {"p50": 1.0, "p99": 100.0}, "llm": {"p50": 9.0, "p99": 1000.0}}, 4096.0)
+
+
+def evidence(ours: list[int], teacher: list[int], shuffled: list[int] | None = None, **changes: Any) -> Evidence:
+    """Ranks of a few users among all items; one slice of the first half of them, and one of nobody."""
+    ranks = {("llm_srec", "test"): ours, ("sasrec", "test"): teacher, ("llm_srec", "test_shuffled"): shuffled or ours}
+    users = np.arange(1, len(ours) + 1)
+    frame = pl.concat(
+        pl.DataFrame({"user_id": users, "rank": rank}).with_columns(
+            model=pl.lit(model), split=pl.lit(split), protocol=pl.lit("full")
+        )
+        for (model, split), rank in ranks.items()
+    )
+    made = Evidence(
+        version=5,
+        checks={"passed": True, "data": {"raw": "0" * 64} | DATA},
+        comparison={
+            "interval": {"resamples": 200, "seed": 5},
+            "data": DATA,
+            "paired_by": {"candidates.parquet": "c" * 64},
+            "towers": {"ndcg_10": {"llm": {"full": {"mean": 0.5, "low": 0.4, "high": 0.6}}}},
+        },
+        ranks=frame,
+        slices=pl.DataFrame({"user_id": users, "warm": users <= len(ours) // 2, "cold": users < 0}),
+        test_users=None,
+        bundle_sha256="b" * 64,
+        config={"data": DATA},
+        parity={
+            "largest_difference": {"f_user": 1e-4, "f_item": 1e-6},
+            "tolerance": 1e-4,
+            "top_10": {"llm": {"users": 40, "identical": 39, "same": 40}},
+        },
+    )
+    return dataclasses.replace(made, **changes)
+
+
+GOOD = evidence([0] * 20, [2] * 20, [99] * 20)
+
+
+def rule(name: str, rules: list[gate.Rule]) -> gate.Rule:
+    return rules[gate.RULES.index(name)]
+
+
+def test_a_version_at_every_limit_passes() -> None:
+    rules = gate.judge(GOOD, None, "staging", SMOKE, LIMITS)
+    assert [found.name for found in rules] == list(gate.RULES)
+    assert [line for found in rules for line in found.failures()] == []
+
+
+@pytest.mark.parametrize("key", ["config", "comparison", "checks"])
+def test_checks_must_be_of_exactly_the_data(key: str) -> None:
+    other = {"data": DATA | {"split": "a" * 63 + "b"}}  # the beginning that is shown is the same
+    changed = dataclasses.replace(GOOD, **{key: getattr(GOOD, key) | other})
+    found = rule("data", gate.judge(changed, None, "staging", SMOKE, LIMITS))
+    assert not found.holds
+    assert all("split data" in line for line in found.failures())
+
+
+def test_failed_checks_and_unrecorded_data() -> None:
+    failed = dataclasses.replace(GOOD, checks=GOOD.checks | {"passed": False})
+    assert rule("data", gate.judge(failed, None, "staging", SMOKE, LIMITS)).failures() == [
+        "rule 1 (data): data checks: failed (must be passed)"
+    ]
+    unknown = dataclasses.replace(GOOD, config={})
+    assert "not recorded" in rule("data", gate.judge(unknown, None, "staging", SMOKE, LIMITS)).failures()[0]
+
+
+def test_a_bundle_with_a_problem() -> None:
+    rules = gate.judge(GOOD, None, "staging", Smoke("items.parquet is not the file"), LIMITS)
+    assert "items.parquet is not the file" in rule("bundle", rules).failures()[0]
+    assert not rule("load", rules).holds  # nothing was measured
+
+
+def test_parity() -> None:
+    parity = GOOD.parity | {"largest_difference": {"f_user": 3e-4}}
+    parity |= {"top_10": {"llm": {"users": 40, "identical": 39, "same": 39}}}
+    found = rule("parity", gate.judge(dataclasses.replace(GOOD, parity=parity), None, "staging", SMOKE, LIMITS))
+    assert [figure.short for figure in found.figures if figure.holds is False] == [pytest.approx(2e-4), 1]
+
+
+def towers_of(cf: float, teacher: float) -> dict[str, Any]:
+    """Figures as `evaluation.towers` gives them; the interval of the difference is .002 wide."""
+    middle = cf - teacher
+    scores = {"llm": 0.125, "cf": cf, "teacher": teacher}
+    difference = {"difference": middle, "low": middle - 0.001, "high": middle + 0.001}
+    return {
+        "ndcg_10": {name: {"full": {"mean": x, "low": x - 0.01, "high": x + 0.01}} for name, x in scores.items()},
+        "minus_teacher": {"cf": {"full": difference}},
+    }
+
+
+def judged(limits: Any, **changes: Any) -> gate.Rule:
+    version = dataclasses.replace(GOOD, **changes)
+    return rule("towers", gate.judge(version, None, "staging", SMOKE, limits))
+
+
+def test_each_tower_that_will_be_served_is_judged_against_its_teacher() -> None:
+    served = LIMITS.model_copy(update={"towers": ["llm", "cf"]})
+    for cf, holds in ((0.05, False), (0.1105, False), (0.112, True), (0.2, True)):
+        measured = GOOD.comparison | {"towers": towers_of(cf, 0.12)}
+        assert judged(served, comparison=measured).holds == holds
+        assert judged(LIMITS, comparison=measured).holds, "cf is not served"
+    (line,) = judged(served, comparison=GOOD.comparison | {"towers": towers_of(0.05, 0.12)}).failures()
+    assert line == (
+        "rule 7 (towers): NDCG@10 full, tower cf minus its teacher, lower bound: -0.071 (must be above -0.01), "
+        "short by 0.061"
+    )
+
+
+def test_a_tower_that_is_not_served_and_below_its_teacher_is_a_warning() -> None:
+    bad = judged(LIMITS, comparison=GOOD.comparison | {"towers": towers_of(0.05, 0.12)})
+    (warned,) = [figure for figure in bad.figures if figure.warns]
+    assert warned.value == "cf: .0500, below its teacher's .1200: not to be served"
+    assert "!!  tower cf is not in registry.gate.towers" in decision.table([bad])
+    good = judged(LIMITS, comparison=GOOD.comparison | {"towers": towers_of(0.12, 0.12)})
+    assert not any(figure.warns for figure in good.figures)
+
+
+def test_a_served_tower_that_nobody_measured_is_refused_with_what_helps() -> None:
+    served = LIMITS.model_copy(update={"towers": ["cf", "teacher"]})
+    assert "from before towers were measured; `dvc repro`" in judged(served).failures()[0]
+    assert "without distillation" in judged(served, config={"data": DATA, "distilled": False}).failures()[0]
+    worse = evidence([3] * 20, [0] * 20)
+    assert not rule("towers", gate.judge(worse, None, "staging", SMOKE, LIMITS)).holds  # llm, from the ranks
+
+
+def test_quality_says_by_how_much() -> None:
+    """Each user at place 2 where SASRec has place 0: 1 / log2(4) - 1 = -0.5, without any spread."""
+    worse = evidence([2] * 20, [0] * 20, [99] * 20)
+    figures = {figure.name: figure for figure in gate.quality(worse, None, "staging", LIMITS)}
+    name = "NDCG@10 full minus that of SASRec"
+    assert figures[name].value == pytest.approx(-0.5)
+    assert figures[f"{name}, lower bound"].short == pytest.approx(0.5 - LIMITS.margin)
+    assert figures[f"{name}, warm (10 users)"].short == pytest.approx(0.5 - LIMITS.slice_margin)
+    assert not any("cold" in key for key in figures)  # nobody is in it
+    assert figures["version in staging"].value == "none yet"
+
+
+def test_equal_is_not_inferior_but_not_better() -> None:
+    same = evidence([0] * 20, [0] * 20, [99] * 20)
+    assert all(figure.holds is not False for figure in gate.quality(same, None, "staging", LIMITS))
+    strict = LIMITS.model_copy(update={"require_better": True})
+    (failed,) = [figure for figure in gate.quality(same, None, "staging", strict) if figure.holds is False]
+    assert (failed.value, failed.limit, failed.short) == (0.0, "above 0", 0.0)
+
+
+def test_what_is_in_staging_is_compared_on_the_same_candidates() -> None:
+    there = evidence([0] * 20, [0] * 20, version=4)
+    found = list(gate.quality(evidence([2] * 20, [2] * 20), there, "staging", LIMITS))
+    difference = next(figure for figure in found if figure.name == "NDCG@10 full minus that of version 4 in staging")
+    assert difference.value == pytest.approx(-0.5)
+    other = dataclasses.replace(there, comparison=there.comparison | {"paired_by": {"candidates.parquet": "d" * 64}})
+    assert gate.paired(GOOD, there) and not gate.paired(GOOD, other)
+    gone = list(gate.quality(GOOD, DataError("its run is deleted"), "staging", LIMITS))
+    assert (gone[-1].value, gone[-1].holds) == ("its run is deleted", False)
+
+
+def test_what_was_tested_on_other_data_is_paired_over_the_users_that_were_kept() -> None:
+    """Users 2, 3 and 12: ranks 0, unknown and 2 make 1, 0 and .5; the challenger has rank 0, 1, each time."""
+    asked = HeldOut({"full": np.array([0, MISS, 2], dtype=np.int32)}, 1, events=30, unknown_events=4, popular=0)
+    there = gate.OnOtherData(4, np.array([2, 3, 12]), asked)
+    figures = {figure.name: figure for figure in gate.quality(GOOD, there, "staging", LIMITS)}
+    name = "NDCG@10 full minus that of version 4 in staging"
+    assert figures[name].value == pytest.approx(0.5)
+    assert figures[f"{name}, warm (2 users)"].value == pytest.approx(0.5)
+    assert "tested on other data" in str(figures["version 4 in staging"].value)
+    assert figures["their last items that it does not know, each a miss"].value == "1 of 3"
+    worse = evidence([2] * 20, [2] * 20)
+    best = dataclasses.replace(there, asked=dataclasses.replace(asked, ranks={"full": np.zeros(3, dtype=np.int32)}))
+    assert any(figure.holds is False for figure in gate.quality(worse, best, "staging", LIMITS))
+
+
+def test_where_the_teacher_alone_is_served_it_is_judged_and_the_llm_tower_is_not() -> None:
+    """A shop whose SASRec is better would reach staging by force alone."""
+    alone = LIMITS.model_copy(update={"towers": ["teacher"]})
+    ours = evidence([5] * 20, [0] * 20)
+    ranks = pl.concat([ours.ranks, ours.ranks.filter(pl.col("model") == "sasrec").with_columns(
+        split=pl.lit("test_shuffled"), rank=pl.lit(99, dtype=ours.ranks["rank"].dtype))])  # fmt: skip
+    ours = dataclasses.replace(ours, ranks=ranks)
+    assert any(figure.holds is False for figure in gate.quality(ours, None, "staging", LIMITS))
+    assert all(figure.holds is not False for figure in gate.quality(ours, None, "staging", alone))
+    assert all(figure.holds is not False for figure in gate.order(ours, alone))
+    better = evidence([0] * 20, [0] * 20, version=4)
+    worse = dataclasses.replace(ours, ranks=evidence([0] * 20, [5] * 20).ranks)
+    assert all(figure.holds is not False for figure in gate.quality(ours, better, "staging", alone))
+    assert any(figure.holds is False for figure in gate.quality(worse, better, "staging", alone))
+
+
+def test_order_must_cost_more_than_noise() -> None:
+    assert rule("order", gate.judge(GOOD, None, "staging", SMOKE, LIMITS)).holds
+    noisy = evidence([0, 2] * 10, [2] * 20, [2, 0] * 10)
+    deaf = evidence([0] * 20, [2] * 20)
+    for version in (noisy, deaf):
+        assert not rule("order", gate.judge(version, None, "staging", SMOKE, LIMITS)).holds
+
+
+@pytest.mark.parametrize(("field", "name"), [("latency_ms", "p99 in ms, cf"), ("peak_mb", "peak memory in MB")])
+def test_load_above_a_limit(field: str, name: str) -> None:
+    value = 4100.0 if field == "peak_mb" else {"cf": {"p50": 1.0, "p99": 104.0}}
+    found = gate.load(dataclasses.replace(SMOKE, **{field: value}), LIMITS)
+    (failed,) = [figure for figure in found if figure.holds is False]
+    assert (failed.name, failed.short) == (name, 4.0)
