@@ -5,11 +5,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests.models.conftest import backbone_folder, settings, teacher, tiny_backbone
-from tests.models.families import FAMILIES
 from transformers import AutoModelForCausalLM
 
-__all__ = ["backbone_folder", "settings", "teacher", "tiny_backbone"]
+from tests.engine.families import FAMILIES
 
 # A family, and the way in which its titles share a prompt.
 WAYS = {
