@@ -1,6 +1,6 @@
 """Families of language models, each as a tiny one with random weights: which cheaper passes are right with it.
 
-    python -m tests.models.families     # the table of docs/troubleshooting.md
+    python -m tests.engine.families     # the table of docs/troubleshooting.md
 
 `test_families.py` builds each, and asserts that what stands here is what is taken, and that vectors are right.
 """

@@ -69,4 +69,4 @@ def test_a_family_that_cannot_be_used_is_refused_in_a_line(
 
 
 def test_the_document_holds_the_table() -> None:
-    assert table() in DOCUMENT.read_text(encoding="utf-8"), "put in what `python -m tests.models.families` prints"
+    assert table() in DOCUMENT.read_text(encoding="utf-8"), "put in what `python -m tests.engine.families` prints"

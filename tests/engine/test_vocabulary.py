@@ -76,7 +76,7 @@ def test_tensors_that_the_base_lacks_are_refused_as_ever(tmp_path: Path, tiny_ba
 
 
 def test_an_encoder_has_none(tmp_path: Path, tiny_backbone: Any) -> None:
-    from tests.models.families import FAMILIES
+    from tests.engine.families import FAMILIES
 
     torch.manual_seed(0)
     next(family for family in FAMILIES if family.name == "DistilBERT").make().save_pretrained(tmp_path / "model")

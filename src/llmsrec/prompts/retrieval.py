@@ -175,11 +175,17 @@ class Prompts:
         ends = counts.cumsum()
         return total[ends] - total[ends - counts] + (int(self._number_sizes[0]) + self._event_fixed + 6) * counts
 
-    def _trunk(self, items: Sequence[np.ndarray], timestamps: Sequence[np.ndarray]) -> tuple["Part", list[list[int]]]:
+    def _trunk(
+        self, items: Sequence[np.ndarray], timestamps: Sequence[np.ndarray], room: int | np.ndarray | None = None
+    ) -> tuple["Part", list[list[int]]]:
         """User prompts up to the last item embedding, and the tokens of their dates, which are pieces of this batch.
 
         They lose the oldest items, then title text, until they fit.
+
+        Args:
+            room: tokens that a history may take, for all or `[B]`; what the prompts of Table 2 leave if None.
         """
+        room = np.broadcast_to(self._room if room is None else room, len(items))
         recent = [history[-self.history :] for history in items]
         lengths = np.array([len(history) for history in recent])
         event = np.concatenate(recent).astype(np.int64)
@@ -194,7 +200,7 @@ class Prompts:
         texts = np.zeros((len(recent), self.history), dtype=np.int64)
         texts[rows, age] = self.title_sizes[event] + date_sizes[date] + self._event_fixed
         needed = texts.cumsum(axis=1) + self._number_sizes.cumsum()
-        fit = np.maximum(1, (needed <= self._room).sum(axis=1))
+        fit = np.maximum(1, (needed <= room[:, None]).sum(axis=1))
         kept = age < fit[rows]
         event, date, rows, age = event[kept], date[kept], rows[kept], age[kept]
         number = np.minimum(lengths, fit)[rows] - age - 1
@@ -212,7 +218,8 @@ class Prompts:
         )
         sizes = self._pieces.sizes[pieces]
         pieces[:, 1], sizes[:, 1] = len(self._pieces.sizes) + date, date_sizes[date]
-        sizes[:, 3] -= np.maximum(0, needed[:, 0] - self._room)[rows]  # of one event that does not fit
+        over = np.maximum(0, needed[:, 0] - room)[rows]  # of one event that does not fit
+        sizes[:, 3] = self.title_sizes[event] - over
         texts_part = Part(pieces.ravel(), sizes.ravel(), np.repeat(rows, pieces.shape[1]))
         return Part.join([Part.of(self._head, np.arange(len(recent)), self._pieces), texts_part]), dates
 
