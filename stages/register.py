@@ -63,8 +63,7 @@ def main(stage: Stage) -> None:
         if not refused:
             client.set_registered_model_alias(settings.model, settings.alias, str(version))
     sealed = read_json(BUNDLE / "manifest.json")["bundle_sha256"]
-    registered = {"name": settings.model, "version": version, "run_id": run_id, "bundle_sha256": sealed}
-    write_json(REGISTERED, registered)
+    write_json(REGISTERED, {"name": settings.model, "version": version, "run_id": run_id, "bundle_sha256": sealed})
     named = f"is not made `{settings.alias}`: {refused}" if refused else f"is `{settings.alias}`"
     print(f"{settings.model} version {version} {named}; run {run_id}: {told.name}", flush=True)
 

@@ -329,7 +329,7 @@ def test_a_second_trainer_in_the_same_folder_is_refused(tmp_path):
 
 def test_a_run_that_is_killed_ends_with_the_same_weights(tmp_path):
     script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_sasrec as test; "
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_next_item as test; "
         "test.train(Path(sys.argv[2]), epochs=25)"
     )
     whole, curve = train(tmp_path / "whole", epochs=25)
