@@ -16,7 +16,8 @@ from llmsrec.data import held_out
 from llmsrec.engine.backbone import Backbone
 from llmsrec.engine.prefix_store import Budget
 from llmsrec.models.llm.retrieval import LLMSRec
-from llmsrec.training.retrieval import Validation, schedule, training_samples
+from llmsrec.training.loop import schedule
+from llmsrec.training.retrieval import Validation, training_samples
 
 STEPS = 20  # a repetition
 

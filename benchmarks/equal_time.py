@@ -22,7 +22,8 @@ from llmsrec.data import held_out
 from llmsrec.data.sequences import Sequences
 from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.params import Params
-from llmsrec.training.retrieval import Validation, schedule, train, training_samples
+from llmsrec.training.loop import schedule
+from llmsrec.training.retrieval import Validation, train, training_samples
 from llmsrec.tuning.trials import CANDIDATES, INTERACTIONS, TRAIN, untrained
 
 VARIANTS = (("last", "own"), ("last", "shared"), ("all", "own"), ("all", "shared"), ("all", "in_batch"))

@@ -15,7 +15,7 @@ import torch
 from llmsrec.errors import DataError
 from llmsrec.params import Train
 from llmsrec.training import checkpoint
-from llmsrec.training.retrieval import optimizer_of
+from llmsrec.training.loop import optimizer_of
 
 SCRIPT = Path(__file__).with_name("train_tiny.py")
 

@@ -1,7 +1,6 @@
-"""Training LLM-SRec: read from top to bottom."""
+"""Training LLM-SRec: what a step minimises and what a check evaluates. The loop itself is `loop.fit`."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +20,9 @@ from llmsrec.models.llm.heads import standardise
 from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.models.losses import retrieval as losses
 from llmsrec.params import Model, Train
-from llmsrec.progress import Progress
 from llmsrec.prompts.retrieval import Prompts
-from llmsrec.training import checkpoint
-from llmsrec.training.batches import Samples, check_steps, epoch
+from llmsrec.training.batches import Samples
+from llmsrec.training.loop import Curve, fit
 
 MEASURED = 256  # samples, and items, whose hidden states say how the heads start
 StepLosses = Callable[[Any, Samples, np.ndarray, Model, np.random.Generator], dict[str, Tensor]]
@@ -104,10 +102,10 @@ def train(
     settings: Model,
     train: Train,
     resume: Path,
-    on_check: Callable[[list[dict[str, Any]]], None] = lambda curve: None,
+    on_check: Callable[[Curve], None] = lambda curve: None,
     losses_of: StepLosses | None = None,
     warm: bool = False,
-) -> list[dict[str, Any]]:
+) -> Curve:
     """Train the heads and tokens in place; they end as they were at the best check.
 
     Args:
@@ -125,100 +123,17 @@ def train(
         DataError: another trainer is at work in `resume`, or a checkpoint cannot be written.
     """
     samples, lengths = training_samples(model, sequences, train)
-    parameters = model.trainable()
     losses_at: StepLosses = losses_of or step_losses
     if isinstance(model, LLMSRec) and not warm:  # remembered outputs are standardised where they are read
         standardise_heads(model, samples, train)
-    optimizer = optimizer_of(parameters, train)
-    curve: list[dict[str, Any]] = []
-    best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    best_score, stale, done = -1.0, 0, 0
 
-    samples_ahead, tokens_ahead = train.epochs * len(lengths), train.epochs * int(lengths.sum())
-    with (
-        checkpoint.lock(resume),
-        Progress(samples_ahead, unit="samples", label="training", tokens=tokens_ahead) as progress,
-    ):
-        fresh = {f"{part}/{name}": tensor for part in ("model", "best") for name, tensor in best.items()}
-        entry = {"step": 1, "epoch": 0.0, "users": 1, "loss": 0.0, f"valid/{train.monitor}": 0.0}
-        example = {"curve": [entry], "best_score": 0.0, "stale": 0, "steps": 1}
-        saved = checkpoint.load(resume / "state.safetensors", fresh, example)
-        if saved is not None:
-            tensors, state = saved
-            curve, best_score, stale, done = state["curve"], state["best_score"], state["stale"], state["steps"]
-            with torch.no_grad():
-                for name, parameter in parameters.items():
-                    parameter.copy_(tensors[f"model/{name}"])
-                    best[name].copy_(tensors[f"best/{name}"])
-            checkpoint.restore_optimizer(optimizer, parameters.items(), tensors)
-            print(f"going on after step {done:,}", flush=True)
+    def losses_of_step(rows: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        model.train()
+        return losses_at(model, samples, rows, settings, rng)
 
-        started, totals, since = time.monotonic(), dict[str, float](), 0
-        for step, (when, rows, rng, check) in enumerate(schedule(lengths, train), start=1):
-            tokens = int(lengths[rows].sum())
-            if step <= done:
-                progress.skip(len(rows), tokens)
-                continue
-            if stale >= train.patience:
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = group["first_lr"] * train.lr_decay ** len(curve)
-            model.train()
-            parts = losses_at(model, samples, rows, settings, rng)
-            total = sum(parts.values(), start=torch.zeros((), device=model.device))
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            distributed.add_up_gradients(parameters.values())
-            optimizer.step()
-            since += 1
-            progress.add(len(rows), tokens)
-            for name, value in {"loss": total, **parts}.items():
-                totals[name] = totals.get(name, 0.0) + float(value.detach())
-            if not check:
-                continue
-
-            scores = validation.scores(model)
-            score = scores[f"valid/{train.monitor}"]
-            stale = 0 if score > best_score else stale + 1
-            if score > best_score:
-                best_score = score
-                best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-            means = {name: value / since for name, value in totals.items()}
-            curve.append({"step": step, "epoch": when, "users": len(validation.users)} | means | scores)
-            totals, since = {}, 0
-            checkpoint.save(
-                resume / "state.safetensors",
-                {f"model/{name}": parameter for name, parameter in parameters.items()}
-                | {f"best/{name}": tensor for name, tensor in best.items()}
-                | checkpoint.optimizer_tensors(optimizer, parameters.items()),
-                {"curve": curve, "best_score": best_score, "stale": stale, "steps": step},
-            )
-            progress.say(
-                f"epoch {when:5.2f} of {train.epochs}  loss {means['loss']:.4f}  "
-                f"{train.monitor} {score:.4f} (best {best_score:.4f})  {time.monotonic() - started:5.0f} s"
-            )
-            on_check(curve)
-
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(best[name])
-    return curve
-
-
-def optimizer_of(parameters: dict[str, nn.Parameter], train: Train) -> torch.optim.Optimizer:
-    """AdamW, in which f_I and f_U may learn more slowly than the rest.
-
-    At the full rate f_I gives each item an embedding of its own, which is then read instead of the title: little is
-    learnt of items that are rarely bought (docs/experiments.md).
-    """
-    inputs = [parameter for name, parameter in parameters.items() if name.startswith(("f_I.", "f_U."))]
-    others = [parameter for name, parameter in parameters.items() if not name.startswith(("f_I.", "f_U."))]
-    groups = [
-        {"params": members, "lr": rate, "first_lr": rate}
-        for members, rate in ((others, train.lr), (inputs, train.lr * train.input_lr))
-        if members
-    ]
-    return torch.optim.AdamW(groups, betas=(0.9, train.beta2), weight_decay=train.weight_decay)
+    users, monitor = len(validation.users), f"valid/{train.monitor}"
+    scores = partial(validation.scores, model)
+    return fit(model.trainable(), lengths, losses_of_step, scores, train, monitor, users, resume, on_check)
 
 
 @torch.no_grad()
@@ -239,16 +154,6 @@ def training_samples(model: Trainee, sequences: Sequences, train: Train) -> tupl
     history = prompts.history if train.targets == "last" else prompts.always_fit
     samples = Samples.of(sequences, len(model.teacher.item_vectors()) - 1, train.targets, history)
     return samples, prompts.user_lengths(samples.histories(np.arange(len(samples.users)))[0])
-
-
-def schedule(lengths: np.ndarray, train: Train) -> Iterator[tuple[float, np.ndarray, np.random.Generator, bool]]:
-    """All steps of all epochs: the time in epochs, the batch's rows, its randomness, and whether a check follows."""
-    for number in range(train.epochs):
-        batches = list(epoch(lengths, train.batch_size, np.random.default_rng([train.seed, number])))
-        checks = check_steps(len(batches), train.evaluations_per_epoch)
-        for index, rows in enumerate(batches, start=1):
-            when = round(number + index / len(batches), 4)
-            yield when, rows, np.random.default_rng([train.seed, number, index]), index in checks
 
 
 def step_losses(
