@@ -50,7 +50,7 @@ class Backbone:
         return self.model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
 
 
-def describe(model: str, revision: str | None, root: Path, folder: Path) -> None:
+def describe(model: str, revision: str | None, root: Path, folder: Path, section: str = "backbone") -> None:
     """Write `folder`/backbone.json for a hub id or a local folder, after loading the model from there and trying it.
 
     The reference holds the longest input that was tried with success, and a local folder's digest.
@@ -58,6 +58,7 @@ def describe(model: str, revision: str | None, root: Path, folder: Path) -> None
     Args:
         model: a path (absolute, or relative to `root`) to a Hugging Face model folder, or a hub id.
         revision: the hub commit, 40 hex digits; a hub id without one is refused, as it would not stay the same model.
+        section: where `model` and `revision` were set, for messages.
 
     Raises:
         DataError: a model that cannot be fetched, or that cannot be used here (see `load`).
@@ -69,19 +70,19 @@ def describe(model: str, revision: str | None, root: Path, folder: Path) -> None
         reference = {"kind": "local", "model": str(local), "sha256": digest(read_files(local))}
     elif model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise DataError(
-            f"`backbone.model` is {model!r}: there is no folder {local}, and it is not a hub id (owner/name). "
+            f"`{section}.model` is {model!r}: there is no folder {local}, and it is not a hub id (owner/name). "
             "Give the folder of a Hugging Face model, a .gguf file, a hub id, `smollm2` or `embedded`."
         )
     elif revision is None:
         raise ParamsError(
-            f"`backbone.model` is the hub id {model!r} without a commit; set `backbone.revision` to the 40 hex digits "
-            "of one (shown in the model's list of files), so that the same params stay the same model."
+            f"`{section}.model` is the hub id {model!r} without a commit; set `{section}.revision` to the 40 hex "
+            "digits of one (shown in the model's list of files), so that the same params stay the same model."
         )
     else:
         reference = {"kind": "hub", "model": model, "revision": revision}
-    print(f"backbone {model}: loading it once, to see that it can be used", flush=True)
+    print(f"{section} {model}: loading it once, to see that it can be used", flush=True)
     limit = _load(reference, folder, "auto", "none").limit
-    print(f"backbone {model}: takes inputs of {limit or 'any number of'} tokens", flush=True)
+    print(f"{section} {model}: takes inputs of {limit or 'any number of'} tokens", flush=True)
     write_json(folder / "backbone.json", {**reference, "limit": limit})
 
 

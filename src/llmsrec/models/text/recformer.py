@@ -1,0 +1,186 @@
+"""RECFORMER: a bidirectional encoder over items' key-value texts; item and history are vectors of the same encoder.
+
+Li et al., "Text Is All You Need: Learning Language Representations for Sequential Recommendation", 2023. Theirs is
+Longformer with its pre-trained weights; this one is small, has no pre-trained weights and full attention. The four
+embeddings, the order and the score are theirs: the cosine of two `<s>` vectors, over a temperature.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmsrec.data.sequences import Sequences
+from llmsrec.models.cf.sasrec import FORBIDDEN, INIT_STD, drop
+from llmsrec.models.text.item_texts import Batch, ItemTexts
+
+TYPES = 4  # of a token: `<s>`, key, value, padding
+WORD_STD = 0.08
+BATCH_TOKENS = 16_384
+
+
+class Block(nn.Module):
+    """BERT's layer: self-attention and a feed-forward layer, each with a LayerNorm after its residual sum."""
+
+    def __init__(self, dim: int, heads: int, feed_forward: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.output = nn.Linear(dim, dim)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.inner = nn.Linear(dim, feed_forward * dim)
+        self.outer = nn.Linear(feed_forward * dim, dim)
+        self.feed_forward_norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, mask: Tensor, queries: int) -> Tensor:
+        """One layer's vectors to the next one's, of the first Q positions.
+
+        Args:
+            x: `[B, L, d]`.
+            mask: `[B, 1, 1, L]`, added to the attention scores.
+            queries: Q.
+
+        Returns:
+            `[B, Q, d]`.
+        """
+        rate = self.dropout if self.training else 0.0
+        own = x[:, :queries]
+        key, value = (self._by_head(part) for part in self.key_value(x).chunk(2, dim=-1))
+        attended = F.scaled_dot_product_attention(self._by_head(self.query(own)), key, value, attn_mask=mask)
+        own = self.attention_norm(own + drop(self.output(attended.transpose(1, 2).flatten(2)), rate))
+        return self.feed_forward_norm(own + drop(self.outer(F.gelu(self.inner(own))), rate))
+
+    def pass_on(self, turn: Tensor) -> None:
+        """Let the attention layer put out the weighted mean of its inputs: `turn` `[d, d]` is orthogonal."""
+        self.key_value.weight[len(turn) :] = turn
+        self.output.weight.copy_(turn.T)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class RecFormer(nn.Module):
+    """Histories as texts in, a vector of each out.
+
+    Args:
+        vocabulary: ids of tokens, `ItemTexts.vocabulary`.
+        dim: the width d of all vectors.
+        layers: blocks.
+        heads: attention heads a block.
+        feed_forward: the inner width of the feed-forward layers, as a multiple of d.
+        dropout: on embeddings and both sublayers, while training.
+        max_items: items of a history that are read, the newest.
+        max_tokens: tokens of a history that are read, `<s>` included.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        dim: int,
+        layers: int,
+        heads: int,
+        feed_forward: int,
+        dropout: float,
+        max_items: int,
+        max_tokens: int,
+    ) -> None:
+        super().__init__()
+        self.config = {
+            "vocabulary": vocabulary,
+            "dim": dim,
+            "layers": layers,
+            "heads": heads,
+            "feed_forward": feed_forward,
+            "dropout": dropout,
+            "max_items": max_items,
+            "max_tokens": max_tokens,
+        }
+        self.max_items, self.max_tokens, self.dropout = max_items, max_tokens, dropout
+        self.word = nn.Embedding(vocabulary, dim)
+        self.position = nn.Embedding(max_tokens, dim)
+        self.token_type = nn.Embedding(TYPES, dim)
+        self.item_position = nn.Embedding(max_items + 1, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.blocks = nn.ModuleList(Block(dim, heads, feed_forward, dropout) for _ in range(layers))
+        self.hidden_word = nn.Linear(dim, dim)
+        self.hidden_word_norm = nn.LayerNorm(dim)
+        self.word_bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def initialise(self, generator: torch.Generator) -> "RecFormer":
+        """Draw all weights anew from `generator` alone: tables N(0, .02), maps N(0, 1 / width), biases 0.
+
+        Words are larger than what says where they stand, and what an attention layer passes on begins as the mean of
+        what it sees (mimetic initialisation, Trockman & Kolter 2023), so that `<s>` begins as the mean of the words.
+        With BERT's N(0, .02) for all, nothing of them comes to `<s>` at a width of 64.
+        """
+        dim = self.word.embedding_dim
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, nn.Embedding):
+                    module.weight.normal_(0.0, WORD_STD if module is self.word else INIT_STD, generator=generator)
+                elif isinstance(module, nn.Linear):
+                    module.weight.normal_(0.0, module.in_features**-0.5, generator=generator)
+                    module.bias.zero_()
+            for module in self.modules():
+                if isinstance(module, Block):
+                    module.pass_on(torch.linalg.qr(torch.randn(dim, dim, generator=generator))[0])
+        return self
+
+    def embed(self, batch: Batch) -> Tensor:
+        """`[B, L, d]`: the sum of word, position, type and item position, normalised (RECFORMER, Eq. 1)."""
+        device = self.word.weight.device
+        tokens, types, items = (torch.from_numpy(part).to(device) for part in (batch.tokens, batch.types, batch.items))
+        positions = self.position.weight[: tokens.shape[1]]
+        return self.norm(self.word(tokens) + positions + self.token_type(types) + self.item_position(items))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The last hidden states `[B, L, d]`; at padded positions the values mean nothing."""
+        return self._encode(batch, batch.tokens.shape[1])
+
+    def start(self, batch: Batch) -> Tensor:
+        """The vectors of `<s>`, `[B, d]`, of length 1: what stands for a history, or for an item."""
+        return F.normalize(self._encode(batch, 1)[:, 0], dim=-1)
+
+    def words(self, hidden: Tensor) -> Tensor:
+        """Logits `[N, W]` of the hidden tokens, by hidden states `[N, d]` at their places (BERT's head, tied)."""
+        found = self.hidden_word_norm(F.gelu(self.hidden_word(hidden)))
+        return F.linear(found, self.word.weight, self.word_bias)
+
+    @torch.no_grad()
+    def vectors(self, texts: ItemTexts, histories: Sequences) -> Tensor:
+        """`[U + 1, d]` on the CPU: each user's `start` after the newest `max_items` events, without dropout.
+
+        Row 0 is the vector of an empty history. Histories of like lengths share a batch, so that little is padded.
+        """
+        was_training = self.training
+        self.eval()
+        ends = histories.offsets[1:]
+        starts = np.maximum(histories.offsets[:-1], ends - self.max_items)
+        lengths = texts.lengths(histories.items, starts, ends, self.max_tokens)
+        vectors = torch.zeros(len(lengths), self.norm.weight.shape[0])
+        order = np.argsort(lengths, kind="stable")
+        begin = 0
+        while begin < len(order):
+            fit = lengths[order[begin:]] * np.arange(1, len(order) - begin + 1) <= BATCH_TOKENS
+            users = order[begin : begin + max(1, int(fit.sum()))]
+            batch = texts.batch([histories.of(user)[0] for user in users], self.max_items, self.max_tokens)
+            vectors[torch.from_numpy(users)] = self.start(batch).cpu()
+            begin += len(users)
+        self.train(was_training)
+        return vectors
+
+    def item_vectors(self, texts: ItemTexts) -> Tensor:
+        """`[I + 1, d]` on the CPU: each item as a history of its own; row 0 is padding."""
+        alone = np.arange(texts.items + 1)
+        vectors = self.vectors(texts, Sequences(np.concatenate([[0], alone]), alone[1:].astype(np.int32), alone[1:]))
+        vectors[0] = 0
+        return vectors
+
+    def _encode(self, batch: Batch, queries: int) -> Tensor:
+        x = drop(self.embed(batch), self.dropout if self.training else 0.0)
+        present = torch.arange(x.shape[1]) < torch.from_numpy(batch.lengths)[:, None]
+        mask = torch.where(present, 0.0, FORBIDDEN).to(x.device)[:, None, None]
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, mask, queries if number == len(self.blocks) else x.shape[1])
+        return x

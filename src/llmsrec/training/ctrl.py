@@ -1,0 +1,105 @@
+"""Training CTRL: SASRec from a table of text vectors, and the same from random values beside it."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from llmsrec import params
+from llmsrec.data.sequences import Sequences
+from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.text.ctrl import Alignment, text_table
+from llmsrec.training import loop, next_item
+from llmsrec.training.loop import Curve
+from llmsrec.training.validation import METRIC, Validation
+
+
+class Settings(params.Section):
+    """`systems/ctrl.yaml`; what each value is stands there."""
+
+    encoder: str | None = Field(min_length=1)
+    revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
+    text_tokens: int = Field(ge=1)
+    scale: float = Field(gt=0)
+    alignment: Literal["none", "contrastive"]
+    alignment_epochs: int = Field(ge=1)
+
+
+def first(
+    vectors: Tensor,
+    sequences: Sequences,
+    validation: Validation,
+    backbone: params.SASRec,
+    settings: Settings,
+    resume: Path,
+    device: str = "cpu",
+) -> tuple[SASRec, Curve]:
+    """The SASRec that CTRL's training begins with.
+
+    Args:
+        vectors: `[I + 1, w]` the items' texts.
+        sequences: training sequences.
+        backbone: SASRec's settings.
+        resume: the folder that the alignment keeps its state in.
+
+    Returns:
+        the model, and a row for each epoch of the alignment, if there is any.
+
+    Raises:
+        DataError: another process trains in `resume`, or a checkpoint cannot be written.
+    """
+    with torch.random.fork_rng():
+        model = next_item.build(len(vectors) - 1, backbone)
+        generator = torch.Generator().manual_seed(backbone.seed)
+        with torch.no_grad():
+            model.item.weight.copy_(text_table(vectors, backbone.dim, settings.scale, generator))
+        if settings.alignment == "none":
+            return model, []
+        return model, align(model.to(device), vectors.to(device), sequences, validation, backbone, settings, resume)
+
+
+def align(
+    model: SASRec,
+    vectors: Tensor,
+    sequences: Sequences,
+    validation: Validation,
+    backbone: params.SASRec,
+    settings: Settings,
+    resume: Path,
+) -> Curve:
+    """Pre-train `model` in place: its vectors of histories beside the text of what comes next."""
+    pair = Alignment(model, vectors, torch.Generator().manual_seed(backbone.seed)).to(vectors.device).train()
+    samples = next_item.Samples.of(sequences, backbone.model_copy(update={"samples": "prefixes"}))
+    train = params.Train(
+        start="scratch",
+        targets="all",
+        batch_size=backbone.batch_size,
+        lr=backbone.lr,
+        lr_decay=1.0,
+        beta2=0.98,
+        weight_decay=0.0,
+        input_lr=1.0,
+        epochs=settings.alignment_epochs,
+        evaluations_per_epoch=1,
+        patience=settings.alignment_epochs,
+        monitor="full/ndcg_10",
+        seed=backbone.seed,
+    )
+
+    def losses_at(rows: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        torch.manual_seed(int(rng.integers(2**63)))  # dropout knows no other generator than the global one
+        items = torch.from_numpy(samples.rows(rows)).to(vectors.device)
+        return {"contrast": pair(items[:, :-1], items[:, -1])}
+
+    @torch.no_grad()
+    def scores() -> dict[str, float]:
+        users, texts = pair.views(model.user_vectors(validation.histories), pair.vectors)
+        return {METRIC: validation.score(users.cpu().numpy(), texts.cpu().numpy())}
+
+    print("ctrl: alignment", flush=True)
+    users = len(validation.targets)
+    curve = loop.fit(dict(pair.named_parameters()), samples.lengths, losses_at, scores, train, METRIC, users, resume)
+    return [{"phase": "alignment", **row} for row in curve]
