@@ -56,13 +56,21 @@ class Stage:
 
 
 def load(name: str, folder: Path = Path()) -> Stage:
-    """Read the stage `name` of `folder`/dvc.yaml with its parameters."""
-    spec = YAML(typ="safe").load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"][name]
-    params = parameters.load(Path("params.yaml"))
-    values = {key: _lookup(params, key) for key in spec.get("params", [])}
-    plain = {key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in values.items()}
+    """Read the stage `name` of `folder`/dvc.yaml with its parameters; `train@x` is the item x of the group `train`."""
+    spec = YAML(typ="safe").load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"][name.partition("@")[0]]
+    params, item = parameters.load(Path("params.yaml")), SimpleNamespace()
+    if "foreach" in spec:
+        key = name.partition("@")[2]
+        item, spec = SimpleNamespace(key=key, item=SimpleNamespace(**spec["foreach"][key])), spec["do"]
     place = folder / spec.get("wdir", "")
-    deps = {path: _content(place / path) for path in (_resolve(dep, params) for dep in spec.get("deps", []))}
+    listed = spec.get("params", [])
+    keys = [_resolve(key, params, item) for key in listed if isinstance(key, str)]
+    values = {key: _lookup(params, key) for key in keys}
+    plain = {key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in values.items()}
+    files = [_resolve(file, params, item) for entry in listed if isinstance(entry, dict) for file in entry]
+    plain |= {file: YAML(typ="safe").load((place / file).read_text(encoding="utf-8")) for file in files}
+    paths = [_resolve(dep, params, item) for dep in spec.get("deps", [])]
+    deps = {path: _content(place / path) for path in paths}
     identity = json.dumps({"stage": name, "params": plain, "deps": deps}, sort_keys=True)
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     return Stage(name, _tree(values), hashlib.sha256(identity.encode()).hexdigest(), deps, root)
@@ -91,7 +99,8 @@ def run(main: Callable[[Stage], None], name: str, folder: Path = Path(), paralle
 def _run_together(main: Callable[[Stage], None], name: str, folder: Path) -> None:
     from llmsrec import distributed  # torch, which the data's stages need not wait for
 
-    if distributed.launch(f"stages.{name}"):
+    script, _, item = name.partition("@")
+    if distributed.launch(f"stages.{script}", *([item] if item else [])):
         return
     try:
         with distributed.joined():
@@ -110,16 +119,20 @@ def _content(path: Path) -> str:
     return sha256(path)
 
 
-def _lookup(params: parameters.Params, key: str) -> Any:
-    return reduce(getattr, key.split("."), params)
+def _lookup(values: Any, key: str) -> Any:
+    """`data.core`, or `item.keys[0]`."""
+    name, _, index = key.removesuffix("]").partition("[")
+    value = reduce(getattr, name.split("."), values)
+    return value[int(index)] if index else value
 
 
-def _resolve(text: str, params: parameters.Params) -> str:
-    """Fill in `${section.key}` as DVC does."""
+def _resolve(text: str, params: parameters.Params, item: SimpleNamespace) -> str:
+    """Fill in `${section.key}` of params.yaml, and a group's `${key}` and `${item.name}`, as DVC does."""
     while "${" in text:
         before, rest = text.split("${", 1)
         key, after = rest.split("}", 1)
-        text = f"{before}{_lookup(params, key)}{after}"
+        own = key.partition(".")[0] in vars(item)
+        text = f"{before}{_lookup(item if own else params, key)}{after}"
     return text
 
 

@@ -35,9 +35,7 @@ def main(stage: Stage) -> None:
     ranks: report.Ranks = {}
     for model, of_model in models.items():
         ranks[model] = {name: of.rank(of_model[name], of_model["items"]) for name, of in splits.items()}
-    groups = slices.warm_cold(test.targets, models["popularity"]["items"][:, 0])
-    trained_on = sequences.first(train.lengths()).of_users(test.users)  # in true order
-    groups |= slices.transition(trained_on.offsets[1:], trained_on.items)
+    groups = slices.of_test(sequences, train, test.users, test.targets)
     described = report.described({model: models[model] for model in ("llm_srec", "sasrec")}, seed)
     drawn = bootstrap, seed
     of_towers, common = towers.rank(ranks, models["llm_srec"], *test.to_rank)

@@ -52,8 +52,8 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def launch(module: str) -> bool:
-    """Run `python -m module` in as many processes as the environment's `LLMSREC_PROCESSES` asks for, and wait for them.
+def launch(module: str, *arguments: str) -> bool:
+    """Run `python -m module arguments` in `LLMSREC_PROCESSES` processes, where the environment has that, and wait.
 
     Returns:
         whether it did; False where one process is enough, or where torchrun has started this one.
@@ -85,7 +85,7 @@ def launch(module: str) -> bool:
         max_restarts=0,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", module)
+        elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
         if failure.exitcode < 0:

@@ -4,15 +4,21 @@ import ast
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from llmsrec import params as parameters
+from llmsrec import systems
 from stages import common
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+BASELINES = YAML(typ="safe").load((ROOT / "baselines/dvc.yaml").read_text())["stages"]
+SYSTEMS = BASELINES["train"]["foreach"]
+PARAMS = parameters.load(ROOT / "params.yaml")
 TUNING = YAML(typ="safe").load((ROOT / "tuning/dvc.yaml").read_text())["stages"]
 # Reading params.yaml, naming errors, hiding secrets and writing files whole decide nothing about a result.
 PLUMBING = {ROOT / f"src/llmsrec/{name}.py" for name in ("errors", "files", "params", "redaction", "__init__")}
@@ -61,6 +67,28 @@ def test_deps_hold_the_code_that_a_stage_runs(stage: str) -> None:
         if dep.is_relative_to(ROOT / "src") and not any(m == dep or dep in m.parents for m in needed)
     }
     assert not idle, f"{stage} lists code that it does not run: {sorted(idle)}"
+
+
+@pytest.mark.parametrize("name", [f"{group}@{item}" for group in ("train", "rank") for item in SYSTEMS])
+def test_deps_hold_the_code_that_a_system_runs(name: str) -> None:
+    group, _, item = name.partition("@")
+    slots = SimpleNamespace(key=item, item=SimpleNamespace(**SYSTEMS[item]))
+    deps = [ROOT / common._resolve(dep, PARAMS, slots) for dep in BASELINES[group]["do"]["deps"]]
+    scripts = {ROOT / f"stages/{script}.py" for script in (group, "rank")}
+    module = ROOT / f"src/llmsrec/systems/{SYSTEMS[item]['module']}.py"
+    if not module.exists():
+        pytest.skip("not there yet")
+    needed = {path for start in (*scripts, module) for path in (start, *reached(start))} | {module}
+    missing = {str(m.relative_to(ROOT)) for m in needed if not any(m == dep or dep in m.parents for dep in deps)}
+    assert not missing, f"{name} runs code that baselines/dvc.yaml does not list: {sorted(missing)}"
+
+
+def test_the_systems_of_baselines_are_all_that_there_are() -> None:
+    assert list(SYSTEMS) == systems.names()
+    for item, slots in SYSTEMS.items():
+        system, form = systems.parse(item)
+        assert (slots["system"], slots["folder"]) == (system, str(systems.folder(system, form)))
+        assert slots["module"] == systems.MODULES[system][form]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -10,8 +10,8 @@ from llmsrec.evaluation.metrics import per_user
 from llmsrec.evaluation.tables import Table
 
 ROWS = {"a": "without distillation and uniformity", "b": "without uniformity", "c": "LLM-SRec"}
+READINGS = {"uni99": "among sampled items (uni99)", "full": "among all items (full)"}
 METRICS = {"ndcg_10": "NDCG@10", "ndcg_20": "NDCG@20", "hr_10": "HR@10"}
-PROTOCOLS = {"uni99": "among sampled items (uni99)", "full": "among all items (full)"}
 Ranks = dict[tuple[str, str], list[pl.DataFrame]]  # (row, order of training) -> LLM-SRec's ranks, one table a seed
 
 
@@ -29,7 +29,7 @@ def tables(ranks: Ranks, resamples: int, seed: int) -> list[Table]:
     )
     return [
         Table(f"Test, {title}", ("", *METRICS.values()), list(_rows(ranks, protocol, resamples, seed)), note)
-        for protocol, title in PROTOCOLS.items()
+        for protocol, title in READINGS.items()
     ]
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-METRICS = ("ndcg_10", "hr_10", "ndcg_20", "hr_20")
+from llmsrec.evaluation.names import METRICS
 
 
 def ndcg(ranks: np.ndarray, k: int) -> np.ndarray:

@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
 
+from llmsrec.evaluation.names import PROTOCOLS
 from llmsrec.evaluation.pairs import Row
-from llmsrec.evaluation.plots import METRIC, PROTOCOLS, STYLE, label, save
+from llmsrec.evaluation.plots import METRIC, STYLE, label, save
 from llmsrec.evaluation.significance import LEVEL
 
 WHOLE = {"test": "test", "test_shuffled": "shuffled"}

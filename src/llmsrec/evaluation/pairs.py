@@ -7,12 +7,12 @@ import numpy as np
 import polars as pl
 
 from llmsrec.evaluation import significance
-from llmsrec.evaluation.metrics import METRICS, per_user
+from llmsrec.evaluation.metrics import per_user
+from llmsrec.evaluation.names import METRICS, MODELS, PROTOCOLS
 from llmsrec.evaluation.tables import Table
 
-PROTOCOLS = ("uni99", "full")
 SLICED = "ndcg_10"  # the metric of slices and of shuffled histories
-NAMES = {"llm_srec": "LLM-SRec", "sasrec": "SASRec"}
+COMPARED = ("llm_srec", "sasrec")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def compare(a: pl.DataFrame, b: pl.DataFrame, slices: pl.DataFrame | None, resam
     SASRec is there only if the two have another teacher. Slices are those of `slices.parquet`.
     """
     rows: list[Row] = []
-    for model in NAMES:
+    for model in COMPARED:
         sides = [frame.filter(model=model).sort("split", "protocol", "user_id") for frame in (a, b)]
         if model == "llm_srec" or not sides[0].equals(sides[1]):
             rows += _of_model(model, sides, slices, resamples, seed)
@@ -126,7 +126,7 @@ def _label(row: Row) -> str:
     name, k = row.metric.split("_")
     words = {"test": f"{name.upper()}@{k}", "test_shuffled": "shuffled", "shuffle": "shuffled - original"}
     label = f"{row.protocol} {words.get(row.what, row.what.replace('_', '-'))}"
-    return label if row.model == "llm_srec" else f"{NAMES[row.model]} {label}"
+    return label if row.model == "llm_srec" else f"{MODELS[row.model]} {label}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -8,14 +8,13 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llmsrec.evaluation.report import NAMES
+from llmsrec.evaluation.names import MODELS, PROTOCOLS, meaning
 from llmsrec.files import atomic
 
 COLORS = {"llm_srec": "#0072b2", "sasrec": "#e69f00", "popularity": "#8c8c8c"}  # distinct to the colour-blind too
 TOWER_COLORS = {"llm": "#0072b2", "cf": "#56b4e9", "teacher": "#e69f00"}
 LINES = {"loss": "#222222", "retrieval": "#0072b2", "distill": "#d55e00", "uniform": "#009e73"}
 SLICES = ("all", "warm", "cold", "transition", "non_transition")
-PROTOCOLS = ("uni99", "full")
 METRIC = "ndcg_10"
 STYLE = {
     "font.size": 10,
@@ -61,7 +60,7 @@ def shuffle(path: Path, comparison: dict[str, Any]) -> None:
     """Each model's test NDCG@10 on original and on shuffled histories, with intervals (paper, Sec. 2.3.2)."""
     with style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(10, 3.8), layout="constrained")
-        models = [model for model in NAMES if model in comparison["means"]]
+        models = [model for model in MODELS if model in comparison["means"]]
         for axes, (protocol, title) in zip(figure.subplots(1, 2), titles(comparison).items(), strict=True):
             for offset, split, alpha in ((-0.2, "test", 1.0), (0.2, "test_shuffled", 0.45)):
                 found = [comparison["means"][model][split][protocol][METRIC] for model in models]
@@ -73,7 +72,7 @@ def shuffle(path: Path, comparison: dict[str, Any]) -> None:
                     axes.annotate(
                         f"{change:+.1%}", (place + 0.2, top), xytext=(0, 4), textcoords="offset points", ha="center"
                     )
-            axes.set_xticks(range(len(models)), [NAMES[model] for model in models])
+            axes.set_xticks(range(len(models)), [MODELS[model] for model in models])
             label(axes, title, "", "NDCG@10")
         figure.suptitle(f"Test: original (solid) and shuffled (pale) histories, {_interval(comparison)}")
         save(figure, path)
@@ -83,14 +82,14 @@ def slices(path: Path, comparison: dict[str, Any]) -> None:
     """Each model's test NDCG@10 in each slice that has users, with intervals (paper, Fig. 3 and 4)."""
     with style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(10, 6.4), layout="constrained")
-        models = [model for model in NAMES if model in comparison["means"]]
+        models = [model for model in MODELS if model in comparison["means"]]
         shown = [name for name in SLICES if comparison["users"].get(name)]
         for axes, (protocol, title) in zip(figure.subplots(2, 1), titles(comparison).items(), strict=True):
             for number, model in enumerate(models):
                 measured = comparison["means"][model]["test"][protocol]
                 found = [(measured if name == "all" else measured[name])[METRIC] for name in shown]
                 places = np.arange(len(shown)) + (number - (len(models) - 1) / 2) * 0.27
-                _bars(axes, places, 0.25, found, [COLORS[model]] * len(shown), 1.0, label=NAMES[model])
+                _bars(axes, places, 0.25, found, [COLORS[model]] * len(shown), 1.0, label=MODELS[model])
             ticks = [f"{name.replace('_', '-')}\n{comparison['users'][name]:,} users" for name in shown]
             axes.set_xticks(range(len(shown)), ticks)
             label(axes, title, "", "NDCG@10")
@@ -119,7 +118,7 @@ def towers(path: Path, comparison: dict[str, Any]) -> None:
 
 def titles(comparison: dict[str, Any]) -> dict[str, str]:
     """What each protocol ranks among: uni99 keeps its name whatever `split.negatives` is."""
-    return {"uni99": f"uni99: among {comparison['negatives']} sampled items", "full": "full: among all items"}
+    return {protocol: meaning(protocol, comparison["negatives"]) for protocol in PROTOCOLS}
 
 
 def _line(axes: Axes, curve: list[dict[str, Any]], key: str, label: str, color: str, marker: str = "") -> None:

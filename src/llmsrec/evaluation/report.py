@@ -11,14 +11,12 @@ import polars as pl
 from llmsrec.errors import DataError
 from llmsrec.evaluation import significance
 from llmsrec.evaluation.metrics import per_user, summary
+from llmsrec.evaluation.names import HEADLINE, MODELS, PROTOCOLS, meaning, metrics
 from llmsrec.evaluation.vectors import mean_cosine, mean_distance
 from llmsrec.files import atomic
 
 Ranks = dict[str, dict[str, dict[str, np.ndarray]]]  # model -> split -> protocol -> [n] 0-based ranks of its users
 Slices = dict[str, np.ndarray]  # name -> [n] bool: the users of test that belong to it
-
-HEADLINE = ("ndcg_10", "hr_10")  # of slices and intervals; all four metrics are in `evaluation`
-NAMES = {"llm_srec": "LLM-SRec", "sasrec": "SASRec", "popularity": "popularity"}
 
 
 def write_ranks(path: Path, ranks: Ranks, users: dict[str, np.ndarray] | None = None) -> None:
@@ -67,10 +65,11 @@ def evaluation(
     for model, splits in ranks.items():
         for split, protocols in splits.items():
             for protocol, rank in protocols.items():
-                metrics: dict[str, Any] = dict(summary(rank))
+                of_all: dict[str, Any] = dict(summary(rank, metrics(protocol)))
+                sliced = tuple(metric for metric in metrics(protocol) if metric in (*HEADLINE, "hr_1"))
                 if split == "test":
-                    metrics |= {name: summary(rank[users], HEADLINE) for name, users in slices.items() if users.any()}
-                found.setdefault(model, {}).setdefault(split, {})[protocol] = metrics
+                    of_all |= {name: summary(rank[users], sliced) for name, users in slices.items() if users.any()}
+                found.setdefault(model, {}).setdefault(split, {})[protocol] = of_all
     for name, protocols in (groups or {}).items():
         for protocol, rank in protocols.items():
             found["llm_srec"]["test"][protocol][name] = summary(rank, HEADLINE)
@@ -154,22 +153,23 @@ def table(evaluation: dict[str, Any], negatives: int) -> str:
     Raises:
         DataError: the metrics are not all there.
     """
-    protocols = ("uni99", "full")
+    protocols = tuple(PROTOCOLS)
     lines = [
         f"{'test':<12}" + "".join(f"{protocol:^30}" for protocol in protocols).rstrip(),
         f"{'':<12}" + f"{'NDCG@10':>10}{'HR@10':>9}{'shuffled':>11}" * len(protocols),
     ]
     try:
-        for model, splits in sorted(evaluation.items(), key=lambda entry: list(NAMES).index(entry[0])):
+        for model, splits in sorted(evaluation.items(), key=lambda entry: list(MODELS).index(entry[0])):
             cells = ""
             for protocol in protocols:
                 original, shuffled = splits["test"][protocol], splits["test_shuffled"][protocol]
                 change = shuffled["ndcg_10"] / original["ndcg_10"] - 1 if original["ndcg_10"] else 0.0
                 cells += f"{original['ndcg_10']:>10.4f}{original['hr_10']:>9.4f}{change:>+11.1%}"
-            lines.append(f"{NAMES[model]:<12}{cells}")
+            lines.append(f"{MODELS[model]:<12}{cells}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"metrics/evaluation.json lacks {error}; run `dvc repro evaluate`, or `dvc checkout` to bring it back."
         ) from error
-    lines.append(f"uni99: ranked among {negatives} sampled items; full: among all items; shuffled: change of NDCG@10")
+    uni99, full = (meaning(protocol, negatives) for protocol in protocols)
+    lines.append(f"{uni99.replace('among', 'ranked among')}; {full}; shuffled: change of NDCG@10")
     return "\n".join(lines)

@@ -2,8 +2,23 @@
 
 import numpy as np
 
+from llmsrec.data.sequences import Sequences
+
 WARM_COLD_PERCENT = 35  # of the items, at each end (paper, Sec. 4.1.3)
 TRANSITION_PERCENT = 50  # of the users (paper, footnote 3)
+
+
+def of_test(interactions: Sequences, train: Sequences, users: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """All groups of the users of test: `warm` and `cold`, `transition` and `non_transition`.
+
+    Args:
+        interactions: all events, in true order.
+        train: the training events, of the same users.
+        users, targets: `[n]` of test.
+    """
+    counts = np.bincount(train.items, minlength=int(interactions.items.max(initial=0)) + 1)
+    trained_on = interactions.first(train.lengths()).of_users(users)  # in true order
+    return warm_cold(targets, counts) | transition(trained_on.offsets[1:], trained_on.items)
 
 
 def warm_cold(targets: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,8 +8,8 @@ import numpy as np
 from llmsrec.evaluation import ranks as ranking
 from llmsrec.evaluation import report, significance, tables
 from llmsrec.evaluation.metrics import per_user
+from llmsrec.evaluation.names import HEADLINE
 from llmsrec.evaluation.overlap import overlap
-from llmsrec.evaluation.report import HEADLINE
 from llmsrec.evaluation.tables import Table
 from llmsrec.params import TOWERS
 

@@ -8,13 +8,12 @@ from typing import Any
 from mlflow import MlflowClient
 
 from llmsrec.evaluation import tables, towers
-from llmsrec.evaluation.report import HEADLINE, NAMES
+from llmsrec.evaluation.names import HEADLINE, MODELS, PROTOCOLS
 from llmsrec.files import read_json
 from llmsrec.registry.record import Record
 
 LONGEST = 5000  # of a version's description, in a database that is strict about it
 ROWS = ("all", "warm", "cold", "transition", "non_transition")
-PROTOCOLS = {"uni99": "among {negatives} sampled items", "full": "among all items"}
 
 
 @dataclass(frozen=True)
@@ -151,13 +150,13 @@ def _training(facts: Facts) -> Iterator[str]:
 
 def _metrics(facts: Facts) -> Iterator[str]:
     means, interval = facts.comparison["means"], facts.comparison["interval"]
-    models = [model for model in NAMES if model in means]
+    models = [model for model in MODELS if model in means]
     yield (
         f"Test, every user's last item, ties against the model; {interval['level']} % bootstrap intervals over users "
         f"({interval['resamples']} resamples)."
     )
     # MLflow's page puts no space between columns, so a header is shorter than the figures below it.
-    head = [name for model in models for name in (NAMES[model], "HR")]
+    head = [name for model in models for name in (MODELS[model], "HR")]
     for protocol, meaning in PROTOCOLS.items():
         yield ""
         yield f"**{protocol}**: {meaning.format(negatives=facts.comparison['negatives'])}; NDCG@10, and HR@10 beside it"
@@ -173,7 +172,7 @@ def _metrics(facts: Facts) -> Iterator[str]:
                 )
         yield _row("all, histories shuffled", [means[model]["test_shuffled"][protocol] for model in models])
     at_20 = [
-        f"{NAMES[model]} {protocol} {facts.told.evaluation[model]['test'][protocol]['ndcg_20']:.4f} / "
+        f"{MODELS[model]} {protocol} {facts.told.evaluation[model]['test'][protocol]['ndcg_20']:.4f} / "
         f"{facts.told.evaluation[model]['test'][protocol]['hr_20']:.4f}"
         for model in models
         for protocol in PROTOCOLS

@@ -18,7 +18,7 @@ from llmsrec import params as parameters
 from llmsrec.errors import DataError
 from llmsrec.evaluation import significance, towers
 from llmsrec.evaluation.metrics import per_user
-from llmsrec.evaluation.report import HEADLINE
+from llmsrec.evaluation.names import HEADLINE, PROTOCOLS, meaning
 from llmsrec.evaluation.tables import Table, text
 from llmsrec.params import TOWERS
 from llmsrec.redaction import redact
@@ -80,7 +80,7 @@ class Evaluation:
     def text(self) -> str:
         """For a terminal."""
         counts, negatives = self.counts(), self.data.negatives
-        protocols = [name for name in ("uni99", "full") if name in next(iter(self.scores.values()))]
+        protocols = [name for name in PROTOCOLS if name in next(iter(self.scores.values()))]
         header = ("tower", *(f"{name} {what}" for name in protocols for what in ("NDCG@10", "interval", "HR@10")))
         rows: list[tuple[str, ...]] = []
         for tower, of in self.scores.items():
@@ -93,7 +93,7 @@ class Evaluation:
             f"{counts['unknown_targets']:,} of {counts['users']:,} last items are unknown to it: each is a miss",
             f"{counts['unknown_events']:,} of {counts['events']:,} events of the histories are, and are skipped; "
             f"{counts['popular']:,} users are ranked by popularity",
-            f"uni99: among {negatives} sampled items; full: among all items of its catalogue"
+            f"{meaning('uni99', negatives)}; {meaning('full', negatives)} of its catalogue"
             if negatives
             else f"uni99 is left out: there is no split/{held_out_data.CANDIDATES} beside the data",
             "these are its own test data"

@@ -31,6 +31,7 @@ class Record:
         data: name of a part of the data -> its digest.
         tags: more to search by.
         files: folder among the run's artifacts -> files and folders to put there.
+        model: the one that the run is of, by its name in `evaluation`.
     """
 
     digest: str
@@ -41,6 +42,7 @@ class Record:
     data: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     files: dict[str, list[Path]] = field(default_factory=dict)
+    model: str = "llm_srec"
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -72,12 +74,12 @@ def used(params: Params) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if not key.startswith(left_out)}
 
 
-def metrics(evaluation: dict[str, Any]) -> dict[str, float]:
+def metrics(evaluation: dict[str, Any], of: str = "llm_srec") -> dict[str, float]:
     """evaluation.json -> `test/uni99/ndcg_10`, `test/full/ndcg_10/cold`, `user_vectors/distance`, the headline first.
 
-    The names are LLM-SRec's own; those of other models begin with the model's. A slice comes last. Few enough to be
-    compared side by side: slices by NDCG@10, other models by what counts at 10 on test; evaluation.json is among the
-    run's files with all of them.
+    The names are those of the model `of`; those of other models begin with the model's. A slice comes last. Few enough
+    to be compared side by side: slices by NDCG@10, other models by what counts at 10 on test; evaluation.json is among
+    the run's files with all of them.
     """
     named: dict[str, float] = {}
     for key, value in flatten(evaluation).items():
@@ -85,7 +87,7 @@ def metrics(evaluation: dict[str, Any]) -> dict[str, float]:
         if len(parts) == 4:
             split, protocol, group, metric = parts
             parts = [split, protocol, metric, group]
-        own = model == "llm_srec"
+        own = model == of
         if parts[-1] == "distance_users" or (len(parts) == 4 and not (own and parts[2] == "ndcg_10")):
             continue
         if own or (parts[0] == "test" and parts[-1].endswith("_10")):

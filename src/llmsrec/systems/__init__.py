@@ -1,0 +1,82 @@
+"""The systems that LLM-SRec is compared with: what each is trained by and ranked with.
+
+A system is a file here with `SETTINGS` (system -> the type of systems/<system>.yaml), `train(task)`, which returns the
+curve, and `rank(task)`, which returns `{split: {protocol: ranks}}`; what both are given is a `task.Task`. SASRec and
+LLM-SRec are the main way's.
+"""
+
+import difflib
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from llmsrec.errors import ParamsError, RequestError
+
+FORMS = ("retrieval", "titles")
+# system -> form -> the file here that has it
+MODULES = {
+    "gru4rec": {"retrieval": "cf"},
+    "bert4rec": {"retrieval": "cf"},
+    "nextitnet": {"retrieval": "cf"},
+    "ctrl": {"retrieval": "ctrl"},
+    "recformer": {"retrieval": "recformer"},
+    "tallrec": {"retrieval": "llm", "titles": "titles"},
+    "llara": {"retrieval": "llm", "titles": "titles"},
+    "collm": {"retrieval": "llm", "titles": "titles"},
+    "a_llmrec": {"retrieval": "a_llmrec", "titles": "titles"},
+}
+CF = ("gru4rec", "bert4rec", "nextitnet")  # those that may teach LLM-SRec, beside SASRec
+
+
+def names() -> list[str]:
+    """`<system>-<form>` of all, such as `gru4rec-retrieval`."""
+    return [f"{system}-{form}" for form in FORMS for system, forms in MODULES.items() if form in forms]
+
+
+def parse(name: str) -> tuple[str, str]:
+    """`tallrec-titles` -> its system and form.
+
+    Raises:
+        RequestError: there is no such system, or it has no such form.
+    """
+    system, _, form = name.partition("-")
+    if form in MODULES.get(system, {}):
+        return system, form
+    if system in MODULES and form in FORMS:
+        raise RequestError(f"{system} has no form {form!r}; it has {' and '.join(MODULES[system])}.")
+    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.3)
+    raise RequestError(
+        f"there is no system {name!r}{f'; did you mean {near[0]!r}?' if near else '.'} These are: {', '.join(names())}."
+    )
+
+
+def module(system: str, form: str) -> ModuleType:
+    """The file that has a system's `SETTINGS`, `train` and `rank`."""
+    return importlib.import_module(f"llmsrec.systems.{MODULES[system][form]}")
+
+
+def folder(system: str, form: str) -> Path:
+    """Where a trained system lies: `models/<system>`, or `models/<system>-<form>` of one that has two."""
+    return Path("models") / (system if len(MODULES[system]) == 1 else f"{system}-{form}")
+
+
+def settings(system: str, form: str, file: Path) -> Any:
+    """systems/<system>.yaml, typed.
+
+    Raises:
+        ParamsError: it is not there, is no YAML, or has a key or value that the system does not know.
+    """
+    try:
+        values = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
+        return module(system, form).SETTINGS[system].model_validate(values)
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ParamsError(f"{file} cannot be read ({str(error).splitlines()[0]}); bring it back with git.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "its content"
+        raise ParamsError(f"{file}, {key}: {first['msg']}; the comments there say what each value may be.") from error

@@ -1,0 +1,56 @@
+"""Ranks each user's target with one of the compared systems: `python -m stages.rank gru4rec-retrieval`."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from llmsrec import distributed, systems
+from llmsrec.evaluation import report, slices
+from llmsrec.files import write_json
+from llmsrec.systems.task import Task
+from stages.common import Stage, run
+
+OUT = Path("reports/ranks")
+
+
+def main(stage: Stage) -> None:
+    """reports/ranks/<system>-<form>.parquet, and its figures beside it."""
+    torch.use_deterministic_algorithms(True)
+    given = task(stage)
+    ranked = systems.module(given.system, given.form).rank(given)
+    if not distributed.is_main():
+        return
+    name, test = f"{given.system}-{given.form}", given.asked["test"]
+    ranks = {given.system: ranked.ranks} | ranked.beside
+    groups = slices.of_test(given.interactions, given.sequences, test.users, test.targets)
+    described = {given.system: ranked.user_vectors} if ranked.user_vectors else {}
+    evaluation = report.evaluation(ranks, groups, described)
+    for split, protocols in ranked.figures.items():
+        for protocol, figures in protocols.items():
+            evaluation[given.system][split][protocol] |= figures
+    report.write_ranks(OUT / f"{name}.parquet", ranks, {split: of.users for split, of in given.asked.items()})
+    write_json(OUT / f"{name}.json", evaluation)
+    for protocol, metrics in evaluation[given.system]["test"].items():
+        print(
+            f"{name} test/{protocol}: " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items() if "_" in k), flush=True
+        )
+
+
+def task(stage: Stage) -> Task:
+    """What the system of the stage `train@<system>-<form>` or `rank@<system>-<form>` is given."""
+    system, form = systems.parse(stage.name.partition("@")[2])
+    return Task(
+        system,
+        form,
+        systems.settings(system, form, Path(f"systems/{system}.yaml")),
+        stage.params,
+        systems.folder(system, form),
+        stage.resume,
+        stage.root,
+        "cuda" if torch.cuda.is_available() else "cpu",
+    )
+
+
+if __name__ == "__main__":
+    run(main, f"rank@{sys.argv[1]}", Path("baselines"), parallel=True)

@@ -1,0 +1,24 @@
+"""Trains one of the systems that LLM-SRec is compared with: `python -m stages.train gru4rec-retrieval`."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from llmsrec import distributed, systems
+from llmsrec.files import write_json
+from stages.common import Stage, run
+from stages.rank import task
+
+
+def main(stage: Stage) -> None:
+    torch.use_deterministic_algorithms(True)
+    given = task(stage)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    curve = systems.module(given.system, given.form).train(given)
+    if distributed.is_main():
+        write_json(given.folder / "curve.json", curve)
+
+
+if __name__ == "__main__":
+    run(main, f"train@{sys.argv[1]}", Path("baselines"), parallel=True)
