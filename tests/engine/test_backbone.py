@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from llmsrec.engine import backbone
 from llmsrec.engine.decoder import Decoder
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import read_json
+from tests.engine.families import FAMILIES
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -78,6 +80,30 @@ def test_lora_adds_trainable_adapters_and_starts_as_the_same_model(backbone_fold
     trainable = [name for name, parameter in tuned.model.named_parameters() if parameter.requires_grad]
     assert trainable
     assert all("lora_" in name for name in trainable)
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        *(("Llama", {"q_proj", "v_proj"}), ("GPT-2", {"c_attn"}), ("Phi 3 (no window)", {"qkv_proj"})),
+        *(("BLOOM", {"query_key_value"}), ("DeepSeek V2", {"q_b_proj", "kv_b_proj"}), ("BERT", {"query", "value"})),
+        *(("DistilBERT", {"q_lin", "v_lin"}), ("MPNet", {"q", "v"}), ("ModernBERT (window of 64)", {"Wqkv"})),
+    ],
+)
+def test_adapters_on_queries_and_values_go_by_the_names_of_the_family(
+    family: str, names: set[str], tiny_backbone: Any
+) -> None:
+    model = next(each for each in FAMILIES if each.name == family).make().requires_grad_(False)
+    tuned = backbone.add_lora(replace(tiny_backbone, model=model), 2, 0, 4, "query_value")
+    adapters = [name.split(".") for name, parameter in tuned.model.named_parameters() if parameter.requires_grad]
+    assert {parts[parts.index("lora_A") - 1] for parts in adapters if "lora_A" in parts} == names
+
+
+@pytest.mark.parametrize("family", ["Mamba", "FNet", "RWKV"])
+def test_a_model_without_queries_and_values_is_told_to_take_all_layers(family: str, tiny_backbone: Any) -> None:
+    model = next(each for each in FAMILIES if each.name == family).make()
+    with pytest.raises(ParamsError, match=r"`lora\.targets` is query_value, but .* set it to all_linear"):
+        backbone.add_lora(replace(tiny_backbone, model=model), 2, 0, 4, "query_value")
 
 
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2}

@@ -22,7 +22,7 @@ from llmsrec.engine.readout import read_out, read_out_by_length
 from llmsrec.engine.yardstick import Yardstick, busy_adapters, distance
 from llmsrec.errors import DataError
 from llmsrec.models.llm.retrieval import LLMSRec
-from llmsrec.prompts.retrieval import DAY_MS, Prompts
+from llmsrec.prompts.retrieval import DAY_MS, Prompts, PromptSettings
 from tests.tiny_models import TITLES
 
 SHAPE = {"vocab_size": 320, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -65,7 +65,7 @@ def test_a_model_that_changes_its_ways_at_a_length_has_prompts_on_either_side(
     tiny_backbone: Any, teacher: Any, settings: Any
 ) -> None:
     """Longrope turns all positions in another way once an input is longer than a limit."""
-    prompts = Prompts(tiny_backbone.tokenizer, TITLES, settings)
+    prompts = Prompts(tiny_backbone.tokenizer, TITLES, PromptSettings.of(settings))
     by_length = np.argsort(prompts.title_sizes[1:], kind="stable") + 1
     day = [np.array([15_000 * DAY_MS])]
     low, high = (int(prompts.users([np.array([item])], day).lengths[0]) for item in by_length[[0, -1]])
@@ -136,7 +136,8 @@ def test_prompts_by_length_come_in_their_order_with_their_own_user_inputs(
 def test_what_is_measured_is_as_long_as_prompts_can_become(
     tiny_backbone: Any, teacher: Any, settings: Any, max_tokens: int
 ) -> None:
-    prompts = Prompts(tiny_backbone.tokenizer, TITLES, settings.model_copy(update={"max_tokens": max_tokens}))
+    limited = settings.model_copy(update={"max_tokens": max_tokens})
+    prompts = Prompts(tiny_backbone.tokenizer, TITLES, PromptSettings.of(limited))
     inputs = torch.nn.Embedding(len(TITLES) + 1, 16).requires_grad_(False)
     yardstick = Yardstick(tiny_backbone.model, prompts, inputs, torch.zeros(16), None, torch.zeros(16))
     rng = np.random.default_rng(0)

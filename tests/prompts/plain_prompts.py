@@ -36,12 +36,13 @@ class PlainPrompts:
     def items(self, item_ids: np.ndarray) -> PromptBatch:
         found = []
         for item in item_ids.tolist():
-            head, tail = self.begin + self.words(prompts.ITEM), self.words(prompts.ITEM_GENERATE)
-            comma = self.words(",")
-            room = self.max_tokens - len(head + comma + tail + self.end) - 2
+            embedded = self.settings.item_embedding
+            head = self.begin + self.words(prompts.ITEM if embedded else prompts.ITEM_A)
+            tail, comma = self.words(prompts.ITEM_GENERATE), self.words(",") * embedded
+            room = self.max_tokens - len(head + comma + tail + self.end) - 1 - embedded
             text = head + self.title(item)[:room] + comma
-            slots = [0] * len(text) + [item] + [0] * len(tail) + [OUT] + [0] * len(self.end)
-            found.append(([*text, 0, *tail, 0, *self.end], slots))
+            slots = [0] * len(text) + [item] * embedded + [0] * len(tail) + [OUT] + [0] * len(self.end)
+            found.append(([*text, *[0] * embedded, *tail, 0, *self.end], slots))
         return pad(found)
 
     def ending(self) -> tuple[list[int], list[int]]:
@@ -58,6 +59,7 @@ class PlainPrompts:
             tokens, order = [*tokens, 0], prompts.ORDER_C
         tokens, slots = tokens + self.words(order), slots + [0] * len(self.words(order))
         tail, tail_slots = self.ending()
+        self.ends = list[int]()  # where each event ends
         history = list(zip(items.tolist(), timestamps.tolist(), strict=True))[-self.settings.history :]
         while True:
             events = [self.event(k, *event) for k, event in enumerate(history, start=1)]
@@ -68,19 +70,22 @@ class PlainPrompts:
             history = history[1:]
         for (item, _), (before, title, after) in zip(history, events, strict=True):
             text = before + title[: len(title) - max(0, excess)] + after
-            tokens, slots = tokens + text, slots + [0] * (len(text) - 1) + [item]
+            self.ends.append(len(tokens) + len(text))
+            marks = [0] * (len(text) - 1) + [item] if self.settings.item_embedding else [0] * len(text)
+            tokens, slots = tokens + text, slots + marks
         return tokens + tail, slots + tail_slots
 
     def event(self, number: int, item: int, time: int) -> tuple[list[int], list[int], list[int]]:
         mark = self.words("]," * (number > 1) + NUMBER.format(number))
         date = self.words(prompts._date(time // DAY_MS, self.settings.date_format))
-        return mark + date + self.words(prompts.TITLE), self.title(item), [*self.words(","), 0]
+        after = [*self.words(","), 0] if self.settings.item_embedding else []
+        return mark + date + self.words(prompts.TITLE), self.title(item), after
 
     def trunk(self, items: np.ndarray, timestamps: np.ndarray, shortest: int) -> tuple[list[int], ...]:
         tokens, slots = self.user(items, timestamps)
         tail, tail_slots = self.ending()
         tokens, slots = tokens[: -len(tail)], slots[: -len(tail)]
-        ends = [place + 1 for place, slot in enumerate(slots) if slot > 0][shortest - 1 :]
+        ends = self.ends[shortest - 1 :]
         branches, visible = [0] * len(tokens), [0] * len(tokens)
         for branch, end in enumerate(ends, start=1):
             tokens, slots = tokens + tail, slots + tail_slots

@@ -1,6 +1,7 @@
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from llmsrec.prompts.retrieval import (
     USER_REPRESENTATION,
     PromptBatch,
     Prompts,
+    PromptSettings,
     plain_text_encoder,
 )
 from tests.prompts.plain_prompts import PlainPrompts
@@ -51,12 +53,13 @@ def assert_same(found: PromptBatch, expected: PromptBatch) -> None:
 
 @pytest.mark.parametrize("max_tokens", [150, 170, 200, 400])
 @pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("embedded", [False, True])
 def test_prompts_equal_those_put_together_from_lists(
-    tokenizer: Any, settings: Any, max_tokens: int, explicit: bool
+    tokenizer: Any, settings: Any, max_tokens: int, explicit: bool, embedded: bool
 ) -> None:
     changes = {"max_tokens": max_tokens, "user_representation": explicit, "title_tokens": 60, "history": 4}
-    prompts = build(tokenizer, settings, **changes)
-    plain = PlainPrompts(tokenizer, TITLES, settings.model_copy(update=changes))
+    of = PromptSettings.of(settings.model_copy(update=changes), embedded)
+    prompts, plain = Prompts(tokenizer, TITLES, of), PlainPrompts(tokenizer, TITLES, of)
     rng = np.random.default_rng(0)
     for size in (1, 7):
         rows = [rng.integers(1, len(TITLES) + 1, rng.integers(1, 7)) for _ in range(size)]
@@ -74,7 +77,7 @@ def history(*items: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build(tokenizer: Any, settings: Any, limit: int | None = None, **changes: Any) -> Prompts:
-    return Prompts(tokenizer, TITLES, settings.model_copy(update=changes), limit)
+    return Prompts(tokenizer, TITLES, replace(PromptSettings.of(settings), **changes), limit)
 
 
 def test_user_prompt_is_table_2b(tokenizer: Any, settings: Any) -> None:
@@ -106,11 +109,25 @@ def test_item_prompt_is_table_2(tokenizer: Any, settings: Any) -> None:
     )
 
 
+def test_prompts_of_text_alone_are_table_2a(tokenizer: Any, settings: Any) -> None:
+    prompts = Prompts(tokenizer, TITLES, PromptSettings.of(settings).text_alone)
+    items, times = history(1, 2)
+    assert show(tokenizer, prompts.users([items], [times]), 0) == (
+        "<|begin_of_text|>This user has made a series of purchases in the following order: (History Item List: "
+        "[No.1 Time: 2014/01/30 Title: Red Soap], [No.2 Time: 2014/01/31 Title: Blue Tent [UserOut]"
+        "]). Based on this sequence of purchases, generate user representation token:<out>"
+    )
+    assert show(tokenizer, prompts.items(np.array([1])), 0) == (
+        '<|begin_of_text|>The item title is as follows: "Title": Red Soap, then generate item representation token:'
+        "<out>"
+    )
+
+
 @pytest.mark.parametrize("explicit", [False, True])
 def test_what_is_called_constant_is_the_same_text_in_all_user_prompts(
     explicit: bool, tokenizer: Any, settings: Any
 ) -> None:
-    prompts = Prompts(tokenizer, TITLES, settings.model_copy(update={"user_representation": explicit}))
+    prompts = build(tokenizer, settings, user_representation=explicit)
     histories, times = [np.array([1]), np.array([2, 3, 1])], [np.array([0]), DAY_MS * np.array([900, 901, 902])]
     batch = prompts.users(histories, times)
     words = tokenizer.decode(batch.token_ids[0, : batch.constant])
@@ -249,7 +266,7 @@ def test_a_title_is_only_text_for_a_word_piece_encoder_and_added_words(settings:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
     tokenizer.add_tokens(["<think>"])
     added = set(tokenizer.added_tokens_decoder)
-    prompts = Prompts(tokenizer, ["a [SEP] b <think> [sep] [CLS]"], settings)
+    prompts = Prompts(tokenizer, ["a [SEP] b <think> [sep] [CLS]"], PromptSettings.of(settings))
     ids = prompts.items(np.array([1])).token_ids[0]
     assert ids[0] == 1
     assert ids[-1] == 2, "the encoder's own frame stays"

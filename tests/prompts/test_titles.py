@@ -1,5 +1,6 @@
 """The prompt of Table 1: what it says, what it loses when it is too long, and what its answers are."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from llmsrec.data.titles import UNTITLED
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.prompts.pieces import USER_REPRESENTATION
-from llmsrec.prompts.retrieval import DAY_MS, plain_text_encoder
+from llmsrec.prompts.retrieval import DAY_MS, PromptSettings, plain_text_encoder
 from llmsrec.prompts.titles import TitlePrompts
 from tests.prompts.test_retrieval import show
 
@@ -32,7 +33,7 @@ def tokenizer(tiny_backbone: Any) -> Any:
 
 
 def build(tokenizer: Any, settings: Any, limit: int | None = None, count: int = 3, **changes: Any) -> TitlePrompts:
-    return TitlePrompts(tokenizer, TITLES, settings.model_copy(update=changes), limit, count)
+    return TitlePrompts(tokenizer, TITLES, replace(PromptSettings.of(settings), **changes), limit, count)
 
 
 def times(count: int) -> np.ndarray:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,21 @@ from llmsrec.engine.readout import branched
 from llmsrec.errors import ParamsError
 from llmsrec.files import write_json
 from llmsrec.params import Embedded
-from llmsrec.prompts.retrieval import DAY_MS, NUMBER, OUT, PHRASES, PromptBatch, Prompts, plain_text_encoder
+from llmsrec.prompts.retrieval import (
+    DAY_MS,
+    NUMBER,
+    OUT,
+    PHRASES,
+    PromptBatch,
+    Prompts,
+    PromptSettings,
+    plain_text_encoder,
+)
 
 BEGIN, END, PAD = "<|begin_of_text|>", "<|eot_id|>", "<|pad|>"
 LONGEST_PROMPT = 2_048
 HISTORY, TITLE_TOKENS = 10, 32  # the most in a prompt
-LIMITS = SimpleNamespace(
+LIMITS = PromptSettings(
     history=HISTORY,
     date_format="YYYY/MM/DD",
     title_tokens=TITLE_TOKENS,

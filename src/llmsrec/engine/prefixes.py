@@ -41,6 +41,7 @@ class ItemPrefixes:
     ) -> None:
         self.model, self.decoder = model, decoder
         self.tail = torch.tensor(prompts.item_tail, device=model.device)  # type: ignore[arg-type]
+        self._embedded = prompts.settings.item_embedding
         self._tokens, lengths = prompts.item_prefixes(np.arange(1, items + 1))
         self.lengths = torch.from_numpy(np.concatenate([[0], lengths])).to(self.tail.device)
         self.group = np.zeros(items + 1, dtype=np.int64)
@@ -60,14 +61,10 @@ class ItemPrefixes:
         embedding = self.model.get_input_embeddings()  # type: ignore[operator]
         dtype, count = embedding.weight.dtype, len(item_ids)
         past = self._gather(item_ids)
-        inputs = torch.cat(
-            [
-                item_inputs(item_ids).to(dtype)[:, None],
-                embedding(self.tail).expand(count, -1, -1),
-                out.to(dtype).expand(count, 1, -1),
-            ],
-            dim=1,
-        )
+        last = [embedding(self.tail).expand(count, -1, -1), out.to(dtype).expand(count, 1, -1)]
+        if self._embedded:
+            last.insert(0, item_inputs(item_ids).to(dtype)[:, None])
+        inputs = torch.cat(last, dim=1)
         size, lengths = inputs.shape[1], self.lengths[item_ids]
         steps = torch.arange(size, device=inputs.device)
         present = torch.arange(past.shape[3], device=inputs.device) < lengths[:, None]

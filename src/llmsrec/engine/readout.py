@@ -68,8 +68,9 @@ def embed(
     device, dtype = embedding.weight.device, embedding.weight.dtype
     slots = torch.from_numpy(prompts.slots).to(device)
     inputs = embedding(torch.from_numpy(prompts.token_ids).to(device))
-    items = slots > 0
-    inputs[items] = item_inputs(slots[items]).to(dtype)
+    if (prompts.slots > 0).any():  # else f_I would have a gradient of zeros
+        items = slots > 0
+        inputs[items] = item_inputs(slots[items]).to(dtype)
     inputs[slots == OUT] = out.to(dtype)
     if user_inputs is not None:
         inputs[slots == USER_REPRESENTATION] = user_inputs.to(dtype)

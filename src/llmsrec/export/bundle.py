@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,6 @@ CODE = (
     "serving/towers.py",
     "times.py",
 )
-PROMPTS = ("history", "date_format", "title_tokens", "max_tokens", "user_representation")
 
 
 class Last(nn.Module):
@@ -199,7 +199,7 @@ def _config(model: LLMSRec, config: dict[str, Any], repeats: str) -> dict[str, A
         "backbone": config["backbone"],
         "data": config["data"],
         "distilled": config["model"]["distill"],
-        "prompts": {key: config["model"][key] for key in PROMPTS},
+        "prompts": asdict(model.prompts.settings),
         "start": config.get("start"),
         "teacher": model.teacher.config,
         "protocol": {

@@ -7,17 +7,18 @@ title that spells one of them, or a special token of the tokenizer, is tokenised
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from llmsrec.errors import ParamsError
 from llmsrec.prompts.pieces import OUT, USER_REPRESENTATION, Part, Pieces, PromptBatch
 
-# The fixed words of Table 2. (b) and (c) differ in what (c) adds about the user representation.
+# The fixed words of Table 2. (c) says more than (b) about the user representation, (a) knows titles alone.
 REPRESENTATION = "This is user representation from recommendation models:"
 ORDER = "This user has made a series of purchases in the following order: (History Item List:"
 ORDER_C = ", and this user has made a series of purchases in the following order: (History Item List:"
@@ -26,6 +27,7 @@ TITLE = " Title:"
 GENERATE = "]). Based on this sequence of purchases, generate user representation token:"
 GENERATE_C = "]). Based on this sequence of purchases and user representation, generate user representation token:"
 ITEM = 'The item title and item embedding are as follows: "Title":'
+ITEM_A = 'The item title is as follows: "Title":'
 ITEM_GENERATE = ", then generate item representation token:"
 PHRASES = (REPRESENTATION, ORDER, ORDER_C, TITLE, GENERATE, GENERATE_C, ITEM, ITEM_GENERATE)
 
@@ -35,19 +37,36 @@ DATES = 1 << 14  # days whose tokens are remembered: 45 years, so that training 
 DATE_FORMATS = {"YYYY/MM/DD": "%Y/%m/%d", "YYYY-MM-DD": "%Y-%m-%d"}
 
 
-class Settings(Protocol):
-    """What prompts read of params.yaml's `model` section."""
+@dataclass(frozen=True)
+class PromptSettings:
+    """What prompts hold, and how much of it.
+
+    Attributes:
+        history: the last items of a user.
+        date_format: a key of `DATE_FORMATS`.
+        title_tokens: a longer title is cut.
+        max_tokens: a longer prompt loses its oldest items.
+        user_representation: whether the user's vector comes first: Table 2 (c).
+        item_embedding: whether each title is followed by its item's embedding: Table 2 (b) and (c), else (a).
+    """
+
+    history: int
+    date_format: str
+    title_tokens: int
+    max_tokens: int
+    user_representation: bool
+    item_embedding: bool = True
+
+    @classmethod
+    def of(cls, settings: Any, item_embedding: bool = True) -> "PromptSettings":
+        """From params.yaml's `model` section."""
+        shared = {field.name: getattr(settings, field.name) for field in fields(cls) if field.name != "item_embedding"}
+        return cls(**shared, item_embedding=item_embedding)
 
     @property
-    def history(self) -> int: ...
-    @property
-    def date_format(self) -> Any: ...
-    @property
-    def title_tokens(self) -> int: ...
-    @property
-    def max_tokens(self) -> int: ...
-    @property
-    def user_representation(self) -> bool: ...
+    def text_alone(self) -> "PromptSettings":
+        """The same prompts without any vector of the recommender: Table 2 (a)."""
+        return replace(self, user_representation=False, item_embedding=False)
 
 
 class Prompts:
@@ -60,11 +79,12 @@ class Prompts:
     Args:
         tokenizer: a Hugging Face fast tokenizer.
         titles: title of item 1, 2, ..., I.
-        settings: number of history items, date format, limits in tokens, Table 2 (b) or (c).
+        settings: what they hold: Table 2 (a), (b) or (c).
         limit: the backbone's own longest input in tokens, if it has one.
 
     Attributes:
-        user_tail, item_tail: the tokens between a prompt's last item embedding and its out token.
+        settings: as given.
+        user_tail, item_tail: the tokens between a prompt's last title or item embedding and its out token.
         title_sizes: `[I + 1]` tokens of each title, as far as it is kept; 0 for item 0.
         always_fit: so many history items lose nothing to the limit in tokens; 1 or more.
 
@@ -72,17 +92,20 @@ class Prompts:
         ParamsError: `model.max_tokens` (or the backbone's limit) leaves no room for one item and the read-out token.
     """
 
-    def __init__(self, tokenizer: Any, titles: Sequence[str], settings: Settings, limit: int | None = None) -> None:
-        self.history = settings.history
+    def __init__(
+        self, tokenizer: Any, titles: Sequence[str], settings: PromptSettings, limit: int | None = None
+    ) -> None:
+        self.settings, self.history = settings, settings.history
         self.max_tokens = min(settings.max_tokens, limit or settings.max_tokens)
         encode = plain_text_encoder(tokenizer)
         self._date_tokens = lru_cache(DATES)(lambda day: encode([_date(day, settings.date_format)])[0])
         begin, end = special_tokens(tokenizer)
-        explicit = settings.user_representation
+        explicit, embedded = settings.user_representation, settings.item_embedding
         user_head, self.user_tail = encode([ORDER_C, GENERATE_C] if explicit else [ORDER, GENERATE])
         first, *others = [NUMBER.format(k) for k in range(1, self.history + 1)]
         numbers = encode([first, *(f"],{number}" for number in others)])
-        title_word, comma, item_head, self.item_tail = encode([TITLE, ",", ITEM, ITEM_GENERATE])
+        comma_text, item_text = (",", ITEM) if embedded else ("", ITEM_A)
+        title_word, comma, item_head, self.item_tail = encode([TITLE, comma_text, item_text, ITEM_GENERATE])
         cut = [tokens[: settings.title_tokens] for tokens in encode([f" {title}" for title in titles])]
 
         self._pieces = pieces = Pieces()
@@ -92,19 +115,20 @@ class Prompts:
         shared = representation if explicit else [*self._head, self._numbers[0]]
         self._constant = int(pieces.sizes[shared].sum())
         self._title_word, self._comma, self._item_head = pieces.add([title_word, comma, begin + item_head])
-        # Items count from 1: the title of item i is the piece `_titles + i`, its slot `_items + i`.
+        # Items count from 1: the title of item i is the piece `_titles + i`, its slot, if it has one, `_items + i`.
         self._count = len(cut)
-        self._titles, self._items = pieces.add(cut)[0] - 1, pieces.add_slots(range(1, self._count + 1))[0] - 1
+        self._titles = pieces.add(cut)[0] - 1
+        self._items = pieces.add_slots(range(1, self._count + 1))[0] - 1 if embedded else None
         (out,), (closing,) = pieces.add_slots([OUT]), pieces.add([end])
         self._user_end = [*pieces.add([self.user_tail]), out, closing]
         self._item_end = [*pieces.add([self.item_tail]), out, closing]
 
         sizes, self.title_sizes = pieces.sizes, np.array([0, *map(len, cut)])
         self._number_sizes = sizes[self._numbers]
-        self._event_fixed = int(sizes[self._title_word] + sizes[self._comma]) + 1
+        self._event_fixed = int(sizes[self._title_word] + sizes[self._comma]) + embedded
         fixed = int(sizes[[*self._head, *self._user_end]].sum())
         self._room = self.max_tokens - fixed
-        self._item_room = self.max_tokens - int(sizes[[self._item_head, self._comma, *self._item_end]].sum()) - 1
+        self._item_room = self.max_tokens - int(sizes[[self._item_head, self._comma, *self._item_end]].sum()) - embedded
         least = self._room - int(self._number_sizes[0]) - self._event_fixed - LONGEST_DATE
         if min(least, self._item_room) < 1:
             raise ParamsError(
@@ -117,7 +141,7 @@ class Prompts:
         self.always_fit = max(1, min(self.history, self._room // widest))
 
     def users(self, items: Sequence[np.ndarray], timestamps: Sequence[np.ndarray]) -> PromptBatch:
-        """User prompts of Table 2 (b) or (c): each history's last items, as many as fit, oldest first.
+        """User prompts of Table 2: each history's last items, as many as fit, oldest first.
 
         Args:
             items: per user the item ids of the history, oldest first; one item at least.
@@ -142,7 +166,8 @@ class Prompts:
             shortest: per user the number of items of the shortest history, 1 or more.
         """
         trunk, dates = self._trunk(items, timestamps)
-        ends = np.flatnonzero((trunk.pieces > self._items) & (trunk.pieces <= self._items + self._count))
+        last = self._titles if self._items is None else self._items  # what an event ends with
+        ends = np.flatnonzero((trunk.pieces > last) & (trunk.pieces <= last + self._count))
         owner = trunk.rows[ends]
         number = np.arange(len(owner)) - np.searchsorted(owner, owner) + 1  # of a history's items, counted from 1
         first = np.asarray(shortest)[owner]
@@ -152,14 +177,17 @@ class Prompts:
         return self._pieces.batch(len(items), [trunk, endings], dates, branched=True, constant=self._constant)
 
     def items(self, item_ids: np.ndarray) -> PromptBatch:
-        """Item prompts of Table 2: title, item embedding, [ItemOut]."""
+        """Item prompts of Table 2: title, item embedding (but for (a)), [ItemOut]."""
         rows = np.arange(len(item_ids))
-        slots = Part.of(self._items + item_ids[:, None], rows, self._pieces)
-        parts = [self._item_prefixes(item_ids), slots, Part.of(self._item_end, rows, self._pieces)]
+        parts = [self._item_prefixes(item_ids)]
+        if self._items is not None:
+            parts.append(Part.of(self._items + item_ids[:, None], rows, self._pieces))
+        parts.append(Part.of(self._item_end, rows, self._pieces))
         return self._pieces.batch(len(item_ids), parts)
 
     def item_prefixes(self, item_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens of item prompts before the embedding, which depend on nothing that is trained.
+        """The tokens of item prompts before the embedding, or before `item_tail` where there is none, which depend on
+        nothing that is trained.
 
         Returns:
             `[n, L]` int64, padded with 0 on the right, and `[n]` lengths.
@@ -178,7 +206,7 @@ class Prompts:
     def _trunk(
         self, items: Sequence[np.ndarray], timestamps: Sequence[np.ndarray], room: int | np.ndarray | None = None
     ) -> tuple["Part", list[list[int]]]:
-        """User prompts up to the last item embedding, and the tokens of their dates, which are pieces of this batch.
+        """User prompts up to the last event's end, and the tokens of their dates, which are pieces of this batch.
 
         They lose the oldest items, then title text, until they fit.
 
@@ -205,17 +233,15 @@ class Prompts:
         event, date, rows, age = event[kept], date[kept], rows[kept], age[kept]
         number = np.minimum(lengths, fit)[rows] - age - 1
 
-        pieces = np.stack(
-            [
-                np.asarray(self._numbers)[number],
-                np.zeros(len(event), dtype=np.int64),  # its date: see below
-                np.full(len(event), self._title_word),
-                self._titles + event,
-                np.full(len(event), self._comma),
-                self._items + event,
-            ],
-            axis=1,
-        )
+        columns = [
+            np.asarray(self._numbers)[number],
+            np.zeros(len(event), dtype=np.int64),  # its date: see below
+            np.full(len(event), self._title_word),
+            self._titles + event,
+        ]
+        if self._items is not None:
+            columns += [np.full(len(event), self._comma), self._items + event]
+        pieces = np.stack(columns, axis=1)
         sizes = self._pieces.sizes[pieces]
         pieces[:, 1], sizes[:, 1] = len(self._pieces.sizes) + date, date_sizes[date]
         over = np.maximum(0, needed[:, 0] - room)[rows]  # of one event that does not fit

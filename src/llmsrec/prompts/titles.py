@@ -13,7 +13,7 @@ from llmsrec.data.titles import UNTITLED
 from llmsrec.engine.likelihood import Answers
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.prompts.pieces import Part, PromptBatch
-from llmsrec.prompts.retrieval import LONGEST_DATE, Prompts, Settings, plain_text_encoder
+from llmsrec.prompts.retrieval import LONGEST_DATE, Prompts, PromptSettings, plain_text_encoder
 
 # The fixed words of Table 1 behind the history, and what stands between two candidates, which often hold commas.
 CHOOSE = ']). Choose one "Title" to recommend for this user to buy next from the following item "Title" set: ['
@@ -39,7 +39,7 @@ class TitlePrompts(Prompts):
     """
 
     def __init__(
-        self, tokenizer: Any, titles: Sequence[str], settings: Settings, limit: int | None, count: int
+        self, tokenizer: Any, titles: Sequence[str], settings: PromptSettings, limit: int | None, count: int
     ) -> None:
         titles = [title if title.strip() else UNTITLED for title in titles]
         super().__init__(tokenizer, titles, settings, limit)

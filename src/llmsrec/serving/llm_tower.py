@@ -1,7 +1,6 @@
 """The language model as a reader of histories: prompt, backbone, [UserOut], f_user. Only this needs torch to serve."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from llmsrec.engine import backbone as backbones
 from llmsrec.engine.readout import read_out, read_out_by_length
 from llmsrec.engine.yardstick import Yardstick
 from llmsrec.errors import DataError
-from llmsrec.prompts.retrieval import Prompts
+from llmsrec.prompts.retrieval import Prompts, PromptSettings
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.towers import History, Teacher
 
@@ -30,10 +29,10 @@ class LLMTower:
             bundle.folder / "backbone", config["backbone"]["dtype"], config["backbone"]["quantization"]
         )
         if config["backbone"]["lora_rank"]:
-            backbone = backbones.add_lora(backbone, config["backbone"]["lora_rank"], seed=0)
+            backbone = backbones.tuned(backbone, config["backbone"], seed=0)
             _load_adapter(backbone.model, bundle)
         self._model = backbone.model.requires_grad_(False).eval()
-        settings = SimpleNamespace(**config["prompts"])
+        settings = PromptSettings(**config["prompts"])
         self._prompts_of = partial(Prompts, backbone.tokenizer, settings=settings, limit=backbone.limit)
         self._prompts = self._prompts_of(titles=bundle.items["title"].to_list())
         self._device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]

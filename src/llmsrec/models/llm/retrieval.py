@@ -1,11 +1,15 @@
-"""LLM-SRec: a frozen language model and a frozen sequential recommender, joined by MLPs and two learned tokens.
+"""A language model and a frozen sequential recommender, joined by MLPs and two learned tokens: next item retrieval.
 
-Paper, Sec. 3: [UserOut] and [ItemOut] read a user's and an item's representation out of the language model; f_user and
-f_item bring them into a common space of d' dimensions, where the score is a dot product; f_CF-user brings the
-sequential recommender's user vector there, and the two are pulled together (Eq. 2) and kept apart (Eq. 3).
+Paper, Sec. 2.1.2 and 3: [UserOut] and [ItemOut] read a user's and an item's representation out of the language model;
+f_user and f_item bring them into a common space of d' dimensions, where the score is a dot product. In LLM-SRec,
+f_CF-user brings the sequential recommender's user vector there, and the two are pulled together (Eq. 2) and kept apart
+(Eq. 3). TALLRec, LLaRA, CoLLM and A-LLMRec differ in what their prompts hold (Table 2) and in what is trained.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +33,41 @@ from llmsrec.models.cf import sasrec as sasrecs
 from llmsrec.models.cf.sasrec import SASRec
 from llmsrec.models.llm.heads import f_input, output_heads
 from llmsrec.progress import Progress
-from llmsrec.prompts.retrieval import PromptBatch, Prompts
+from llmsrec.prompts.retrieval import PromptBatch, Prompts, PromptSettings
 
 BATCH_TOKENS = 8_192  # prompt tokens in one forward pass without gradient
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a system's model has; LLM-SRec's has all of it.
+
+    Attributes:
+        item_embedding: prompts hold item embeddings: Table 2 (b) or (c), else (a).
+        cf_user: f_CF-user is trained.
+    """
+
+    item_embedding: bool = True
+    cf_user: bool = True
+
+
+ALL_PARTS = Parts()
 
 
 class LLMSRec(nn.Module):
     """The joined model. Only its heads and tokens (and LoRA adapters, if any) have gradients.
 
+    f_I and f_CF-user are drawn in any case, but neither trained nor saved where `parts` does not have them.
+
     Args:
-        backbone: the language model, frozen.
+        backbone: the language model, frozen, or with adapters.
         sasrec: the teacher; put in evaluation mode and frozen here.
         titles: of items 1..I.
         settings: params.yaml's `model` section, typed or with the same attributes.
         seed: for the heads' first values.
         prefixes: what the keys and values of item prompts' constant beginnings may take.
+        parts: which of its parts it has.
+        item_codes: `[I + 1, k]` what f_I reads of each item; the teacher's item vectors if None.
     """
 
     def __init__(
@@ -54,17 +78,25 @@ class LLMSRec(nn.Module):
         settings: Any,
         seed: int,
         prefixes: Budget | None = None,
+        parts: Parts = ALL_PARTS,
+        item_codes: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.prompts = Prompts(backbone.tokenizer, titles, settings, backbone.limit)
+        prompts = partial(Prompts, backbone.tokenizer, titles, limit=backbone.limit)
+        self.prompts = prompts(PromptSettings.of(settings, parts.item_embedding))
+        self._text_prompts = cache(partial(prompts, self.prompts.settings.text_alone))
         self.backbone = backbone.model
         self.teacher = sasrec.requires_grad_(False).eval()
         d, d_llm = sasrec.item_vectors().shape[1], backbone.width
+        self.item_codes: Tensor | None
+        self.register_buffer("item_codes", item_codes, persistent=False)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.f_user, self.f_item, self.f_cf_user = output_heads(d_llm, d, settings)
-            self.f_I = f_input(d, d_llm)
+            self.f_I = f_input(d if item_codes is None else item_codes.shape[1], d_llm)
             self.f_U = f_input(d, d_llm) if settings.user_representation else None
+        self.f_I.requires_grad_(parts.item_embedding)
+        self.f_cf_user.requires_grad_(parts.cf_user)
         # The new tokens start as the word before them, whose hidden state sums the prompt up (docs/experiments.md): as
         # the model's input, which some models scale.
         embedding: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
@@ -119,7 +151,18 @@ class LLMSRec(nn.Module):
 
     def item_inputs(self, item_ids: Tensor) -> Tensor:
         """f_I(E_i) of `[n]` items: `[n, d_llm]`."""
-        return self.f_I(self.teacher.item_vectors()[item_ids])
+        codes = self.teacher.item_vectors() if self.item_codes is None else self.item_codes
+        return self.f_I(codes[item_ids])
+
+    @contextmanager
+    def text_alone(self) -> Iterator[None]:
+        """For a while, prompts are those of Table 2 (a): they hold no vector of the recommender."""
+        whole = self.prompts, self.prefixes
+        self.prompts, self.prefixes = self._text_prompts(), None
+        try:
+            yield
+        finally:
+            self.prompts, self.prefixes = whole
 
     def item_groups(self, item_ids: np.ndarray) -> np.ndarray:
         """Numbers of the groups of items whose prefixes are computed together; an item's own where none are kept."""
@@ -129,7 +172,8 @@ class LLMSRec(nn.Module):
         self, items: list[np.ndarray], timestamps: list[np.ndarray], teacher: Tensor | None = None
     ) -> Tensor:
         """h_u of `B` histories: `[B, d_llm]`. `teacher` `[B, d]` is O_u, needed where the prompt holds it."""
-        user_inputs = None if self.f_U is None else self.f_U(teacher)
+        explicit = self.prompts.settings.user_representation
+        user_inputs = self.f_U(teacher) if explicit and self.f_U is not None else None
         return self._read_out(self.prompts.users(items, timestamps), self.user_out, user_inputs)
 
     def hidden_positions(
@@ -222,22 +266,50 @@ class LLMSRec(nn.Module):
         return self.f_U(self.teacher.item_vectors()[items])  # type: ignore[misc]
 
     def save(self, folder: Path, settings: dict[str, Any]) -> None:
-        """Write the trained parameters and the settings that rebuild the model around them."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write the trained parameters and the settings that rebuild the model around them.
+
+        Raises:
+            DataError: LoRA's adapters are all zero, as they were before training: no gradient reached them.
+        """
         tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in self.trainable().items()}
+        adapters = [tensor for name, tensor in tensors.items() if ".lora_B." in name]
+        if adapters and not any(tensor.any() for tensor in adapters):
+            raise DataError(
+                f"the adapters of the language model are zero after training, so nothing was learnt by them, and "
+                f"{folder} is not written; train for longer or at a higher learning rate, or without adapters (a rank "
+                "of 0)."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "model.safetensors") as temporary:
             save_file(tensors, temporary)
         write_json(folder / "config.json", settings)
 
 
-def load(folder: Path, backbone: Path, sasrec: Path, items: Path, prefixes: Budget | None = None) -> LLMSRec:
+def load(
+    folder: Path,
+    backbone: Path,
+    sasrec: Path,
+    items: Path,
+    prefixes: Budget | None = None,
+    item_codes: Tensor | None = None,
+) -> LLMSRec:
     """Rebuild a saved model from its folder, its backbone's, its teacher's, and the catalogue; see `build`.
 
     Raises:
         DataError: missing, damaged or mismatched files.
     """
     config = read_json(folder / "config.json")
-    model = build(backbone, sasrec, items, config["model"], config["backbone"], config["seed"], prefixes)
+    model = build(
+        backbone,
+        sasrec,
+        items,
+        config["model"],
+        config["backbone"],
+        config["seed"],
+        prefixes,
+        Parts(**config.get("parts", {})),
+        item_codes,
+    )
     try:
         tensors = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
@@ -262,25 +334,27 @@ def build(
     loading: dict[str, Any],
     seed: int,
     prefixes: Budget | None = None,
+    parts: Parts = ALL_PARTS,
+    item_codes: Tensor | None = None,
 ) -> LLMSRec:
-    """A new LLM-SRec.
+    """A new LLM-SRec, or one of the systems that differ from it by their settings.
 
     Args:
         backbone: folder of the backbone stage.
         sasrec: folder of the teacher.
         items: items.parquet.
         settings: the values of params.yaml's `model` section.
-        loading: `dtype`, `quantization` and `lora_rank` of its `backbone` section.
+        loading: `dtype`, `quantization` and `lora_rank` of its `backbone` section; see `backbone.tuned`.
         seed: for first values.
-        prefixes: see `LLMSRec`; they change no value.
+        prefixes, parts, item_codes: see `LLMSRec`; the first changes no value.
     """
     from llmsrec.params import Model
 
     base = backbones.load(backbone, loading["dtype"], loading["quantization"])
-    if loading["lora_rank"]:
-        base = backbones.add_lora(base, loading["lora_rank"], seed)
+    base = backbones.tuned(base, loading, seed)
     titles = pl.read_parquet(items)["title"].to_list()
-    return LLMSRec(base, sasrecs.load(sasrec), titles, Model.model_validate(settings), seed, prefixes)
+    of, teacher = Model.model_validate(settings), sasrecs.load(sasrec)
+    return LLMSRec(base, teacher, titles, of, seed, prefixes, parts, item_codes)
 
 
 def token_batches(lengths: np.ndarray) -> Iterator[np.ndarray]:
