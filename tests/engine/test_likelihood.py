@@ -8,8 +8,9 @@ import torch
 
 from llmsrec.engine import likelihood
 from llmsrec.engine.generation import greedy
-from llmsrec.engine.likelihood import Answers, choose, log_likelihoods, read
+from llmsrec.engine.likelihood import choose, log_likelihoods, read
 from llmsrec.engine.vocabulary import Vocabulary
+from llmsrec.prompts.answers import Answers
 from tests.engine.conftest import WAYS, language_model
 
 END = 2

@@ -56,6 +56,16 @@ def test_the_prompt_is_table_1b(tokenizer: Any, settings: Any) -> None:
     assert words == f"<|begin_of_text|>{HISTORY} [No.1 Time:"
 
 
+def test_the_prompt_without_embeddings_is_table_1a(tokenizer: Any, settings: Any) -> None:
+    prompts = build(tokenizer, settings, item_embedding=False)
+    batch = prompts.ask([np.array([1, 4])], [times(2)], np.array([[4, 1, 1]]))
+    assert show(tokenizer, batch, 0) == (
+        f"<|begin_of_text|>{HISTORY} [No.1 Time: 2014/01/30 Title: Red Soap], "
+        f"[No.2 Time: 2014/01/31 Title: Blue Tent{CHOOSE} Blue Tent; Red Soap; Red Soap]."
+    )
+    assert not batch.slots.any()
+
+
 def test_the_prompt_with_a_user_representation_is_table_1c(tokenizer: Any, settings: Any) -> None:
     prompts = build(tokenizer, settings, user_representation=True)
     batch = prompts.ask([np.array([1])], [times(1)], np.array([[4, 1]]))

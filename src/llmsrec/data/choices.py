@@ -132,9 +132,8 @@ def draw(
     """
     of_titles, of_items, of_order = rngs
     distinct = len(titles.sizes) - 1
-    owner = np.repeat(np.arange(len(known.offsets) - 1), known.lengths())
-    pairs = np.unique(owner * (distinct + 1) + known.items)
-    left = distinct - np.bincount(pairs // (distinct + 1), minlength=len(known.offsets) - 1)[users]
+    spans = zip(known.offsets[users], known.offsets[users + 1], strict=True)
+    left = distinct - np.array([len(np.unique(known.items[start:end])) for start, end in spans])
     if len(left) and left.min() < NEGATIVES:
         raise DataError(
             f"user {users[left.argmin()] + before} has events with items of {distinct - left.min()} of the {distinct} "

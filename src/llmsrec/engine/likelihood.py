@@ -11,51 +11,20 @@ model at hand is taken (`choose`):
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import DynamicCache
 
 from llmsrec.engine.backbone_checks import first_line
 from llmsrec.engine.vocabulary import Vocabulary
 from llmsrec.engine.yardstick import distance, tolerance
+from llmsrec.prompts.answers import Answers
 
 LOGITS = 1 << 26  # that are held at a time
-
-
-@dataclass(frozen=True)
-class Answers:
-    """`C` answers for each of `B` prompts; the last token of each is the one that ends a text.
-
-    Attributes:
-        token_ids: `[B, C, N]` int64, padded with 0.
-        sizes: `[B, C]` tokens of each.
-    """
-
-    token_ids: np.ndarray
-    sizes: np.ndarray
-
-    @cached_property
-    def same(self) -> np.ndarray:
-        """`[B, C]` the first of a prompt's answers with the same tokens, which is run for all of them: so equal ones
-        tie."""
-        equal = (self.token_ids[:, :, None] == self.token_ids[:, None]).all(axis=3)
-        return (equal & (self.sizes[:, :, None] == self.sizes[:, None])).argmax(axis=2)
-
-    @cached_property
-    def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`[P]` each: the prompt, the answer and the place of each token that is run, in this order."""
-        real = np.arange(self.token_ids.shape[2]) < self.sizes[:, :, None]
-        real &= (self.same == np.arange(self.sizes.shape[1]))[:, :, None]
-        rows, answers, steps = np.nonzero(real)
-        return rows, answers, steps
-
-    def of(self, rows: slice) -> "Answers":
-        """Those of some prompts."""
-        return Answers(self.token_ids[rows], self.sizes[rows])
 
 
 @dataclass(frozen=True)
@@ -121,7 +90,7 @@ def log_likelihoods(
     hidden, tokens = states(model, prompts, answers), token_ids[rows, which, steps]
     at_once = max(1, LOGITS // model.get_input_embeddings().weight.shape[0])
     values = [
-        -torch.nn.functional.cross_entropy(vocabulary(part), wanted, reduction="none")
+        -F.cross_entropy(vocabulary(part), wanted, reduction="none")
         for part, wanted in zip(hidden.split(at_once), tokens.split(at_once), strict=True)
     ]
     sizes = torch.from_numpy(answers.sizes).to(rows.device)
@@ -174,6 +143,23 @@ def separately(model: Any, prompts: Read, answers: Answers) -> Tensor:
         states = model(inputs_embeds=text[None], use_cache=False).last_hidden_state[0]
         hidden.append(states[length - 1 :])
     return torch.cat(hidden)
+
+
+def as_one_text(model: Any, inputs: Tensor, lengths: Tensor, answers: Answers) -> Tensor:
+    """`[P, d_llm]`, with a gradient: each of `B` prompts `[B, L, d_llm]` and its only answer run as one text.
+
+    Prompts are padded on the right, where a causal model does not look.
+    """
+    rows, _, steps = (torch.from_numpy(part).to(inputs.device) for part in answers.places)
+    token_ids = torch.from_numpy(answers.token_ids[:, 0]).to(inputs.device)
+    ends = lengths + torch.from_numpy(answers.sizes[:, 0]).to(inputs.device) - 1  # the last token is not run
+    texts = F.pad(inputs, (0, 0, 0, max(0, int(ends.max()) - inputs.shape[1])))
+    follows = steps > 0
+    places = (rows[follows], (lengths[rows] + steps - 1)[follows])
+    texts = texts.index_put(places, model.get_input_embeddings()(token_ids[rows[follows], steps[follows] - 1]))
+    present = torch.arange(texts.shape[1], device=texts.device) < ends[:, None]
+    hidden = model(inputs_embeds=texts, attention_mask=present.long(), use_cache=False).last_hidden_state
+    return hidden[rows, lengths[rows] + steps - 1]
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from llmsrec.data.titles import UNTITLED
-from llmsrec.engine.likelihood import Answers
 from llmsrec.errors import DataError, ParamsError
+from llmsrec.prompts.answers import Answers
 from llmsrec.prompts.pieces import Part, PromptBatch
 from llmsrec.prompts.retrieval import LONGEST_DATE, Prompts, PromptSettings, plain_text_encoder
 

@@ -1,0 +1,241 @@
+"""A language model that recommends by title (paper, Sec. 2.1.2, generative approach): TALLRec, LLaRA, CoLLM, A-LLMRec.
+
+They differ in what their prompts hold (Table 1) and in what is trained: adapters of the language model, f_I, f_U.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from llmsrec import distributed
+from llmsrec.data.choices import COUNT, Choices
+from llmsrec.data.sequences import Sequences
+from llmsrec.data.titles import normalised
+from llmsrec.engine import likelihood
+from llmsrec.engine.backbone import Backbone
+from llmsrec.engine.generation import greedy
+from llmsrec.engine.readout import embed
+from llmsrec.engine.vocabulary import Vocabulary
+from llmsrec.engine.yardstick import busy_adapters
+from llmsrec.errors import DataError
+from llmsrec.files import atomic, read_json, write_json
+from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.llm.heads import f_input
+from llmsrec.models.llm.retrieval import reported, token_batches
+from llmsrec.models.losses import language
+from llmsrec.prompts.retrieval import DAY_MS, PromptSettings
+from llmsrec.prompts.titles import TitlePrompts
+
+Histories = tuple[list[np.ndarray], list[np.ndarray]]  # each user's item ids and times (ms), oldest first
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What a model says of the 20 titles of `n` users.
+
+    Attributes:
+        summed, mean: `[n, 20]` float32, ln p of each title, over all its tokens and as their mean.
+        texts: `[n]` what it writes, `normalised`; none where nothing was to be written.
+    """
+
+    summed: np.ndarray
+    mean: np.ndarray
+    texts: list[str]
+
+
+class TitleModel(nn.Module):
+    """The language model with what is trained around it.
+
+    Args:
+        backbone: causal, loaded with its vocabulary, frozen or with adapters.
+        teacher: the sequential recommender; put in evaluation mode and frozen here.
+        titles: of items 1..I.
+        settings: what prompts hold.
+        seed: for first values.
+        item_codes: `[I + 1, k]` what f_I reads of each item; the teacher's item vectors if None.
+
+    Raises:
+        DataError: a backbone that cannot write titles.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        teacher: SASRec,
+        titles: list[str],
+        settings: PromptSettings,
+        seed: int,
+        item_codes: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.item_codes: Tensor
+        self.f_I: nn.Module | None
+        self.f_U: nn.Module | None
+        if backbone.whole is None or not backbone.causal:
+            raise DataError(
+                f"the backbone {type(backbone.model).__name__} writes no text (it sees what stands behind a position); "
+                "choose a causal language model as `backbone.model`, or the form `retrieval`."
+            )
+        self.prompts = TitlePrompts(backbone.tokenizer, titles, settings, backbone.limit, COUNT)
+        self.tokenizer, self.backbone = backbone.tokenizer, backbone.model
+        self.teacher = teacher.requires_grad_(False).eval()
+        codes = teacher.item_vectors().detach() if item_codes is None else item_codes
+        self.register_buffer("item_codes", codes, persistent=False)
+        d, d_llm = teacher.item_vectors().shape[1], backbone.width
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.f_I = f_input(codes.shape[1], d_llm) if settings.item_embedding else None
+            self.f_U = f_input(d, d_llm) if settings.user_representation else None
+        self.to(backbone.model.get_input_embeddings().weight.device)  # type: ignore[operator]
+        self.vocabulary = Vocabulary(backbone.whole)
+        self.way = self._choose_way()
+
+    def train(self, mode: bool = True) -> "TitleModel":
+        """The backbone stays in evaluation mode: no dropout in what is frozen."""
+        super().train(mode)
+        self.teacher.eval()
+        self.backbone.eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.item_codes.device
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name to parameter of everything that has a gradient."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    @cached_property
+    def shown(self) -> list[str]:
+        """The titles of items 0..I as prompts show them, `normalised`; that of item 0 is empty."""
+        answers = self.prompts.answers(np.arange(len(self.prompts.title_sizes))[:, None])
+        pairs = zip(answers.token_ids[:, 0], answers.sizes[:, 0], strict=True)
+        return self._text([tokens[: size - 1].tolist() for tokens, size in pairs])
+
+    def loss(self, histories: Histories, seen: Tensor | None, choices: Choices) -> Tensor:
+        """Eq. 5 for `B` users, with a gradient.
+
+        Args:
+            seen: `[B, d]` O_u, the teacher's vectors of the histories, where prompts hold them.
+        """
+        inputs, lengths = self._inputs(histories, seen, choices.items)
+        positives = np.take_along_axis(choices.items, choices.places[:, None], axis=1)
+        answers = self.prompts.answers(positives)
+        states = likelihood.as_one_text(self.backbone, inputs, lengths, answers)
+        rows, which, steps = answers.places
+        tokens = torch.from_numpy(answers.token_ids[rows, which, steps]).to(self.device)
+        return language.title(self.vocabulary(states), tokens)
+
+    @torch.no_grad()
+    def read(self, histories: Sequences, choices: Choices, write: bool = True, label: str = "") -> Readings:
+        """What the model says of the titles of the users 1..n of `histories`; several processes share the work.
+
+        Args:
+            write: whether titles are written as well.
+            label: names the work where it says how far it is.
+        """
+        self.eval()
+        pairs = [histories.of(user) for user in range(1, histories.users + 1)]
+        items, times = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        seen = None if self.f_U is None else self.teacher.user_vectors(histories)[1:]
+        scores = torch.zeros(2, len(items), choices.items.shape[1])
+        written = torch.zeros(len(items), self.prompts.longest, dtype=torch.int64)
+        lengths = self.prompts.lengths(items, choices.items)
+        lengths += self.prompts.title_sizes[choices.items].sum(axis=1)
+        own = list(token_batches(lengths))[distributed.rank() :: distributed.size()]
+        for rows in reported(lengths, own, "users", label):
+            of = choices.rows(rows)
+            users = None if seen is None else seen[torch.from_numpy(rows)].to(self.device)
+            prompts = self._read(([items[row] for row in rows], [times[row] for row in rows]), users, of.items)
+            answers = self.prompts.answers(of.items)
+            pair = likelihood.log_likelihoods(self.backbone, self.vocabulary, prompts, answers, self.way)
+            scores[:, torch.from_numpy(rows)] = torch.stack(pair).cpu()
+            if write:
+                end, most = self.prompts.end, self.prompts.longest
+                texts = greedy(self.backbone, self.vocabulary, prompts, end, most, self.way)
+                for row, text in zip(rows, texts, strict=True):
+                    # Counted from 1, so that 0 stands for nothing and processes' shares add up.
+                    written[row, : len(text)] = torch.tensor(text, dtype=torch.int64) + 1
+        distributed.add_up(scores)
+        distributed.add_up(written)
+        summed, mean = scores.numpy()
+        return Readings(summed, mean, self._text([(row[row > 0] - 1).tolist() for row in written]) if write else [])
+
+    def _inputs(self, histories: Histories, seen: Tensor | None, candidates: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Prompts `[B, L, d_llm]` with vectors in their slots, and their lengths `[B]`."""
+        batch = self.prompts.ask(*histories, candidates)
+        users = None if self.f_U is None else self.f_U(seen)
+        inputs, _ = embed(self.backbone, batch, self._item_inputs, self.item_codes.new_zeros(()), users)
+        return inputs, torch.from_numpy(batch.lengths).to(inputs.device)
+
+    def _item_inputs(self, item_ids: Tensor) -> Tensor:
+        assert self.f_I is not None
+        return self.f_I(self.item_codes[item_ids])
+
+    def _read(self, histories: Histories, seen: Tensor | None, candidates: np.ndarray) -> likelihood.Read:
+        return likelihood.read(self.backbone, *self._inputs(histories, seen, candidates), self.way)
+
+    @torch.no_grad()
+    def _choose_way(self) -> likelihood.States:
+        """The way of titles' likelihoods that is right on the longest prompts of this catalogue and on a short one."""
+        by_length = 1 + np.argsort(-self.prompts.title_sizes[1:], kind="stable")
+        history = np.resize(by_length, self.prompts.history)
+        times = np.arange(len(history)) * DAY_MS
+        candidates = np.stack([np.resize(by_length, COUNT), np.resize(by_length[::-1], COUNT)])
+        seen = None if self.f_U is None else self.item_codes.new_ones(2, self.teacher.item_vectors().shape[1])
+        with busy_adapters(self.backbone):
+            inputs, lengths = self._inputs(([history, history[-1:]], [times, times[:1]]), seen, candidates)
+            return likelihood.choose(self.backbone, inputs, lengths, self.prompts.answers(candidates[:, [0, 9, 19]]))
+
+    def _text(self, token_ids: list[list[int]]) -> list[str]:
+        texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return normalised(pl.Series(texts, dtype=pl.String)).to_list()
+
+    def save(self, folder: Path, settings: dict[str, Any]) -> None:
+        """Write the trained parameters and the settings that rebuild the model around them.
+
+        Raises:
+            DataError: adapters are all zero, as they were before training: no gradient reached them.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in self.trainable().items()}
+        adapters = [tensor for name, tensor in tensors.items() if ".lora_B." in name]
+        if adapters and not any(tensor.any() for tensor in adapters):
+            raise DataError(
+                f"the adapters of the language model are zero after training, so they have learnt nothing; {folder} is "
+                "not written. Train for longer or at a higher learning rate."
+            )
+        with atomic(folder / "model.safetensors") as temporary:
+            save_file(tensors, temporary)
+        write_json(folder / "config.json", settings)
+
+    def fill(self, folder: Path) -> "TitleModel":
+        """Take the trained parameters that `save` wrote.
+
+        Raises:
+            DataError: a missing, damaged or mismatched file.
+        """
+        read_json(folder / "config.json")
+        path = folder / "model.safetensors"
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{path} cannot be read ({error}); train the system again.") from error
+        trainable = self.trainable()
+        odd = sorted(tensors.keys() ^ trainable.keys()) or [
+            name for name, tensor in tensors.items() if tensor.shape != trainable[name].shape
+        ]
+        if odd:
+            raise DataError(f"{path} does not fit this system's settings: {', '.join(odd[:3])}; train it again.")
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                trainable[name].copy_(tensor)
+        return self.eval()
