@@ -156,11 +156,10 @@ def parser() -> argparse.ArgumentParser:
         "dvc pull && llmsrec registered || dvc repro -f -s register",
     )  # fmt: skip
 
-    parser = _add(
+    _add(
         commands, "summary", summary, "show the metrics and the registered version of this repository's last run",
         "dvc repro && llmsrec summary",
     )  # fmt: skip
-    parser.add_argument("--all", action="store_true", help="the compared systems, too (dvc repro baselines/dvc.yaml)")
     return root
 
 
@@ -319,11 +318,6 @@ def summary(options: argparse.Namespace) -> None:
     from llmsrec.evaluation import towers
     from llmsrec.evaluation.report import table
 
-    if options.all:
-        from llmsrec.experiments import overview
-
-        print(overview.show(Path()))
-        return
     evaluation, registered = read_json(Path("metrics/evaluation.json")), read_json(Path("metrics/registered.json"))
     comparison, gate = read_json(Path("reports/comparison.json")), parameters.load(Path("params.yaml")).registry.gate
     name, version = registered["name"], registered["version"]

@@ -54,6 +54,19 @@ def test_a_local_folder_is_pinned_by_its_content(local: Path, tmp_path: Path) ->
         backbone.load(out)
 
 
+def test_the_tokenizer_alone_is_that_of_the_whole_and_of_files_that_have_not_changed(
+    local: Path, tmp_path: Path, backbone_folder: Path
+) -> None:
+    out, text = tmp_path / "out", "Hair Mask <|pad|> für Men"
+    backbone.describe("my-model", None, tmp_path, out)
+    for folder in (backbone_folder, out):
+        assert backbone.load_tokenizer(folder)(text) == backbone.load(folder).tokenizer(text)
+    with (local / "model.safetensors").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(DataError, match="has changed since"):
+        backbone.load_tokenizer(out)
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "nowhere", "/no/where/at/all"])
 def test_neither_a_folder_nor_a_hub_id(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=re.escape(repr(name))):

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,9 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConf
 
 from llmsrec.engine.backbone import Backbone, is_causal
 from llmsrec.engine.embedded import train_tokenizer
-from llmsrec.engine.text_vectors import text_vectors
+from llmsrec.engine.text_vectors import load_encoder, text_vectors
+from llmsrec.errors import DataError, ParamsError
+from llmsrec.files import write_json
 
 TEXTS = [
     "Red Soap",
@@ -81,3 +84,31 @@ def test_nothing_is_trained_through_them_and_the_model_stays_as_it_was(encoder):
 
 def test_no_text_is_no_item(encoder):
     assert text_vectors(encoder, []).shape == (1, 16)
+
+
+@pytest.fixture
+def folders(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    """A backbone as the stages leave it, and a user's own encoder of another width."""
+    torch.manual_seed(0)
+    LlamaModel(LlamaConfig(vocab_size=len(tokenizer), **SHAPE)).save_pretrained(tmp_path / "backbone")
+    tokenizer.save_pretrained(tmp_path / "backbone")
+    write_json(tmp_path / "backbone/backbone.json", {"kind": "embedded", "model": "embedded", "revision": None})
+    config = BertConfig(vocab_size=len(tokenizer), **SHAPE | {"hidden_size": 8})
+    BertModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "own")
+    tokenizer.save_pretrained(tmp_path / "own")
+    return tmp_path
+
+
+def test_the_encoder_is_the_backbone_or_any_other_folder(folders):
+    places = folders, folders / "encoder", folders / "backbone"
+    assert load_encoder(None, None, *places).width == 16 and not (folders / "encoder").exists()
+    own = load_encoder("own", None, *places)
+    assert own.width == 8 and not own.causal and text_vectors(own, TEXTS).shape == (8, 8)
+
+
+def test_an_encoder_that_is_not_there_names_the_key(folders):
+    places = folders, folders / "encoder", folders / "backbone"
+    with pytest.raises(DataError, match=r"`encoder.model` is './nowhere': there is no folder"):
+        load_encoder("./nowhere", None, *places)
+    with pytest.raises(ParamsError, match=r"set `encoder.revision` to the 40 hex digits"):
+        load_encoder("owner/name", None, *places)

@@ -5,7 +5,6 @@ import polars as pl
 import pytest
 
 from llmsrec.evaluation import ablation, pair_plot, pairs, report, significance, tables
-from llmsrec.evaluation.names import TITLES
 
 SPLITS, PROTOCOLS = ("test", "test_shuffled"), ("full", "uni99")
 
@@ -93,25 +92,3 @@ def test_table_7(tmp_path):
     assert "One seed" in uni99.note
     two, _ = ablation.tables({("c", "original"): [whole, poor]}, 100, 0)
     assert two.rows[0][1].startswith("0.6250 ± 0.1768 (") and "Mean of 2 seeds" in two.note
-
-
-def test_only_protocols_that_both_were_ranked_under_are_compared(tmp_path):
-    titles = {split: {p: np.array([0, 3], dtype=np.int32) for p in TITLES} for split in SPLITS}
-    report.write_ranks(tmp_path / "titles.parquet", {"llm_srec": titles})
-    of_titles, of_vectors = (
-        pl.read_parquet(tmp_path / "titles.parquet"),
-        frame(tmp_path, test=[0, 1], test_shuffled=[1, 1]),
-    )
-    assert pairs.common(of_titles, of_vectors) == []
-    rows = pairs.compare(of_titles, of_titles, None, 50, 0)
-    assert {(row.protocol, row.metric) for row in rows if row.what == "test"} == {
-        *((protocol, metric) for protocol in TITLES[:2] for metric in ("hr_1", "hr_5", "ndcg_10")),
-        ("uni19_generated", "hr_1"),
-    }
-    assert "uni19_generated HR@1" in tables.text(pairs.tables(rows, 50))
-
-
-def test_a_run_without_its_teachers_ranks_is_compared_by_its_own(tmp_path):
-    a = frame(tmp_path, test=[0, 1], test_shuffled=[1, 1])
-    rows = pairs.compare(a, a.filter(model="llm_srec"), None, 50, 0)
-    assert {row.model for row in rows} == {"llm_srec"}

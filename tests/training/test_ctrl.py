@@ -23,8 +23,7 @@ def vectors() -> torch.Tensor:
 
 def chosen(**changes: object) -> ctrl.Settings:
     values = {
-        "encoder": None,
-        "revision": None,
+        "encoder": {"model": None, "revision": None},
         "text_tokens": 32,
         "scale": 3.0,
         "alignment": "contrastive",
@@ -59,7 +58,7 @@ def test_without_alignment_only_the_item_table_differs_from_the_control(tmp_path
 
 def test_alignment_brings_histories_near_the_text_of_what_comes_next(tmp_path):
     model, curve = first(tmp_path, alignment_epochs=25)
-    assert [row["phase"] for row in curve] == ["alignment"] * 25
+    assert [row["epoch"] for row in curve] == list(range(1, 26))
     assert max(row["valid/full/ndcg_10"] for row in curve) > 0.6  # at random below .25
     assert not same(model, first(tmp_path / "none", alignment="none")[0])
 

@@ -110,6 +110,16 @@ def load(folder: Path, dtype: str = "float32", quantization: str = "none", vocab
     return _load(read_json(folder / "backbone.json"), folder, dtype, quantization, vocabulary)
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer alone of the backbone that `folder`/backbone.json names; its weights are compared, not loaded.
+
+    Raises:
+        DataError: missing or changed files.
+    """
+    with only(_files(read_json(folder / "backbone.json"), folder)) as place:
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=True)
+
+
 def _load(reference: dict[str, Any], folder: Path, dtype: str, quantization: str, vocabulary: bool = False) -> Backbone:
     options = {} if quantization == "none" else {"quantization_config": _quantization(quantization)}
     files = _files(reference, folder)

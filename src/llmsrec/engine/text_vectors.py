@@ -1,12 +1,13 @@
 """One vector for each item's text: the mean of a text encoder's last hidden states."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llmsrec.engine.backbone import Backbone
+from llmsrec.engine.backbone import Backbone, describe, load
 from llmsrec.progress import Progress
 from llmsrec.prompts.retrieval import plain_text_encoder, special_tokens
 
@@ -50,3 +51,29 @@ def text_vectors(encoder: Backbone, texts: Sequence[str], longest: int = LONGEST
                 vectors[torch.from_numpy(batch)] = hidden[:, own].float().mean(dim=1).cpu()
                 progress.add(len(batch), len(batch) * length)
     return vectors
+
+
+def load_encoder(
+    model: str | None,
+    revision: str | None,
+    root: Path,
+    folder: Path,
+    backbone: Path,
+    dtype: str = "float32",
+    quantization: str = "none",
+) -> Backbone:
+    """The encoder that a system's settings name as `encoder.model` and `encoder.revision`.
+
+    Args:
+        model: a Hugging Face model folder, absolute or relative to `root`, or a hub id; None for the backbone.
+        revision: the hub commit.
+        folder: where the encoder's backbone.json is written.
+        backbone: the backbone's folder, of these `dtype` and `quantization`; another encoder is float32.
+
+    Raises:
+        DataError, ParamsError: as `backbone.describe` and `backbone.load`.
+    """
+    if model is None:
+        return load(backbone, dtype, quantization)
+    describe(model, revision, root, folder, "encoder")
+    return load(folder)

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from llmsrec import params
+from llmsrec import distributed, params
 from llmsrec.data.sequences import Sequences
 from llmsrec.models.cf.sasrec import SASRec
 from llmsrec.models.text.ctrl import Alignment, text_table
@@ -17,11 +17,17 @@ from llmsrec.training.loop import Curve
 from llmsrec.training.validation import METRIC, Validation
 
 
+class Encoder(params.Section):
+    """Which text encoder; see `text_vectors.load_encoder`."""
+
+    model: str | None = Field(min_length=1)
+    revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
+
+
 class Settings(params.Section):
     """`systems/ctrl.yaml`; what each value is stands there."""
 
-    encoder: str | None = Field(min_length=1)
-    revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
+    encoder: Encoder
     text_tokens: int = Field(ge=1)
     scale: float = Field(gt=0)
     alignment: Literal["none", "contrastive"]
@@ -92,7 +98,8 @@ def align(
     def losses_at(rows: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         torch.manual_seed(int(rng.integers(2**63)))  # dropout knows no other generator than the global one
         items = torch.from_numpy(samples.rows(rows)).to(vectors.device)
-        return {"contrast": pair(items[:, :-1], items[:, -1])}
+        # Of several processes each does the whole batch, as its samples are each other's negatives.
+        return {"contrast": pair(items[:, :-1], items[:, -1]) / distributed.size()}
 
     @torch.no_grad()
     def scores() -> dict[str, float]:
@@ -101,5 +108,4 @@ def align(
 
     print("ctrl: alignment", flush=True)
     users = len(validation.targets)
-    curve = loop.fit(dict(pair.named_parameters()), samples.lengths, losses_at, scores, train, METRIC, users, resume)
-    return [{"phase": "alignment", **row} for row in curve]
+    return loop.fit(dict(pair.named_parameters()), samples.lengths, losses_at, scores, train, METRIC, users, resume)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from llmsrec import params
+from llmsrec import distributed, params
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
 from llmsrec.models.losses import next_item
@@ -53,6 +53,7 @@ class Settings(params.Section):
     lr_decay: float = Field(gt=0, le=1)
     weight_decay: float = Field(ge=0)
     evaluations_per_epoch: int = Field(ge=1)
+    validation_users: int = Field(ge=1)
     pretrain_epochs: int = Field(ge=0)
     epochs: int = Field(ge=1)
     patience: int = Field(ge=1)
@@ -72,8 +73,8 @@ def train(
     """Pre-train, then fine-tune in two stages.
 
     Returns:
-        the encoder of the best check, the item vectors `[I + 1, d]` that its users' are compared with, and the rows
-        of all checks with the name of their `phase`.
+        the encoder of the best check, the item vectors `[I + 1, d]` that its users' are compared with, and a row for
+        each check: its `phase` counts from 1 (pretrain), its `step` and `epoch` go on from phase to phase.
 
     Raises:
         DataError: no sequence has two events, another process trains in `resume`, a checkpoint cannot be written, the
@@ -89,7 +90,7 @@ def train(
         frozen = trainer.run("frozen", trainer.next_item, settings.frozen_epochs, settings.frozen_patience)
     if best(frozen) <= best(tuned):
         model.load_state_dict(weights)
-    return model.eval(), trainer.items(), [*curve, *tuned, *frozen]
+    return model.eval(), trainer.items(), one_curve(curve, tuned, frozen)
 
 
 def build(texts: ItemTexts, settings: Settings) -> RecFormer:
@@ -101,6 +102,15 @@ def build(texts: ItemTexts, settings: Settings) -> RecFormer:
 def best(curve: Curve) -> float:
     """The highest validation score of a phase; below all where it has none."""
     return max((row[METRIC] for row in curve), default=-1.0)
+
+
+def one_curve(*phases: Curve) -> Curve:
+    """The rows of phases that follow each other, with numbers that go on."""
+    rows: Curve = []
+    for number, phase in enumerate(phases, start=1):
+        before = {key: rows[-1][key] for key in ("step", "epoch")} if rows else {"step": 0, "epoch": 0}
+        rows += [{**row, "phase": number} | {key: before[key] + row[key] for key in before} for row in phase]
+    return rows
 
 
 class Trainer:
@@ -159,7 +169,9 @@ class Trainer:
             torch.manual_seed(int(rng.integers(2**63)))  # dropout knows no other generator than the global one
             ends = self._targets[rows]
             histories = [self._events[start:end] for start, end in zip(self._starts[rows], ends, strict=True)]
-            return loss(self._lay_out(histories), self._events[ends].astype(np.int64), rng)
+            parts = loss(self._lay_out(histories), self._events[ends].astype(np.int64), rng)
+            # Of several processes each does the whole batch, as its items are each other's negatives.
+            return {name: part / distributed.size() for name, part in parts.items()}
 
         def scores() -> dict[str, float]:
             self._forget()
@@ -173,7 +185,7 @@ class Trainer:
         curve = loop.fit(trained, lengths, losses_at, scores, train, METRIC, users, self._resume / phase)
         model.eval()
         self._forget()
-        return [{"phase": phase, **row} for row in curve]
+        return curve
 
     def freeze(self) -> None:
         """Let the items' vectors be those of the model as it is now, whatever it becomes."""

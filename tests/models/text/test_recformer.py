@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmsrec.data.sequences import Sequences
+from llmsrec.errors import DataError
+from llmsrec.files import write_json
 from llmsrec.models.text.item_texts import Batch, ItemTexts
-from llmsrec.models.text.recformer import Block, RecFormer
+from llmsrec.models.text.recformer import Block, RecFormer, load, save
 
 TEXTS = ItemTexts(np.array([0, 0, 2, 5, 10]), np.array([3, 6, 3, 7, 8, 3, 9, 4, 10, 6]), np.arange(5))
 HISTORIES = [np.array([1, 2]), np.array([3]), np.array([2, 3, 1, 3, 2]), np.array([], dtype=np.int64)]
@@ -129,3 +131,25 @@ def test_first_values_are_drawn_from_the_generator_alone():
 
     assert all(torch.equal(a, b) for a, b in zip(made(1).values(), made(1).values(), strict=True))
     assert not torch.equal(made(1)["word.weight"], made(2)["word.weight"])
+
+
+def test_what_is_saved_is_loaded(model, tmp_path):
+    save(tmp_path, model, TEXTS, model.item_vectors(TEXTS))
+    loaded, texts, items = load(tmp_path)
+    assert not loaded.training and torch.equal(items, model.item_vectors(TEXTS))
+    assert torch.equal(loaded.vectors(texts, sequences(HISTORIES)), model.vectors(TEXTS, sequences(HISTORIES)))
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "of another shape"])
+def test_a_folder_that_cannot_be_used_is_one_line_that_names_it(model, tmp_path, damage):
+    save(tmp_path, model, TEXTS, model.item_vectors(TEXTS))
+    path = tmp_path / "model.safetensors"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-50])
+    elif damage == "gone":
+        path.unlink()
+    else:
+        write_json(tmp_path / "config.json", {**model.config, "layers": 1})
+    with pytest.raises(DataError, match="holds no usable RECFORMER") as caught:
+        load(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)

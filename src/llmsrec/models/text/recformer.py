@@ -5,15 +5,23 @@ Longformer with its pre-trained weights; this one is small, has no pre-trained w
 embeddings, the order and the score are theirs: the cosine of two `<s>` vectors, over a temperature.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llmsrec.data.sequences import Sequences
+from llmsrec.errors import DataError
+from llmsrec.files import atomic, read_json, write_json
 from llmsrec.models.cf.sasrec import FORBIDDEN, INIT_STD, drop
 from llmsrec.models.text.item_texts import Batch, ItemTexts
 
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+TEXTS = ("offsets", "tokens", "words")  # of `ItemTexts`
 TYPES = 4  # of a token: `<s>`, key, value, padding
 WORD_STD = 0.08
 BATCH_TOKENS = 16_384
@@ -184,3 +192,37 @@ class RecFormer(nn.Module):
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, mask, queries if number == len(self.blocks) else x.shape[1])
         return x
+
+
+def save(folder: Path, model: RecFormer, texts: ItemTexts, items: Tensor) -> None:
+    """Write an encoder, its items' texts, and the items' vectors `[I + 1, d]` that users' are compared with.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()} | {"items": items}
+    tensors |= {f"texts/{name}": torch.from_numpy(getattr(texts, name)) for name in TEXTS}
+    with atomic(folder / WEIGHTS) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    write_json(folder / CONFIG, model.config)
+
+
+def load(folder: Path) -> tuple[RecFormer, ItemTexts, Tensor]:
+    """Read what `save` wrote; the model is in evaluation mode.
+
+    Raises:
+        DataError: a file is missing or damaged, or the two do not belong together.
+    """
+    config, path = read_json(folder / CONFIG), folder / WEIGHTS
+    try:
+        tensors = load_file(path)
+        texts = ItemTexts(**{name: tensors[f"texts/{name}"].numpy() for name in TEXTS})
+        model = RecFormer(**config)
+        own = {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
+        model.load_state_dict(own)
+        return model.eval(), texts, tensors["items"]
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{folder} holds no usable RECFORMER ({str(error).splitlines()[0]}); delete the folder and run its "
+            "stage again (`dvc repro baselines/dvc.yaml:train@recformer-retrieval`)."
+        ) from error
