@@ -32,6 +32,7 @@ def fit(
     users: int,
     resume: Path,
     on_check: Callable[[Curve], None] = lambda curve: None,
+    at_step: Callable[[float], None] = lambda share: None,
 ) -> Curve:
     """Train `parameters` in place; they end as they were at the best check.
 
@@ -44,6 +45,7 @@ def fit(
         users: how many users a check evaluates.
         resume: folder for the state from which the same call goes on after a kill, with the same result.
         on_check: called after each check with the curve so far; what it raises ends the training.
+        at_step: called before each step with the share, from 0 to 1, of all steps that lie before it.
 
     Returns:
         The curve: an entry for each check with `step`, `epoch`, `users`, the mean losses since the check before, and
@@ -59,6 +61,7 @@ def fit(
     best_score, stale, done = -1.0, 0, 0
 
     samples_ahead, tokens_ahead = train.epochs * len(lengths), train.epochs * int(lengths.sum())
+    steps = train.epochs * -(-len(lengths) // train.batch_size)
     with (
         checkpoint.lock(resume),
         Progress(samples_ahead, unit="samples", label="training", tokens=tokens_ahead) as progress,
@@ -87,6 +90,7 @@ def fit(
                 break
             for group in optimizer.param_groups:
                 group["lr"] = group["first_lr"] * train.lr_decay ** len(curve)
+            at_step((step - 1) / steps)
             parts = losses_at(rows, rng)
             total = sum(parts.values(), start=torch.zeros((), device=device))
             optimizer.zero_grad(set_to_none=True)

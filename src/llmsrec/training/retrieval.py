@@ -105,6 +105,7 @@ def train(
     on_check: Callable[[Curve], None] = lambda curve: None,
     losses_of: StepLosses | None = None,
     warm: bool = False,
+    at_step: Callable[[float], None] = lambda share: None,
 ) -> Curve:
     """Train the heads and tokens in place; they end as they were at the best check.
 
@@ -114,6 +115,7 @@ def train(
         on_check: called after each check with the curve so far; what it raises ends the training.
         losses_of: what a step minimises, `step_losses` if None.
         warm: the heads have learnt already, and stay as they are at first.
+        at_step: called before each step with the share of all steps that lie before it.
 
     Returns:
         The curve: an entry for each check with `step`, `epoch`, `users` (validation users), the mean losses since
@@ -133,7 +135,7 @@ def train(
 
     users, monitor = len(validation.users), f"valid/{train.monitor}"
     scores = partial(validation.scores, model)
-    return fit(model.trainable(), lengths, losses_of_step, scores, train, monitor, users, resume, on_check)
+    return fit(model.trainable(), lengths, losses_of_step, scores, train, monitor, users, resume, on_check, at_step)
 
 
 @torch.no_grad()

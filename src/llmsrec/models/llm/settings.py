@@ -1,0 +1,81 @@
+"""What systems/{tallrec,llara,collm,a_llmrec}.yaml say: how a system differs from LLM-SRec, in either form."""
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from llmsrec.engine.backbone import LoraTargets
+from llmsrec.errors import ParamsError
+from llmsrec.params import Model, Section, Train
+
+Changed = TypeVar("Changed", Model, Train)
+
+
+class Lora(Section):
+    """Adapters of the language model; see `backbone.add_lora`."""
+
+    rank: int = Field(ge=1)
+    alpha: int = Field(ge=1)
+    targets: LoraTargets
+
+
+class Instead(Section):
+    """Values instead of those of params.yaml's `model` and `train`."""
+
+    model: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def keys_are_known(self) -> "Instead":
+        unknown = [f"model.{key}" for key in self.model.keys() - Model.model_fields.keys()]
+        unknown += [f"train.{key}" for key in self.train.keys() - Train.model_fields.keys()]
+        if unknown:
+            raise ValueError(f"params.yaml has no {' and no '.join(sorted(unknown))}")
+        return self
+
+
+class LLMSettings(Section):
+    """A system around a language model.
+
+    Attributes:
+        item_embedding, user_representation: what prompts hold, see `prompts.PromptSettings`.
+        lora: None where the language model stays frozen.
+        schedule: `joint`: all at once, the paper's setting. `curriculum` (LLaRA): a step's prompts hold embeddings by
+            a chance that grows from 0 to 1. `two_steps` (CoLLM): adapters, heads and tokens on prompts of text alone,
+            then f_I and f_U alone on whole prompts.
+        retrieval, titles: what differs from params.yaml in each form.
+    """
+
+    item_embedding: bool
+    user_representation: bool
+    lora: Lora | None
+    schedule: Literal["joint", "curriculum", "two_steps"]
+    retrieval: Instead = Instead()
+    titles: Instead = Instead()
+
+    @model_validator(mode="after")
+    def schedule_has_what_it_needs(self) -> "LLMSettings":
+        if self.schedule != "joint" and not self.item_embedding:
+            raise ValueError(f"schedule {self.schedule} is about item embeddings, but item_embedding is false")
+        return self
+
+    def loading(self, dtype: str, quantization: str) -> dict[str, Any]:
+        """How the language model is loaded, as `backbone.tuned` takes it."""
+        adapters: dict[str, Any] = {"lora_rank": 0}
+        if self.lora is not None:
+            adapters = {f"lora_{key}": value for key, value in self.lora.model_dump().items()}
+        return {"dtype": dtype, "quantization": quantization} | adapters
+
+
+def changed(section: Changed, values: dict[str, Any], where: str) -> Changed:
+    """A section of params.yaml with other values.
+
+    Raises:
+        ParamsError: one of them is none that the key may have; `where` names the file.
+    """
+    try:
+        return type(section).model_validate(section.model_dump() | values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ParamsError(f"{where}: `{key}` is {first['input']!r}: {first['msg']}.") from error
