@@ -204,17 +204,24 @@ def test_the_loss_of_pre_training_is_that_of_a_loop():
 def test_gradients_reach_the_items_of_the_batch_where_that_is_asked(batch_items):
     made = trainer(*routes(), batch_items=batch_items)
     model = made._model
-    batch, targets = texts().batch([np.array([1, 2])], 6, 16), np.array([17])
-    items = model.item_vectors(texts())
-    stale = items.clone()
-    stale[17] = -stale[17]
-    made._items = stale
-    loss = made.next_item(batch, targets, np.random.default_rng(0))["next_item"]
-    loss.backward()
+    histories, targets = [np.array([1, 2]), np.array([4])], np.array([17, 9])
+    items = made.items()
+    losses = made.next_item(texts().batch(histories, 6, 16), targets, np.random.default_rng(0))
+    users = torch.stack([alone(model, history) for history in histories])
+    scores = users @ items[1:].T / 0.05
+    expected = (scores.logsumexp(1) - scores[[0, 1], targets - 1]).mean().item()
+    assert losses["next_item"].item() == pytest.approx(expected, rel=1e-4)
+    assert losses.keys() == ({"next_item", "contrast"} if batch_items else {"next_item"})
+    sum(losses.values()).backward()
     own = int(texts().tokens[3 * 16 + 2])  # a word of item 17 alone
     assert bool(model.word.weight.grad[own].any()) == batch_items
-    scores = model.start(batch)[0] @ (items if batch_items else stale)[1:].T / 0.05
-    assert loss.item() == pytest.approx((scores.logsumexp(0) - scores[16]).item(), rel=1e-4)
+
+
+def test_no_gradient_reaches_items_once_they_stand_still():
+    made = trainer(*routes())
+    made.freeze()
+    losses = made.next_item(texts().batch([np.array([1, 2])], 6, 16), np.array([17]), np.random.default_rng(0))
+    assert losses.keys() == {"next_item"}
 
 
 def test_nothing_to_learn_from_is_an_error(tmp_path):

@@ -200,9 +200,7 @@ class Trainer:
     def pretraining(self, batch: Batch, targets: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Item-item contrast within the batch, and hidden words (RECFORMER, Eq. 6 to 8)."""
         settings, model = self._settings, self._model
-        distinct, own = np.unique(targets, return_inverse=True)
-        scores = model.start(batch) @ model.start(self._lay_out(distinct[:, None])).T / settings.temperature
-        losses = {"contrast": F.cross_entropy(scores, torch.from_numpy(own).to(self._device))}
+        losses = {"contrast": self._contrast(model.start(batch), targets)}
         if settings.mask_weight:
             masked, hidden = mask(batch, settings.mask, self._texts.vocabulary, rng)
             words = torch.from_numpy(batch.tokens[hidden]).to(self._device)
@@ -212,16 +210,23 @@ class Trainer:
         return losses
 
     def next_item(self, batch: Batch, targets: np.ndarray, _: np.random.Generator) -> dict[str, Tensor]:
-        """Softmax cross-entropy over all items (RECFORMER, Eq. 9).
+        """Softmax cross-entropy over all items, whose vectors stand still (RECFORMER, Eq. 9).
 
-        With `batch_items`, those of the batch are computed anew, so that gradients reach them.
+        With `batch_items` the contrast of pre-training goes on beside it until they stand still for good, so that
+        items learn, too.
         """
-        users, items = self._model.start(batch) / self._settings.temperature, self.items().to(self._device)
+        users = self._model.start(batch)
+        aims, items = torch.from_numpy(targets).to(self._device), self.items().to(self._device)
+        losses = {"next_item": next_item.cross_entropy(users / self._settings.temperature, aims, items)}
         if self._settings.batch_items and not self._frozen:
-            distinct = np.unique(targets)
-            fresh = self._model.start(self._lay_out(distinct[:, None]))
-            items = items.index_copy(0, torch.from_numpy(distinct).to(self._device), fresh)
-        return {"next_item": next_item.cross_entropy(users, torch.from_numpy(targets).to(self._device), items)}
+            losses["contrast"] = self._contrast(users, targets)
+        return losses
+
+    def _contrast(self, users: Tensor, targets: np.ndarray) -> Tensor:
+        """Cross-entropy of each user's target among the batch's different targets."""
+        distinct, own = np.unique(targets, return_inverse=True)
+        scores = users @ self._model.start(self._lay_out(distinct[:, None])).T / self._settings.temperature
+        return F.cross_entropy(scores, torch.from_numpy(own).to(self._device))
 
     def _forget(self) -> None:
         if not self._frozen:
