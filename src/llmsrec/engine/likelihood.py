@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from llmsrec.engine.backbone_checks import first_line
+from llmsrec.engine.decoder import Decoder
 from llmsrec.engine.vocabulary import Vocabulary
 from llmsrec.engine.yardstick import distance, tolerance
 from llmsrec.prompts.answers import Answers
@@ -66,8 +67,8 @@ def read(model: Any, inputs: Tensor, lengths: Tensor, states: States) -> Read:
     if states is separately:
         return Read(inputs, lengths, [], inputs[:, 0])
     cache: Any = DynamicCache(config=model.config)
-    present = torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None]
-    hidden = model(inputs_embeds=inputs, attention_mask=present.long(), past_key_values=cache).last_hidden_state
+    # Padding is on the right, where a causal model does not look: so no mask is needed.
+    hidden = model(inputs_embeds=inputs, past_key_values=cache).last_hidden_state
     parts = [part for layer in cache.layers for part in (layer.keys, layer.values)]
     return Read(inputs, lengths, parts, hidden[torch.arange(len(inputs), device=inputs.device), lengths - 1])
 
@@ -145,10 +146,15 @@ def separately(model: Any, prompts: Read, answers: Answers) -> Tensor:
     return torch.cat(hidden)
 
 
-def as_one_text(model: Any, inputs: Tensor, lengths: Tensor, answers: Answers) -> Tensor:
+def as_one_text(
+    model: Any, inputs: Tensor, lengths: Tensor, answers: Answers, decoder: Decoder | None = None
+) -> Tensor:
     """`[P, d_llm]`, with a gradient: each of `B` prompts `[B, L, d_llm]` and its only answer run as one text.
 
-    Prompts are padded on the right, where a causal model does not look.
+    Prompts are padded on the right, where a causal model does not look: so no mask is needed.
+
+    Args:
+        decoder: runs the model, if it is Llama-like.
     """
     rows, _, steps = (torch.from_numpy(part).to(inputs.device) for part in answers.places)
     token_ids = torch.from_numpy(answers.token_ids[:, 0]).to(inputs.device)
@@ -157,9 +163,11 @@ def as_one_text(model: Any, inputs: Tensor, lengths: Tensor, answers: Answers) -
     follows = steps > 0
     places = (rows[follows], (lengths[rows] + steps - 1)[follows])
     texts = texts.index_put(places, model.get_input_embeddings()(token_ids[rows[follows], steps[follows] - 1]))
-    present = torch.arange(texts.shape[1], device=texts.device) < ends[:, None]
-    hidden = model(inputs_embeds=texts, attention_mask=present.long(), use_cache=False).last_hidden_state
-    return hidden[rows, lengths[rows] + steps - 1]
+    if decoder is None:
+        hidden = model(inputs_embeds=texts, use_cache=False).last_hidden_state
+        return hidden[rows, lengths[rows] + steps - 1]
+    read = (lengths[:, None] - 1 + torch.arange(int(steps.max()) + 1, device=rows.device)).clamp(max=texts.shape[1] - 1)
+    return decoder(texts, read)[rows, steps]
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from llmsrec.data.sequences import Sequences
 from llmsrec.data.titles import normalised
 from llmsrec.engine import likelihood
 from llmsrec.engine.backbone import Backbone
+from llmsrec.engine.decoder import Decoder
 from llmsrec.engine.generation import greedy
 from llmsrec.engine.readout import embed
 from llmsrec.engine.vocabulary import Vocabulary
@@ -96,7 +97,11 @@ class TitleModel(nn.Module):
             self.f_U = f_input(d, d_llm) if settings.user_representation else None
         self.to(backbone.model.get_input_embeddings().weight.device)  # type: ignore[operator]
         self.vocabulary = Vocabulary(backbone.whole)
-        self.way = self._choose_way()
+        with busy_adapters(self.backbone):
+            self.way = self._choose_way()
+            # Its layers hold the adapters, if there are any.
+            base: Any = self.backbone
+            self.decoder = Decoder.of(base.get_base_model() if hasattr(base, "get_base_model") else base)
 
     def train(self, mode: bool = True) -> "TitleModel":
         """The backbone stays in evaluation mode: no dropout in what is frozen."""
@@ -129,7 +134,7 @@ class TitleModel(nn.Module):
         inputs, lengths = self._inputs(histories, seen, choices.items)
         positives = np.take_along_axis(choices.items, choices.places[:, None], axis=1)
         answers = self.prompts.answers(positives)
-        states = likelihood.as_one_text(self.backbone, inputs, lengths, answers)
+        states = likelihood.as_one_text(self.backbone, inputs, lengths, answers, self.decoder)
         rows, which, steps = answers.places
         tokens = torch.from_numpy(answers.token_ids[rows, which, steps]).to(self.device)
         return language.title(self.vocabulary(states), tokens)
@@ -191,9 +196,8 @@ class TitleModel(nn.Module):
         times = np.arange(len(history)) * DAY_MS
         candidates = np.stack([np.resize(by_length, COUNT), np.resize(by_length[::-1], COUNT)])
         seen = None if self.f_U is None else self.item_codes.new_ones(2, self.teacher.item_vectors().shape[1])
-        with busy_adapters(self.backbone):
-            inputs, lengths = self._inputs(([history, history[-1:]], [times, times[:1]]), seen, candidates)
-            return likelihood.choose(self.backbone, inputs, lengths, self.prompts.answers(candidates[:, [0, 9, 19]]))
+        inputs, lengths = self._inputs(([history, history[-1:]], [times, times[:1]]), seen, candidates)
+        return likelihood.choose(self.backbone, inputs, lengths, self.prompts.answers(candidates[:, [0, 9, 19]]))
 
     def _text(self, token_ids: list[list[int]]) -> list[str]:
         texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
