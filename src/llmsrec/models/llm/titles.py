@@ -19,6 +19,7 @@ from llmsrec import distributed
 from llmsrec.data.choices import COUNT, Choices
 from llmsrec.data.sequences import Sequences
 from llmsrec.data.titles import normalised
+from llmsrec.engine import backbone as backbones
 from llmsrec.engine import likelihood
 from llmsrec.engine.backbone import Backbone
 from llmsrec.engine.decoder import Decoder
@@ -102,6 +103,19 @@ class TitleModel(nn.Module):
             # Its layers hold the adapters, if there are any.
             base: Any = self.backbone
             self.decoder = Decoder.of(base.get_base_model() if hasattr(base, "get_base_model") else base)
+
+    def configure_layers(self, gradient_checkpointing: bool, compile: bool) -> None:
+        """As `LLMSRec.configure_layers`.
+
+        Raises:
+            ParamsError: it cannot be done with this model, or on this machine.
+        """
+        if gradient_checkpointing:
+            backbones.checkpoint_layers(self.backbone)
+        if compile and self.decoder is not None:
+            self.decoder.compile()
+        elif compile:
+            backbones.compile_layers(self.backbone)
 
     def train(self, mode: bool = True) -> "TitleModel":
         """The backbone stays in evaluation mode: no dropout in what is frozen."""
