@@ -1,19 +1,21 @@
-"""TALLRec, LLaRA and CoLLM in retrieval, end to end on tiny data."""
+"""TALLRec, LLaRA, CoLLM and A-LLMRec in retrieval, end to end on tiny data."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from llmsrec import params, systems
 from llmsrec.data.split import split_interactions
 from llmsrec.errors import ParamsError
 from llmsrec.files import read_json
 from llmsrec.models.llm.settings import LLMSettings, changed
-from llmsrec.systems import llm
+from llmsrec.systems import a_llmrec, llm
 from llmsrec.systems.task import Task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +58,20 @@ def test_a_system_ranks_every_user_of_every_split_from_its_folder(place: Path, s
     config = read_json(given.folder / "config.json")
     assert config["parts"] == {"item_embedding": system != "tallrec", "cf_user": False}
     assert config["backbone"]["lora_targets"] == ("all_linear" if system == "llara" else "query_value")
+
+
+def test_a_llmrec_reads_the_codes_of_its_stage_1_and_trains_no_language_model(place: Path) -> None:
+    given = task(place, "a_llmrec")
+    stage1 = given.settings.stage1.model_copy(update={"train": {"epochs": 2}, "code": 12})
+    given = replace(given, settings=given.settings.model_copy(update={"stage1": stage1}))
+    a_llmrec.train_stage1(replace(given, folder=place / llm.STAGE1, resume=place / "resume1"))
+    llm.train(given)
+    shutil.rmtree(place / llm.STAGE1)
+    ranked = llm.rank(given)
+    assert ranked.ranks["test"]["full"].shape == (40,)
+    names = set(load_file(given.folder / "model.safetensors"))
+    assert {name.split(".")[0] for name in names} == {"f_I", "f_U", "f_user", "f_item", "user_out", "item_out"}
+    assert load_file(given.folder / "model.safetensors")["f_I.0.weight"].shape[1] == 12
 
 
 def test_a_file_says_what_differs_from_params_yaml(place: Path) -> None:

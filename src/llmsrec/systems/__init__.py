@@ -28,7 +28,7 @@ MODULES = {
     "tallrec": {"retrieval": "llm", "titles": "titles"},
     "llara": {"retrieval": "llm", "titles": "titles"},
     "collm": {"retrieval": "llm", "titles": "titles"},
-    "a_llmrec": {"retrieval": "a_llmrec", "titles": "titles"},
+    "a_llmrec": {"retrieval": "llm", "titles": "titles"},
 }
 CF = ("gru4rec", "bert4rec", "nextitnet")  # those that may teach LLM-SRec, beside SASRec
 

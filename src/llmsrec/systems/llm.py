@@ -7,18 +7,21 @@ uniformity, which are LLM-SRec's own. A-LLMRec's f_I reads the item codes of its
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from llmsrec import distributed
 from llmsrec.engine.prefix_store import Budget
-from llmsrec.models.llm import retrieval
+from llmsrec.models.llm import allmrec, retrieval
 from llmsrec.models.llm.retrieval import LLMSRec, Parts
-from llmsrec.models.llm.settings import LLMSettings, changed
+from llmsrec.models.llm.settings import ALLMRecSettings, LLMSettings, changed
 from llmsrec.params import Model, Train
 from llmsrec.systems.task import FILTERED, SPLIT, Ranked, Task
 from llmsrec.training.loop import Curve
 from llmsrec.training.retrieval import Validation
 from llmsrec.training.schedules import SCHEDULES
 
-SETTINGS = {"tallrec": LLMSettings, "llara": LLMSettings, "collm": LLMSettings}
+SETTINGS = {"tallrec": LLMSettings, "llara": LLMSettings, "collm": LLMSettings, "a_llmrec": ALLMRecSettings}
+STAGE1 = Path("models/a_llmrec-stage1")
 BACKBONE, TEACHER, ITEMS = Path("models/backbone"), Path("models/sasrec"), FILTERED / "items.parquet"
 PREFIXES = Path(".cache/prefixes")  # of the repository, LLM-SRec's too
 
@@ -42,6 +45,7 @@ def train(task: Task) -> Curve:
         config["seed"],
         prefixes(task),
         Parts(**config["parts"]),
+        codes(task, STAGE1),
     )
     model.configure_layers(params.backbone.gradient_checkpointing, params.backbone.compile)
     at_most = params.evaluate.validation_users
@@ -50,12 +54,15 @@ def train(task: Task) -> Curve:
     curve = fit(model, task.sequences, valid, model_settings, train_settings, task.resume)
     if distributed.is_main():
         model.save(task.folder, config)
+        if task.system == "a_llmrec":
+            allmrec.copy(STAGE1, task.folder)
     return curve
 
 
 def rank(task: Task) -> Ranked:
     """Rank by dot products of f_user's and f_item's vectors."""
-    model: LLMSRec = retrieval.load(task.folder, BACKBONE, TEACHER, ITEMS, prefixes(task))
+    own = codes(task, task.folder)
+    model: LLMSRec = retrieval.load(task.folder, BACKBONE, TEACHER, ITEMS, prefixes(task), own)
     vectors = {"items": model.item_vectors().numpy()}
     for split, asked in task.asked.items():
         vectors[split] = model.user_vectors(asked.histories, label=split).numpy()[1:]
@@ -69,6 +76,11 @@ def settings_of(task: Task) -> tuple[Model, Train]:
     model = changed(task.params.model, instead.model | own, where)
     weights = model.weights.model_copy(update={"cf_retrieval": 0.0})
     return model.model_copy(update={"weights": weights}), changed(task.params.train, instead.train, where)
+
+
+def codes(task: Task, folder: Path) -> Tensor | None:
+    """What f_I reads instead of the teacher's item vectors: the codes of A-LLMRec's stage 1 in `folder`."""
+    return allmrec.read(folder) if task.system == "a_llmrec" else None
 
 
 def prefixes(task: Task) -> Budget:

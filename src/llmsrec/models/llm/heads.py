@@ -51,7 +51,9 @@ def f_cf_user(d: int, d_prime: int) -> nn.Sequential:
 
 
 def f_input(d: int, d_llm: int) -> nn.Sequential:
-    """f_I or f_U: `[B, d]` vectors of the sequential recommender to `[B, d_llm]` inputs of the language model."""
+    """f_I or f_U: `[B, d]` vectors of the sequential recommender, or A-LLMRec's codes, to `[B, d_llm]` inputs of the
+    language model.
+    """
     return _mlp(d, d_llm, d_llm, nn.LeakyReLU())
 
 

@@ -34,6 +34,46 @@ class Instead(Section):
         return self
 
 
+class Encoder(Section):
+    """An encoder of texts: a folder or a hub id with its commit; the configured backbone if `model` is empty."""
+
+    model: str | None
+    revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
+
+
+class Alignment(Section):
+    """Weights of the losses of A-LLMRec's stage 1; the authors' are 1, .5, .2 and 1."""
+
+    matching: float = Field(ge=0)
+    item_reconstruction: float = Field(ge=0)
+    text_reconstruction: float = Field(ge=0)
+    recommendation: float = Field(ge=0)
+
+
+class Stage1(Section):
+    """A-LLMRec's stage 1; see `models.llm.allmrec`.
+
+    Attributes:
+        encoder: of the titles; it stays as it is.
+        text_tokens: a longer title is cut.
+        code: width of the items' codes.
+        cold: an item with at most so many training events has its text's code.
+        train: what differs from params.yaml's `train`.
+    """
+
+    encoder: Encoder
+    text_tokens: int = Field(ge=1)
+    code: int = Field(ge=1)
+    cold: int = Field(ge=0)
+    weights: Alignment
+    train: dict[str, Any]
+
+    @model_validator(mode="after")
+    def keys_are_known(self) -> "Stage1":
+        Instead(train=self.train)
+        return self
+
+
 class LLMSettings(Section):
     """A system around a language model.
 
@@ -65,6 +105,12 @@ class LLMSettings(Section):
         if self.lora is not None:
             adapters = {f"lora_{key}": value for key, value in self.lora.model_dump().items()}
         return {"dtype": dtype, "quantization": quantization} | adapters
+
+
+class ALLMRecSettings(LLMSettings):
+    """A-LLMRec: f_I reads the codes of its stage 1."""
+
+    stage1: Stage1
 
 
 def changed(section: Changed, values: dict[str, Any], where: str) -> Changed:

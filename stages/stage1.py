@@ -1,0 +1,28 @@
+"""What a system trains before either of its forms: `python -m stages.stage1 a_llmrec` -> models/a_llmrec-stage1/."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from llmsrec import distributed
+from llmsrec.files import write_json
+from llmsrec.systems.a_llmrec import train_stage1
+from stages.common import Stage, run
+from stages.rank import task
+
+
+def main(stage: Stage) -> None:
+    torch.use_deterministic_algorithms(True)
+    system = stage.name.partition("@")[2]
+    given = replace(task(replace(stage, name=f"train@{system}-retrieval")), folder=Path(f"models/{system}-stage1"))
+    given = replace(given, resume=stage.resume)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    curve = train_stage1(given)
+    if distributed.is_main():
+        write_json(given.folder / "curve.json", curve)
+
+
+if __name__ == "__main__":
+    run(main, f"stage1@{sys.argv[1]}", Path("baselines"), parallel=True)
