@@ -23,7 +23,7 @@ from llmsrec import params, presets
 from llmsrec.data import five_core, raw, split
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine import embedded
-from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.training.batches import Samples
 from llmsrec.training.next_item import build
@@ -93,7 +93,7 @@ def strong() -> params.SASRec:
     return params.SASRec.model_validate(settings().sasrec.model_dump() | values)
 
 
-def teacher(items: int, seed: int = 0) -> SASRec:
+def teacher(items: int, seed: int = 0) -> Teacher:
     """A SASRec with random weights and the committed shape."""
     return build(items, settings().sasrec.model_copy(update={"seed": seed}))
 

@@ -21,7 +21,7 @@ from llmsrec import params
 from llmsrec.data.sequences import Sequences
 from llmsrec.models.cf.sasrec import SASRec
 from llmsrec.models.losses import next_item as losses
-from llmsrec.training.next_item import BETAS, POOL, SHAPE, Samples, build, train_epoch
+from llmsrec.training.next_item import BETAS, POOL, Samples, build, train_epoch
 
 PLAIN_BATCHES = 8
 PREFIX_BATCHES = 32
@@ -50,7 +50,7 @@ def measure(train: Sequences, items: int) -> common.Figures:
     few = everyone[: PLAIN_BATCHES * bce.batch_size]
     histories = {int(user): train.of(user)[0].tolist() for user in few}
     models = [build(items, of) for of in (bce, ce, strong)]
-    models.append(AllPositions(items, **strong.model_dump(include=SHAPE)))
+    models.append(AllPositions(items, **strong.shape()))
     models[3].load_state_dict(models[2].state_dict())
     plain = Plain(items, bce)
     assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in models[0].parameters())

@@ -1,11 +1,14 @@
-"""What each habit of a stronger teacher is worth: SASRec in many settings on one data set, a line of JSON each.
+"""What each habit of a stronger teacher is worth: SASRec and the others that can teach, in many settings on one data
+set, a line of JSON each.
 
     python -m benchmarks.teacher --data ../beauty --out ../teacher.jsonl --rows ablation --seeds 42 43 44
+    python -m benchmarks.teacher --data ../beauty --out ../teacher.jsonl --rows teacher/strong others
     python -m benchmarks.teacher --out ../teacher.jsonl      # the table of what is there
 
 A row is a setting: words of `SETTINGS` and keys of params.yaml's section `sasrec`, joined by commas, over the committed
-section; a later one wins. Validation picks the epoch, test is only reported. What is in the file is not run again; what
-was killed goes on from its last epoch (its state is beside the file). Minutes are processor time, of the last start.
+section; a later one wins. With `gru4rec`, `bert4rec` or `nextitnet` in front they are keys of systems/<system>.yaml,
+over that file. Validation picks the epoch, test is only reported. What is in the file is not run again; what was killed
+goes on from its last epoch (its state is beside the file). Minutes are processor time, of the last start.
 """
 
 import argparse
@@ -20,12 +23,12 @@ import torch
 from ruamel.yaml import YAML
 
 from benchmarks import common
-from llmsrec import params
+from llmsrec import params, systems
 from llmsrec.data import candidates
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import metrics
 from llmsrec.evaluation.ranks import rank
-from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.cf.teacher import Teacher
 from llmsrec.training.next_item import METRIC, train
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -60,6 +63,12 @@ ABLATION = (  # the preset, and what each of its parts is worth; the likeliest f
     "strong",
     "esasrec",
 )
+OTHERS = (
+    "gru4rec,embedding_dropout=0.5,schedule=linear,epochs=20",
+    "bert4rec,dropout=0.5,batch_size=256,schedule=linear,epochs=16",
+    "nextitnet,dropout=0.5,schedule=linear,epochs=10",
+)
+GROUPS = {"ablation": ABLATION, "others": OTHERS}
 COLUMNS = {
     "epoch": "best epoch", "epochs": "of", "minutes": "minutes", METRIC: "valid full NDCG@10",
     "test/full/hr_10": "test full HR@10", "test/full/ndcg_10": "test full NDCG@10",
@@ -70,7 +79,7 @@ COLUMNS = {
 def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the file of JSON lines")
-    parser.add_argument("--rows", nargs="*", default=[], help="settings to run, in this order; `ablation` for all")
+    parser.add_argument("--rows", nargs="*", default=[], help="settings to run, in this order; or `ablation`, `others`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     chosen = parser.parse_args()
     if chosen.rows:
@@ -85,35 +94,40 @@ def run(folder: Path, chosen: argparse.Namespace) -> None:
     sequences = Sequences.read(folder / "filtered/interactions.parquet")
     training = Sequences.read(folder / "split/train.parquet")
     targets = Sequences.read(folder / "split/valid.parquet").items
-    names = [name for row in chosen.rows for name in (ABLATION if row == "ablation" else (row,))]
+    names = [name for row in chosen.rows for name in GROUPS.get(row, (row,))]
     for name in names:
         for seed in chosen.seeds:
             of = settings(name, seed)
-            if any(row["settings"] == of.model_dump() for row in read(chosen.out)):
+            if any((row["system"], row["settings"]) == (of.system, of.model_dump()) for row in read(chosen.out)):
                 continue
             print(f"\n{name}, seed {seed}: {of}", flush=True)
-            digest = hashlib.sha256(of.model_dump_json().encode()).hexdigest()[:16]
+            digest = hashlib.sha256(f"{of.system} {of.model_dump_json()}".encode()).hexdigest()[:16]
             state = chosen.out.with_suffix(".state") / digest
             start = time.process_time()
             model, curve = train(training, sequences.drop_last(2), targets, int(sequences.items.max()), of, state)
             minutes = (time.process_time() - start) / 60
             best = max(curve, key=lambda row: row[METRIC])
-            row = {"name": name, "seed": seed, "settings": of.model_dump(), "epochs": len(curve), "minutes": minutes}
+            row = {"name": name, "system": of.system, "seed": seed, "settings": of.model_dump()}
+            row |= {"minutes": minutes, "epochs": len(curve)}
             row |= {"epoch": best["epoch"], METRIC: best[METRIC], "curve": curve} | scores(model, sequences, folder)
             with chosen.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
 
-def settings(name: str, seed: int) -> params.SASRec:
-    """`strong,dim=128` as a section of params.yaml."""
-    values: dict[str, Any] = common.settings().sasrec.model_dump() | {"seed": seed}
-    for part in name.split(","):
+def settings(name: str, seed: int) -> params.NextItem:
+    """`strong,dim=128` as a section of params.yaml, `gru4rec,dim=128` as systems/gru4rec.yaml."""
+    base: params.NextItem = common.settings().sasrec
+    system, _, rest = name.partition(",")
+    if system in systems.CF:
+        base, name = systems.settings(system, "retrieval", common.ROOT / f"systems/{system}.yaml"), rest
+    values = base.model_dump() | {"seed": seed}
+    for part in filter(None, name.split(",")):
         key, equals, value = part.partition("=")
         values |= {key: YAML(typ="safe").load(value)} if equals else SETTINGS[part]
-    return params.SASRec.model_validate(values)
+    return type(base).model_validate(values)
 
 
-def scores(model: SASRec, sequences: Sequences, folder: Path) -> dict[str, float]:
+def scores(model: Teacher, sequences: Sequences, folder: Path) -> dict[str, float]:
     """HR@10 and NDCG@10 of all users under both protocols, on valid and test."""
     items = model.item_vectors().detach().numpy()
     found: dict[str, float] = {}

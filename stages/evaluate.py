@@ -10,7 +10,7 @@ from llmsrec.data.sequences import Sequences
 from llmsrec.engine.prefix_store import Budget
 from llmsrec.evaluation import asked, headline, plots, report, slices, test_users, towers
 from llmsrec.files import read_json, sha256, write_json
-from llmsrec.models.cf import sasrec
+from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.llm import retrieval as llm_srec
 from stages.common import PREFIXES, Stage, run
 
@@ -56,7 +56,7 @@ def main(stage: Stage) -> None:
 
 def vectors(histories: dict[str, Sequences], train: Sequences, prefixes: Budget) -> dict[str, Vectors]:
     """The vectors of all models, whose dot products are the scores; popularity's is the count of training events."""
-    teacher = sasrec.load(MODELS / "sasrec")
+    teacher = teachers.load(MODELS / "sasrec")
     model = llm_srec.load(MODELS / "llm_srec", MODELS / "backbone", MODELS / "sasrec", ITEMS, prefixes)
     counts = np.bincount(train.items, minlength=len(teacher.item_vectors()))
     found: dict[str, Vectors] = {

@@ -9,9 +9,9 @@ from llmsrec import distributed
 from llmsrec.data import held_out
 from llmsrec.data.sequences import Sequences
 from llmsrec.files import write_json
-from llmsrec.models.cf import sasrec
+from llmsrec.models.cf import teacher
 from llmsrec.training import start
-from llmsrec.training.next_item import SHAPE, build, train
+from llmsrec.training.next_item import build, train
 from stages.common import Stage, run
 
 SPLIT, OUT = Path("data/split"), Path("models/sasrec")
@@ -22,7 +22,7 @@ def main(stage: Stage) -> None:
     items = int(interactions.items.max())
     first, begin = None, start.read(Path("models/start"))
     if begin:
-        begin.check(start.shape_of("sasrec", settings, SHAPE - {"dropout"}))
+        begin.check(start.shape_of("sasrec", settings, settings.shape().keys() - {"dropout"}))
         first = build(items, settings)
         known = begin.fill_teacher(first, pl.read_parquet("data/filtered/items.parquet")["parent_asin"].to_list())
         print(f"sasrec: begins from {begin.version}, which knows {known:,} of {items:,} items", flush=True)
@@ -39,7 +39,7 @@ def main(stage: Stage) -> None:
         first=first,
     )
     if distributed.is_main():
-        sasrec.save(model, OUT)
+        teacher.save(model, OUT)
         write_json(OUT / "curve.json", curve)
 
 

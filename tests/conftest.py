@@ -54,6 +54,7 @@ def make_tiny(
     from llmsrec.export import bundle
     from llmsrec.files import sha256, write_json
     from llmsrec.models.cf import sasrec
+    from llmsrec.models.cf import teacher as teachers
     from llmsrec.models.llm import retrieval as llm_srec
 
     rng = np.random.default_rng(0)
@@ -92,7 +93,7 @@ def make_tiny(
     with torch.no_grad():
         for parameter in teacher.initialise(torch.Generator().manual_seed(0)).parameters():
             parameter.mul_(8)
-    sasrec.save(teacher, folder / "models/sasrec")
+    teachers.save(teacher, folder / "models/sasrec")
 
     config = {
         "model": {**MODEL_SETTINGS, **settings},

@@ -7,7 +7,7 @@ ranges and choices are declared once, here.
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -149,16 +149,11 @@ class Backbone(Section):
     embedded: Embedded
 
 
-class SASRec(Section):
-    dim: int = Field(ge=1)
-    blocks: int = Field(ge=1)
-    heads: int = Field(ge=1)
+class NextItem(Section):
+    """How a system that knows items by their ids is trained; a class below this one adds the system's shape."""
+
+    system: ClassVar[str]
     max_length: int = Field(ge=1)
-    dropout: float = Field(ge=0, lt=1)
-    norm: Literal["pre", "post"]
-    feed_forward: int = Field(ge=1)
-    activation: Literal["relu", "gelu"]
-    low_pass: float = Field(ge=0, lt=1)
     samples: Literal["sequences", "prefixes"]
     loss: Literal["bce", "ce", "sampled_softmax", "gbce"]
     label_smoothing: float = Field(ge=0, lt=1)
@@ -170,6 +165,29 @@ class SASRec(Section):
     epochs: int = Field(ge=1)
     patience: int = Field(ge=1)
     seed: int = Seed
+
+    def shape(self) -> dict[str, Any]:
+        """The arguments that build the system's model."""
+        return self.model_dump(exclude=Cloze.model_fields.keys() - {"max_length"})
+
+
+class Cloze(NextItem):
+    """Trained on masked items, to be asked for the one behind the last."""
+
+    mask_share: float = Field(gt=0, lt=1)
+    last_share: float = Field(ge=0, le=1)
+
+
+class SASRec(NextItem):
+    system = "sasrec"
+    dim: int = Field(ge=1)
+    blocks: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    norm: Literal["pre", "post"]
+    feed_forward: int = Field(ge=1)
+    activation: Literal["relu", "gelu"]
+    low_pass: float = Field(ge=0, lt=1)
 
     @model_validator(mode="after")
     def heads_divide_dim(self) -> "SASRec":

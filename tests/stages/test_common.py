@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from llmsrec import params as parameters
 from llmsrec import systems
+from llmsrec.models.cf import teacher
 from stages import common
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +54,10 @@ def reached(path: Path) -> set[Path]:
     return seen - {path}
 
 
+TEACHER = ROOT / "src/llmsrec/models/cf/teacher.py"  # it imports a system by its name
+TEACHERS = {TEACHER.with_name(f"{system}.py") for system in teacher.CLASSES}
+
+
 @pytest.mark.parametrize("stage", [*STAGES, *TUNING])
 def test_deps_hold_the_code_that_a_stage_runs(stage: str) -> None:
     deps = [ROOT / dep for dep in (STAGES | TUNING)[stage]["deps"]]
@@ -61,6 +66,11 @@ def test_deps_hold_the_code_that_a_stage_runs(stage: str) -> None:
     needed = reached(script)
     missing = {str(m.relative_to(ROOT)) for m in needed if not any(m == dep or dep in m.parents for dep in deps)}
     assert not missing, f"{stage} runs code that dvc.yaml does not list: {sorted(missing)}"
+    if TEACHER in needed:
+        assert any(m == dep or dep in m.parents for m in TEACHERS for dep in deps), (
+            f"{stage} loads a teacher, and dvc.yaml lists none"
+        )
+        needed |= TEACHERS.union(*map(reached, TEACHERS))
     idle = {
         str(dep.relative_to(ROOT))
         for dep in deps

@@ -11,7 +11,7 @@ import torch
 
 from llmsrec import params, systems
 from llmsrec.data.split import split_interactions
-from llmsrec.models.cf import sasrec
+from llmsrec.models.cf import teacher
 from llmsrec.systems import ctrl, recformer
 from llmsrec.systems.task import Task
 from llmsrec.training import next_item
@@ -80,7 +80,7 @@ def test_ctrls_control_is_the_main_ways_sasrec(place):
     curve = ctrl.train(given)
     of = given.sequences, given.valid.histories, given.valid.targets, given.items, given.params.sasrec
     plain, rows = next_item.train(*of, place / "plain")
-    control = sasrec.load(given.folder / "ctrl_random")
+    control = teacher.load(given.folder / "ctrl_random")
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), control.parameters(), strict=True))
     assert [row["control/loss"] for row in curve] == [row["loss"] for row in rows]
     assert list(ctrl.rank(given).beside) == ["ctrl_random"]

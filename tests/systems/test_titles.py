@@ -15,7 +15,7 @@ from llmsrec.data import choices, split
 from llmsrec.errors import DataError
 from llmsrec.evaluation import metrics
 from llmsrec.files import read_json
-from llmsrec.models.cf import sasrec
+from llmsrec.models.cf import teacher as teachers
 from llmsrec.systems import titles
 from llmsrec.systems.task import Task
 
@@ -75,7 +75,7 @@ def test_a_system_has_three_readings_of_every_user_of_every_split(place: Path, s
 
 
 def test_sasrecs_ranks_are_among_the_same_20_items(place: Path) -> None:
-    given, teacher = task(place, "collm"), sasrec.load(titles.TEACHER)
+    given, teacher = task(place, "collm"), teachers.load(titles.TEACHER)
     asked = given.asked["test"]
     drawn = titles.stored(asked.users, "test")
     vectors, items = teacher.user_vectors(asked.histories)[1:], teacher.item_vectors()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmsrec.data import held_out
 from llmsrec.data.sequences import Sequences
-from llmsrec.models.cf import sasrec
+from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.llm.allmrec import Autoencoders
 from llmsrec.models.llm.settings import Alignment
 from llmsrec.params import Train
@@ -25,7 +25,7 @@ TRAIN = Train(
 
 @pytest.fixture
 def given(tiny: Any) -> tuple[Any, ...]:
-    teacher = sasrec.load(tiny.folder / "models/sasrec")
+    teacher = teachers.load(tiny.folder / "models/sasrec")
     interactions = Sequences.read(tiny.folder / "data/filtered/interactions.parquet")
     texts = torch.randn(31, 12, generator=torch.Generator().manual_seed(0))
     return teacher, texts, interactions.drop_last(2), held_out.last(interactions, 2), WEIGHTS

@@ -11,7 +11,7 @@ import torch
 
 from llmsrec.engine import backbone
 from llmsrec.engine.prefix_store import Budget
-from llmsrec.models.cf import sasrec
+from llmsrec.models.cf import teacher
 from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.params import Model
 from llmsrec.training.next_item import Samples, build, next_item_loss
@@ -30,7 +30,7 @@ CHANGES = [
 
 def built(tiny: Any, base: backbone.Backbone, chosen: Model, budget: Budget) -> LLMSRec:
     """An untrained model on the device of its backbone."""
-    return LLMSRec(base, sasrec.load(tiny.folder / "models/sasrec"), TITLES, chosen, 0, budget)
+    return LLMSRec(base, teacher.load(tiny.folder / "models/sasrec"), TITLES, chosen, 0, budget)
 
 
 def vectors(model: LLMSRec, sequences: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from llmsrec.engine.backbone_files import read_files
 from llmsrec.errors import DataError
 from llmsrec.export import onnx
 from llmsrec.files import read_json, write_json
-from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.params import TOWERS
 from llmsrec.serving.bundle import FORMAT, Model, seal
@@ -61,7 +61,7 @@ CODE = (
 class Last(nn.Module):
     """SASRec's user vector as a module of its own: `[B, max_length]` item ids -> `[B, d]`."""
 
-    def __init__(self, sasrec: SASRec) -> None:
+    def __init__(self, sasrec: Teacher) -> None:
         super().__init__()
         self.sasrec = sasrec
 

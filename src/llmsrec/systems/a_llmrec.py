@@ -6,7 +6,7 @@ import numpy as np
 
 from llmsrec import distributed
 from llmsrec.engine.text_vectors import load_encoder, text_vectors
-from llmsrec.models.cf import sasrec
+from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.llm import allmrec
 from llmsrec.models.llm.allmrec import Autoencoders
 from llmsrec.models.llm.settings import changed
@@ -26,7 +26,7 @@ def train_stage1(task: Task) -> Curve:
         of.encoder.model, of.encoder.revision, task.root, task.folder / "encoder", BACKBONE, *loading
     )
     texts = allmrec.standardised(text_vectors(encoder, task.titles, of.text_tokens))
-    teacher = sasrec.load(TEACHER)
+    teacher = teachers.load(TEACHER)
     items = teacher.item_vectors().detach()
     model = Autoencoders(items.shape[1], texts.shape[1], of.code, settings.seed)
     curve = training.train(model, teacher, texts, task.sequences, task.valid, of.weights, settings, task.resume)

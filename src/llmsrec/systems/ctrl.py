@@ -7,7 +7,7 @@ from torch import Tensor
 
 from llmsrec import distributed
 from llmsrec.engine.text_vectors import load_encoder, text_vectors
-from llmsrec.models.cf import sasrec
+from llmsrec.models.cf import teacher
 from llmsrec.systems.task import Ranked, Task
 from llmsrec.training import checkpoint, ctrl, next_item
 from llmsrec.training.loop import Curve
@@ -46,7 +46,7 @@ def train(task: Task) -> Curve:
             repeats,
         )
         if distributed.is_main():
-            sasrec.save(model, task.folder / name)
+            teacher.save(model, task.folder / name)
     return beside(aligned, curves[OWN], curves[CONTROL])
 
 
@@ -59,7 +59,7 @@ def rank(task: Task) -> Ranked:
 
 def vectors(task: Task, name: str) -> dict[str, np.ndarray]:
     """The vectors of the items and of all users, by one of the two."""
-    model = sasrec.load(task.folder / name).to(task.device)
+    model = teacher.load(task.folder / name).to(task.device)
     users = {split: model.user_vectors(of.histories).cpu().numpy()[1:] for split, of in task.asked.items()}
     return {"items": model.item_vectors().detach().cpu().numpy(), **users}
 

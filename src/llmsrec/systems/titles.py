@@ -17,8 +17,8 @@ from llmsrec.evaluation import choice, ranks
 from llmsrec.evaluation.asked import Asked
 from llmsrec.evaluation.names import SASREC_TITLES
 from llmsrec.files import read_json
-from llmsrec.models.cf import sasrec
-from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.cf import teacher as teachers
+from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.settings import LLMSettings, changed
 from llmsrec.models.llm.titles import TitleModel
 from llmsrec.params import Model, Train
@@ -71,7 +71,7 @@ def build(task: Task, config: dict[str, Any]) -> TitleModel:
     backbone = backbones.load(BACKBONE, loading["dtype"], loading["quantization"], vocabulary=True)
     backbone = backbones.tuned(backbone, loading, seed)
     holds = PromptSettings.of(Model.model_validate(config["model"]), config["item_embedding"])
-    return TitleModel(backbone, sasrec.load(TEACHER), task.titles, holds, seed)
+    return TitleModel(backbone, teachers.load(TEACHER), task.titles, holds, seed)
 
 
 def read(model: TitleModel, asked: Asked, drawn: Choices, split: str) -> tuple[dict[str, np.ndarray], float]:
@@ -86,7 +86,7 @@ def read(model: TitleModel, asked: Asked, drawn: Choices, split: str) -> tuple[d
     return of, float((which >= 0).mean())
 
 
-def ranks_of_teacher(teacher: SASRec, asked: Asked, drawn: Choices) -> np.ndarray:
+def ranks_of_teacher(teacher: Teacher, asked: Asked, drawn: Choices) -> np.ndarray:
     """`[n]` SASRec's ranks of the positives among the same 20 items."""
     users, items = teacher.user_vectors(asked.histories)[1:], teacher.item_vectors()
     vectors = users.detach().cpu().numpy(), items.detach().cpu().numpy()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from llmsrec.data.held_out import HeldOut
 from llmsrec.data.sequences import Sequences
-from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.allmrec import Autoencoders
 from llmsrec.models.llm.settings import Alignment
 from llmsrec.models.losses import alignment
@@ -21,7 +21,7 @@ SCORE = "valid/score"  # exp(-losses) of the validation users: the greater, the 
 
 def train(
     model: Autoencoders,
-    teacher: SASRec,
+    teacher: Teacher,
     texts: Tensor,
     sequences: Sequences,
     valid: HeldOut,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmsrec import distributed, params
 from llmsrec.data.sequences import Sequences
-from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.text.ctrl import Alignment, text_table
 from llmsrec.training import loop, next_item
 from llmsrec.training.loop import Curve
@@ -42,7 +42,7 @@ def first(
     settings: Settings,
     resume: Path,
     device: str = "cpu",
-) -> tuple[SASRec, Curve]:
+) -> tuple[Teacher, Curve]:
     """The SASRec that CTRL's training begins with.
 
     Args:
@@ -68,7 +68,7 @@ def first(
 
 
 def align(
-    model: SASRec,
+    model: Teacher,
     vectors: Tensor,
     sequences: Sequences,
     validation: Validation,

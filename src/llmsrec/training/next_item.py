@@ -1,4 +1,4 @@
-"""Training SASRec: next-item prediction, early stopping on validation, resumable after a kill.
+"""Training SASRec and the other teachers: the next item or a masked one, early stopping, resumable after a kill.
 
 An epoch depends on the seed, its number and the state it starts from, and on nothing else: so a run that is killed
 goes on from its last whole epoch and ends with the weights that it would have had. Of several processes each takes its
@@ -18,13 +18,10 @@ from llmsrec import distributed, params
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
 from llmsrec.evaluation import metrics, ranks
-from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.cf.teacher import Teacher, create
 from llmsrec.models.losses import next_item as losses
 from llmsrec.training import checkpoint
 
-SHAPE = {
-    "dim", "blocks", "heads", "max_length", "dropout", "norm", "feed_forward", "activation", "low_pass"
-}  # fmt: skip
 METRIC = "valid/full/ndcg_10"
 POOL = 64  # batches' worth of users that are sorted by length together: wide enough to pad little, and still mixed
 BETAS = (0.9, 0.98)
@@ -37,12 +34,12 @@ def train(
     histories: Sequences,
     targets: np.ndarray,
     items: int,
-    settings: params.SASRec,
+    settings: params.NextItem,
     resume: Path,
     device: str = "cpu",
-    first: SASRec | None = None,
+    first: Teacher | None = None,
     repeats: str = "first",
-) -> tuple[SASRec, Curve]:
+) -> tuple[Teacher, Curve]:
     """Train until `settings.patience` epochs bring no better validation score, or `settings.epochs` are done.
 
     Args:
@@ -50,7 +47,7 @@ def train(
         histories: what comes before each user's validation target, in true order.
         targets: `[U]` the validation targets, item ids.
         items: the number of items I; ids are 1..I.
-        settings: params.yaml's section `sasrec`.
+        settings: of the system that is trained, such as params.yaml's section `sasrec`.
         resume: the folder that this run, and only this run, keeps its state in.
         device: where to compute.
         first: the model to begin with, of `settings`' shape; a new one (`build`) if None.
@@ -77,7 +74,7 @@ def train(
             model.load_state_dict(_under("model/", tensors))
             best = _under("best/", tensors)
             checkpoint.restore_optimizer(optimizer, model.named_parameters(), tensors)
-            print(f"sasrec: going on after epoch {len(curve)}", flush=True)
+            print(f"{settings.system}: going on after epoch {len(curve)}", flush=True)
 
         for epoch in range(len(curve) + 1, settings.epochs + 1):
             if curve and epoch - _best(curve)["epoch"] > settings.patience:
@@ -92,15 +89,15 @@ def train(
             state |= {f"best/{name}": tensor for name, tensor in best.items()}
             state |= checkpoint.optimizer_tensors(optimizer, model.named_parameters())
             checkpoint.save(path, state, {"curve": curve})
-            print(f"{_progress(curve, settings.epochs)}, {time.monotonic() - began:.1f} s", flush=True)
+            print(f"{_progress(curve, settings)}, {time.monotonic() - began:.1f} s", flush=True)
 
         model.load_state_dict(best)
         return model.eval(), curve
 
 
-def build(items: int, settings: params.SASRec) -> SASRec:
+def build(items: int, settings: params.NextItem) -> Teacher:
     """The untrained model: `settings` gives its shape and the seed of its first values."""
-    model = SASRec(items, **settings.model_dump(include=SHAPE))
+    model = create(settings.system, items, settings.shape())
     return model.initialise(torch.Generator().manual_seed(settings.seed))
 
 
@@ -119,7 +116,7 @@ class Samples:
     lengths: np.ndarray
 
     @classmethod
-    def of(cls, train: Sequences, settings: params.SASRec) -> "Samples":
+    def of(cls, train: Sequences, settings: params.NextItem) -> "Samples":
         """Each user's last events (`settings.samples: sequences`), or those up to each event but the first."""
         place = np.arange(len(train.items)) - np.repeat(train.offsets[:-1], train.lengths())  # 0 = a user's first event
         if settings.samples == "prefixes":
@@ -137,10 +134,10 @@ class Samples:
 
 
 def train_epoch(
-    model: SASRec, optimizer: torch.optim.Optimizer, samples: Samples, settings: params.SASRec, epoch: int
+    model: Teacher, optimizer: torch.optim.Optimizer, samples: Samples, settings: params.NextItem, epoch: int
 ) -> float:
     """One pass over `samples`; returns the mean loss over all targets."""
-    device = model.item.weight.device
+    device = model.item_vectors().device
     rng = np.random.default_rng([settings.seed, epoch])
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
     # Dropout knows no other generator than the global one.
@@ -163,23 +160,30 @@ def train_epoch(
 
 
 def next_item_loss(
-    model: SASRec, rows: Tensor, settings: params.SASRec, generator: torch.Generator
+    model: Teacher, rows: Tensor, settings: params.NextItem, generator: torch.Generator
 ) -> tuple[Tensor, int]:
     """The loss that `settings` names over right-aligned samples `rows` `[B, L]`.
 
-    The targets are the items after every real position (`settings.samples: sequences`), or the last alone.
+    The targets are the items after every real position (`settings.samples: sequences`), or the last alone; of
+    BERT4Rec those that are masked.
 
     Returns:
         the mean loss over the targets, and their number; of several processes, each one's part of that mean, so
         that the parts add up to it.
     """
-    inputs, following, real = rows[:, :-1], rows[:, 1:], rows[:, :-1] != 0
+    last = False
+    if isinstance(settings, params.Cloze):
+        following, real = rows, masked(rows, settings, generator)
+        inputs = rows.masked_fill(real, len(model.item_vectors()))
+    else:
+        inputs, following, real = rows[:, :-1], rows[:, 1:], rows[:, :-1] != 0
+        last = settings.samples == "prefixes"
     own = distributed.stretch(len(rows))
     idle = own.start == own.stop
     if idle:  # it computes something all the same: a mean of nothing is NaN
         own = slice(0, 1)
     items = model.item_vectors()
-    if settings.samples == "prefixes":
+    if last:
         following, real = following[:, -1:], real[:, -1:]
         users = model.last_only(inputs[own])
     else:
@@ -201,6 +205,18 @@ def next_item_loss(
     return loss * (0.0 if idle else len(targets) / positions), positions
 
 
+def masked(rows: Tensor, settings: params.Cloze, generator: torch.Generator) -> Tensor:
+    """`[B, L]`: True where an item of the right-aligned samples `rows` is masked.
+
+    Of a part of the samples, `last_share` of them, that is the last item alone, as when a user is asked about. Of the
+    others each item is masked with the chance `mask_share`, and the last one where none is.
+    """
+    drawn = torch.rand(len(rows), rows.shape[1] + 1, generator=generator, device=rows.device)
+    hidden = (drawn[:, 1:] < settings.mask_share) & (rows != 0) & (drawn[:, :1] >= settings.last_share)
+    hidden[:, -1] |= ~hidden.any(dim=1)
+    return hidden
+
+
 def batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
     """The numbers of all samples, each once, in random batches of `batch_size` samples of like `lengths`."""
     order = rng.permutation(len(lengths))
@@ -212,7 +228,7 @@ def batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> l
     return [cut[index] for index in rng.permutation(len(cut))]
 
 
-def validate(model: SASRec, histories: Sequences, targets: np.ndarray, repeats: str = "first") -> float:
+def validate(model: Teacher, histories: Sequences, targets: np.ndarray, repeats: str = "first") -> float:
     """NDCG@10 of all users' targets among all items outside their histories (of data.repeats `keep`: all items)."""
     excluded = histories.excluded(repeats)
     users = model.user_vectors(histories).cpu().numpy()
@@ -226,7 +242,7 @@ def validate(model: SASRec, histories: Sequences, targets: np.ndarray, repeats: 
     return float(metrics.ndcg(found.numpy(), 10).mean())
 
 
-def _weights(model: SASRec) -> dict[str, Tensor]:
+def _weights(model: Teacher) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
@@ -239,9 +255,9 @@ def _best(curve: Curve) -> dict[str, Any]:
     return max(curve, key=lambda row: row[METRIC])
 
 
-def _progress(curve: Curve, epochs: int) -> str:
+def _progress(curve: Curve, settings: params.NextItem) -> str:
     row, best = curve[-1], _best(curve)
     return (
-        f"sasrec epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, {METRIC} {row[METRIC]:.4f} "
+        f"{settings.system} epoch {row['epoch']}/{settings.epochs}: loss {row['loss']:.4f}, {METRIC} {row[METRIC]:.4f} "
         f"(best {best[METRIC]:.4f} at epoch {best['epoch']})"
     )

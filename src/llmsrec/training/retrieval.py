@@ -15,7 +15,7 @@ from llmsrec.data import candidates
 from llmsrec.data.held_out import HeldOut
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import metrics, ranks
-from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.heads import standardise
 from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.models.losses import retrieval as losses
@@ -34,7 +34,7 @@ class Trainee(Protocol):
     @property
     def prompts(self) -> Prompts: ...
     @property
-    def teacher(self) -> SASRec: ...
+    def teacher(self) -> Teacher: ...
     @property
     def device(self) -> torch.device: ...
     @property

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llmsrec.data.sequences import Sequences
-from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.heads import output_heads, standardise
 from llmsrec.models.llm.retrieval import LLMSRec, reported, token_batches
 from llmsrec.params import Model, Train
@@ -135,7 +135,7 @@ class RememberedHeads(nn.Module):
         seed: for the first values, which are those of an `LLMSRec` of the same seed at the start of its training.
     """
 
-    def __init__(self, outputs: Outputs, prompts: Prompts, teacher: SASRec, settings: Model, seed: int) -> None:
+    def __init__(self, outputs: Outputs, prompts: Prompts, teacher: Teacher, settings: Model, seed: int) -> None:
         super().__init__()
         self.outputs, self.prompts, self.teacher = outputs, prompts, teacher.requires_grad_(False).eval()
         with torch.random.fork_rng():

@@ -13,7 +13,7 @@ from llmsrec.data.held_out import HeldOut
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import ParamsError
 from llmsrec.files import read_json, sha256
-from llmsrec.models.cf import sasrec
+from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.llm import retrieval as llm_srec
 from llmsrec.params import Params
 from llmsrec.training import next_item as sasrec_training
@@ -91,7 +91,7 @@ def _full(
             resume=resume / "sasrec",
             repeats=params.data.repeats,
         )
-        sasrec.save(trained, teacher)
+        teachers.save(trained, teacher)
     return train(untrained(params, teacher), sequences, validation, params.model, params.train, resume, on_check)
 
 

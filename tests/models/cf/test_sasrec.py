@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
-from llmsrec.models.cf import sasrec
-from llmsrec.models.cf.sasrec import Block, SASRec
+from llmsrec.models.cf import sasrec, teacher
+from llmsrec.models.cf.block import Block
+from llmsrec.models.cf.sasrec import SASRec
 
 ITEMS = 20
 BERT: dict[str, Any] = {"norm": "post", "feed_forward": 4, "activation": "gelu"}
@@ -214,8 +215,8 @@ def test_weights_come_from_the_generator_alone(form):
 
 
 def test_what_is_saved_is_loaded(model, tmp_path):
-    sasrec.save(model.train(), tmp_path / "sasrec")
-    loaded = sasrec.load(tmp_path / "sasrec")
+    teacher.save(model.train(), tmp_path / "sasrec")
+    loaded = teacher.load(tmp_path / "sasrec")
     assert not loaded.training and loaded.config == model.config
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
     rows = torch.tensor([[0, 1, 2]])
@@ -242,26 +243,27 @@ def test_what_is_saved_is_loaded(model, tmp_path):
     ],
 )
 def test_missing_or_damaged_files_are_one_clear_error(tmp_path, file, content):
-    sasrec.save(build("pre"), tmp_path)
+    teacher.save(build("pre"), tmp_path)
     if content is None:
         (tmp_path / file).unlink()
     else:
         (tmp_path / file).write_bytes(content)
     with pytest.raises(DataError, match=r"dvc repro|run its stage again"):
-        sasrec.load(tmp_path)
+        teacher.load(tmp_path)
 
 
 def test_a_cut_weights_file_is_an_error(model, tmp_path):
-    sasrec.save(model, tmp_path)
+    teacher.save(model, tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match="holds no usable SASRec"):
-        sasrec.load(tmp_path)
+        teacher.load(tmp_path)
 
 
 def test_config_is_plain_json(tmp_path):
-    sasrec.save(build("filter"), tmp_path)
+    teacher.save(build("filter"), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()) == {
+        "system": "sasrec",
         "items": ITEMS,
         "dim": 8,
         "blocks": 2,
@@ -277,11 +279,11 @@ def test_config_is_plain_json(tmp_path):
 
 def test_a_folder_written_before_the_forms_came_is_the_first_form(tmp_path):
     model = build("pre")
-    sasrec.save(model, tmp_path)
+    teacher.save(model, tmp_path)
     config = tmp_path / "config.json"
     config.write_text(json.dumps({key: model.config[key] for key in list(model.config)[:6]}))
     rows = torch.tensor([[0, 1, 2]])
-    assert torch.equal(sasrec.load(tmp_path).last(rows), model.last(rows))
+    assert torch.equal(teacher.load(tmp_path).last(rows), model.last(rows))
 
 
 class Last(nn.Module):

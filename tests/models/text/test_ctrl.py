@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from llmsrec.models.cf.sasrec import INIT_STD, SASRec
+from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.cf.teacher import INIT_STD
 from llmsrec.models.text.ctrl import Alignment, contrast, text_table
 
 

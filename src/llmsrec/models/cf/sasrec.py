@@ -2,108 +2,22 @@
 
 A causal transformer over the items of a history (Kang & McAuley, "Self-Attentive Sequential Recommendation", 2018),
 in its pre-norm form, or in BERT's post-norm form with a filter beside the attention (Shin et al., "An Attentive
-Inductive Bias for Sequential Recommendation beyond the Self-Attention", 2024: BSARec). The score of an item for a user
-is the dot product of their vectors.
+Inductive Bias for Sequential Recommendation beyond the Self-Attention", 2024: BSARec).
 """
 
 import math
-from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llmsrec import distributed
-from llmsrec.data.sequences import Sequences
-from llmsrec.errors import DataError
-from llmsrec.files import atomic, read_json, write_json
+from llmsrec.models.cf.block import FORBIDDEN, POST, Block
+from llmsrec.models.cf.teacher import Teacher, drop
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-INIT_STD = 0.02
 LOWEST = 3  # frequencies that the filter calls low: the mean and the two slowest waves (BSARec's c = 5, for all data)
-POST = {"pre": False, "post": True}
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
-FORBIDDEN = torch.finfo(torch.float32).min  # finite: with -inf a row without allowed keys would be NaN
 
 
-class Block(nn.Module):
-    """Causal self-attention and a feed-forward layer, each with a LayerNorm and beside a residual path.
-
-    `norm` is where the LayerNorms are: `pre`, before each layer, or `post`, after each residual sum. With `low_pass`
-    w > 0 (post-norm only) a filter stands beside the attention, and the two are mixed w : 1 - w (BSARec, Eq. 10).
-    """
-
-    def __init__(
-        self, dim: int, heads: int, dropout: float, norm: str, feed_forward: int, activation: str, low_pass: float
-    ) -> None:
-        super().__init__()
-        self.heads = heads
-        self.dropout = dropout
-        self.post = POST[norm]
-        self.activation = ACTIVATIONS[activation]
-        self.low_pass = low_pass
-        self.attention_norm = nn.LayerNorm(dim)
-        self.query_key_value = nn.Linear(dim, 3 * dim)
-        self.output = nn.Linear(dim, dim)
-        self.feed_forward_norm = nn.LayerNorm(dim)
-        self.inner = nn.Linear(dim, feed_forward * dim)
-        self.outer = nn.Linear(feed_forward * dim, dim)
-        if low_pass:
-            self.high_frequencies = nn.Parameter(torch.ones(dim))
-            self.filter_norm = nn.LayerNorm(dim)
-
-    def forward(self, x: Tensor, real: Tensor, mask: Tensor, smooth: Tensor) -> Tensor:
-        """One layer's vectors to the next one's, of the last Q positions: those that `mask` and `smooth` have rows for.
-
-        Args:
-            x: `[B, L, d]`.
-            real: `[B, L, 1]`, 1 where there is an item and 0 elsewhere.
-            mask: `[B, 1, Q, L]`, added to the attention scores.
-            smooth: `[Q, L]`, rows of `low_pass_matrix`.
-
-        Returns:
-            `[B, Q, d]`.
-        """
-        rate = self.dropout if self.training else 0.0
-        own = x[:, -mask.shape[2] :]
-        if not self.post:
-            own = own + drop(self._attend(self.attention_norm(x), mask, rate), rate)
-            hidden = drop(self.activation(self.inner(self.feed_forward_norm(own))), rate)
-            return own + drop(self.outer(hidden), rate)
-        mixed = self.attention_norm(own + drop(self._attend(x, mask, rate), rate))
-        if self.low_pass:
-            low = smooth @ (x * real)
-            filtered = low + self.high_frequencies.square() * (own - low)
-            mixed = torch.lerp(mixed, self.filter_norm(own + drop(filtered, rate)), self.low_pass)
-        hidden = self.activation(self.inner(mixed))
-        return self.feed_forward_norm(mixed + drop(self.outer(hidden), rate))
-
-    def _attend(self, x: Tensor, mask: Tensor, rate: float) -> Tensor:
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self._project(x, mask.shape[2])
-        )
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
-        return self.output(attended.transpose(1, 2).flatten(2))
-
-    def _project(self, x: Tensor, queries: int) -> tuple[Tensor, ...]:
-        """Queries `[B, Q, d]` of the last positions, keys and values `[B, L, d]` of all."""
-        if queries == x.shape[1]:
-            return self.query_key_value(x).chunk(3, dim=-1)
-        weight, bias, dim = self.query_key_value.weight, self.query_key_value.bias, x.shape[-1]
-        key, value = F.linear(x, weight[dim:], bias[dim:]).chunk(2, dim=-1)
-        return F.linear(x[:, -queries:], weight[:dim], bias[:dim]), key, value
-
-
-class SASRec(nn.Module):
-    """Item ids of a history in, a vector at each of its positions out.
-
-    Histories are right-aligned: padded with 0 on the left, the latest item last (`Sequences.last`). Positions count
-    from the end and padded keys are masked, so a history's vectors do not depend on how much padding it has.
+class SASRec(Teacher):
+    """See `Teacher`. Positions count from the end and padded keys are masked, so padding does not matter.
 
     Args:
         items: the number of items I; their ids are 1..I.
@@ -120,6 +34,7 @@ class SASRec(nn.Module):
             that earlier vectors know of later items: `last` alone may then be trained.
     """
 
+    system = "sasrec"
     smooth: Tensor  # [max_length, max_length]
 
     def __init__(
@@ -159,26 +74,16 @@ class SASRec(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.register_buffer("smooth", low_pass_matrix(max_length), persistent=False)
 
-    def initialise(self, generator: torch.Generator) -> "SASRec":
-        """Draw all weights anew from `generator` alone; the padding item's vector and the biases are 0."""
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if parameter.dim() == 2:
-                    parameter.normal_(0.0, INIT_STD, generator=generator)
-                elif name.endswith("high_frequencies"):
-                    parameter.normal_(generator=generator)
-                elif name.endswith("bias"):
-                    parameter.zero_()
-            self.item.weight[0] = 0
-        return self
+    def first_values(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """Those of the filter's parameter are as large as in the authors' code."""
+        if name.endswith("high_frequencies"):
+            parameter.normal_(generator=generator)
+        else:
+            super().first_values(name, parameter, generator)
 
     def forward(self, items: Tensor) -> Tensor:
-        """`items` `[B, L]` int64, L up to `max_length` -> `[B, L, d]`; at padded positions the values mean nothing."""
+        """See `Teacher.forward`."""
         return self._encode(items, last=False)
-
-    def last(self, items: Tensor) -> Tensor:
-        """The user vectors `[B, d]` of histories `[B, L]`; an empty history has one too, the same at any length."""
-        return self(items)[:, -1]
 
     def last_only(self, items: Tensor) -> Tensor:
         """`last` but for rounding, for training on prefixes: the last block computes no other position."""
@@ -197,38 +102,6 @@ class SASRec(nn.Module):
                 mask, smooth = mask[:, :, -1:], smooth[-1:]
             x = block(x, real, mask, smooth)
         return x if self.post else self.norm(x)
-
-    def item_vectors(self) -> Tensor:
-        """`[I + 1, d]`; row 0 is padding."""
-        return self.item.weight
-
-    @torch.no_grad()
-    def user_vectors(self, sequences: Sequences, batch_size: int = 512) -> Tensor:
-        """`[U + 1, d]`: each user's vector after the last `max_length` events, without dropout.
-
-        Row 0 is the vector of an empty history. Users of like lengths share a batch, so that little is padded; the
-        result does not depend on the batches. Several processes share the batches; each returns all vectors.
-        """
-        was_training = self.training
-        self.eval()
-        device = self.item.weight.device
-        histories = sequences.last(self.max_length)
-        lengths = np.clip(sequences.lengths(), 1, self.max_length)
-        vectors = torch.zeros(len(histories), self.item.embedding_dim, device=device)
-        order = np.argsort(lengths, kind="stable")
-        for start in range(distributed.rank() * batch_size, len(order), distributed.size() * batch_size):
-            users = order[start : start + batch_size]
-            batch = torch.from_numpy(histories[users, -lengths[users[-1]] :])
-            vectors[torch.from_numpy(users)] = self.last(batch.to(device))
-        self.train(was_training)
-        return distributed.add_up(vectors)
-
-
-def drop(x: Tensor, rate: float) -> Tensor:
-    """Dropout by uniform draws: on a CPU they take a third of the time of `F.dropout`'s Bernoulli draws."""
-    if rate == 0:
-        return x
-    return x * torch.rand_like(x).ge_(rate).div_(1 - rate)
 
 
 def attention_mask(items: Tensor) -> Tensor:
@@ -254,34 +127,3 @@ def low_pass_matrix(length: int) -> Tensor:
     waves = range(min(LOWEST, length // 2 + 1))
     parts = [torch.cos(2 * math.pi * k * apart / length) * (1 if 2 * k in (0, length) else 2) for k in waves]
     return (sum(parts, start=torch.zeros_like(apart)) / length).to(torch.get_default_dtype())
-
-
-def save(model: SASRec, folder: Path) -> None:
-    """Write the weights and the shape to `folder`.
-
-    Raises:
-        DataError: a file cannot be written.
-    """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic(folder / WEIGHTS) as temporary:
-        save_file(weights, temporary)
-    write_json(folder / CONFIG, model.config)
-
-
-def load(folder: Path) -> SASRec:
-    """Read what `save` wrote, in evaluation mode.
-
-    Raises:
-        DataError: a file is missing or damaged, or the two do not belong together.
-    """
-    config, path = read_json(folder / CONFIG), folder / WEIGHTS
-    if not path.exists():
-        raise DataError(f"{path} is not there; run the stage that writes it (`dvc repro`).")
-    try:
-        model = SASRec(**config)
-        model.load_state_dict(load_file(path))
-    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{folder} holds no usable SASRec ({error}); delete the folder and run `dvc repro sasrec`."
-        ) from error
-    return model.eval()

@@ -29,8 +29,8 @@ from llmsrec.engine.readout import read_out, read_out_by_length
 from llmsrec.engine.shortcuts import choose
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, read_json, write_json
-from llmsrec.models.cf import sasrec as sasrecs
-from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.cf import teacher as teachers
+from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.heads import f_input, output_heads
 from llmsrec.progress import Progress
 from llmsrec.prompts.retrieval import PromptBatch, Prompts, PromptSettings
@@ -73,7 +73,7 @@ class LLMSRec(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        sasrec: SASRec,
+        sasrec: Teacher,
         titles: list[str],
         settings: Any,
         seed: int,
@@ -353,7 +353,7 @@ def build(
     base = backbones.load(backbone, loading["dtype"], loading["quantization"])
     base = backbones.tuned(base, loading, seed)
     titles = pl.read_parquet(items)["title"].to_list()
-    of, teacher = Model.model_validate(settings), sasrecs.load(sasrec)
+    of, teacher = Model.model_validate(settings), teachers.load(sasrec)
     return LLMSRec(base, teacher, titles, of, seed, prefixes, parts, item_codes)
 
 

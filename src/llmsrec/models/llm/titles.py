@@ -29,7 +29,7 @@ from llmsrec.engine.vocabulary import Vocabulary
 from llmsrec.engine.yardstick import busy_adapters
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, read_json, write_json
-from llmsrec.models.cf.sasrec import SASRec
+from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.heads import f_input
 from llmsrec.models.llm.retrieval import reported, token_batches
 from llmsrec.models.losses import language
@@ -71,7 +71,7 @@ class TitleModel(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        teacher: SASRec,
+        teacher: Teacher,
         titles: list[str],
         settings: PromptSettings,
         seed: int,

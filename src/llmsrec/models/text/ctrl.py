@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmsrec.models.cf.sasrec import INIT_STD, SASRec
+from llmsrec.models.cf.teacher import INIT_STD, Teacher
 
 TEMPERATURE = 0.07
 RANK = 1e-6  # of the vectors' norm: smaller components are rounding
@@ -48,7 +48,7 @@ class Alignment(nn.Module):
 
     vectors: Tensor  # [I + 1, w], of unit variance a column
 
-    def __init__(self, backbone: SASRec, vectors: Tensor, generator: torch.Generator) -> None:
+    def __init__(self, backbone: Teacher, vectors: Tensor, generator: torch.Generator) -> None:
         super().__init__()
         dim = backbone.item.embedding_dim
         spread = vectors[1:].std(dim=0).clamp(min=RANK)

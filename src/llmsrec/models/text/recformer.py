@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, read_json, write_json
-from llmsrec.models.cf.sasrec import FORBIDDEN, INIT_STD, drop
+from llmsrec.models.cf.block import FORBIDDEN
+from llmsrec.models.cf.teacher import INIT_STD, drop
 from llmsrec.models.text.item_texts import Batch, ItemTexts
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
