@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from llmsrec.engine import likelihood
+from llmsrec.engine.decoder import Decoder
 from llmsrec.engine.generation import greedy
-from llmsrec.engine.likelihood import choose, log_likelihoods, read
+from llmsrec.engine.likelihood import choose, read, score
 from llmsrec.engine.vocabulary import Vocabulary
 from llmsrec.prompts.answers import Answers
 from tests.engine.conftest import WAYS, language_model
@@ -31,6 +32,11 @@ def given() -> tuple[torch.Tensor, Answers]:
     return torch.from_numpy(tokens), answers([TITLES, TITLES[::-1], [*TITLES[3:], *TITLES[:3]]])
 
 
+def scored(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    values = score(*arguments)
+    return values.summed, values.mean
+
+
 def slow(model: Any, tokens: torch.Tensor, of: Answers) -> tuple[torch.Tensor, torch.Tensor]:
     """Each text by itself through the whole model: no cache, no padding, no sharing."""
     summed = torch.zeros(of.sizes.shape)
@@ -50,13 +56,13 @@ def test_likelihoods_equal_separate_passes_on_a_family(whole: tuple[Any, str]) -
     tokens, of = given()
     base, lengths = model.base_model, torch.tensor(LENGTHS)
     inputs = model.get_input_embeddings()(tokens)
-    chosen = choose(base, inputs, lengths, of)
+    chosen, _ = choose(base, inputs, lengths, of)
     assert chosen.__name__ == way
     expected = slow(model, tokens, of)
     for _ in range(2):  # a cache that is changed in place goes wrong at the second use
         prompts = read(base, inputs, lengths, chosen)
         for _ in range(2):
-            values = log_likelihoods(base, Vocabulary(model), prompts, of, chosen)
+            values = scored(base, Vocabulary(model), prompts, of, chosen)
             for ours, theirs in zip(values, expected, strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
@@ -68,7 +74,7 @@ def test_every_way_gives_the_same_on_a_family_where_all_are_right(way: str, whol
     tokens, of = given()
     states = getattr(likelihood, way)
     prompts = read(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), states)
-    values = log_likelihoods(model.base_model, Vocabulary(model), prompts, of, states)
+    values = scored(model.base_model, Vocabulary(model), prompts, of, states)
     for ours, theirs in zip(values, slow(model, tokens, of), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
@@ -77,9 +83,9 @@ def test_every_way_gives_the_same_on_a_family_where_all_are_right(way: str, whol
 def test_equal_titles_tie_exactly_and_a_prefix_does_not(whole: tuple[Any, str]) -> None:
     model, _ = whole
     tokens, of = given()
-    states = choose(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), of)
+    states, _ = choose(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), of)
     prompts = read(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), states)
-    for values in log_likelihoods(model.base_model, Vocabulary(model), prompts, of, states):
+    for values in scored(model.base_model, Vocabulary(model), prompts, of, states):
         assert values[0, 0] == values[0, 2] and values[1, 6] == values[1, 4]
         assert len(set(values[0].tolist())) == len(TITLES) - 1
 
@@ -89,12 +95,12 @@ def test_a_prompt_has_the_same_likelihoods_alone_and_in_any_batch(whole_models: 
     model = whole_models.setdefault("Llama", language_model("Llama"))
     tokens, of = given()
     inputs, way = model.get_input_embeddings()(tokens), likelihood.in_a_tree
-    together = log_likelihoods(
+    together = scored(
         model.base_model, Vocabulary(model), read(model.base_model, inputs, torch.tensor(LENGTHS), way), of, way
     )
     for row, length in enumerate(LENGTHS):
         alone = read(model.base_model, inputs[row : row + 1, :length], torch.tensor([length]), way)
-        values = log_likelihoods(model.base_model, Vocabulary(model), alone, of.of(slice(row, row + 1)), way)
+        values = scored(model.base_model, Vocabulary(model), alone, of.of(slice(row, row + 1)), way)
         for ours, theirs in zip(together, values, strict=True):
             torch.testing.assert_close(ours[row : row + 1], theirs, rtol=1e-5, atol=1e-5)
 
@@ -105,7 +111,7 @@ def test_only_empty_titles_are_an_end_after_the_prompt(whole_models: dict[str, A
     tokens, of = given()[0], answers([[[], []]] * len(LENGTHS))
     for way in (likelihood.in_a_tree, likelihood.in_rows, likelihood.separately):
         prompts = read(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), way)
-        summed, mean = log_likelihoods(model.base_model, Vocabulary(model), prompts, of, way)
+        summed, mean = scored(model.base_model, Vocabulary(model), prompts, of, way)
         torch.testing.assert_close(summed, slow(model, tokens, of)[0], rtol=1e-4, atol=1e-4)
         assert torch.equal(summed, mean)
 
@@ -166,3 +172,46 @@ def test_a_text_ends_at_its_end_token_while_others_go_on(whole_models: dict[str,
 
 def test_every_way_is_tried_by_some_family() -> None:
     assert set(WAYS.values()) == {"in_a_tree", "in_rows", "separately"}
+
+
+@torch.no_grad()
+def test_an_answer_is_called_greedy_exactly_where_it_is_what_the_model_writes(whole: tuple[Any, str]) -> None:
+    model, way = whole
+    states, tokens = getattr(likelihood, way), given()[0]
+    prompts = read(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), states)
+    free = greedy(model.base_model, Vocabulary(model), prompts, -1, 5, states)
+    of = Answers(np.array([[row, [*row[:-1], END], row] for row in free]), np.full((3, 3), 5))
+    found = score(model.base_model, Vocabulary(model), prompts, of, states).greedy
+    assert found.tolist() == [[True, row[-1] == END, True] for row in free]
+
+
+@torch.no_grad()
+def test_prompts_that_the_decoder_begins_have_the_models_own_keys_and_states(whole_models: dict[str, Any]) -> None:
+    for name in ("Llama", "Llama (grouped queries)"):
+        base = whole_models.setdefault(name, language_model(name)).base_model
+        inputs, lengths = base.get_input_embeddings()(given()[0]), torch.tensor(LENGTHS)
+        plain = read(base, inputs, lengths, likelihood.in_a_tree)
+        ours = read(base, inputs, lengths, likelihood.in_a_tree, Decoder.of(base))
+        torch.testing.assert_close(ours.last, plain.last, rtol=1e-4, atol=1e-5)
+        for part, expected in zip(ours.parts, plain.parts, strict=True):
+            for row, length in enumerate(LENGTHS):
+                torch.testing.assert_close(part[row, :, :length], expected[row, :, :length], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_decoder_that_is_wrong_on_these_prompts_is_left_out(
+    whole_models: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = whole_models.setdefault("Llama", language_model("Llama"))
+    inputs, (_, of) = model.get_input_embeddings()(given()[0]), given()
+
+    class Wrong(Decoder):
+        def begin(self, inputs: torch.Tensor, lengths: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+            parts, last = super().begin(inputs, lengths)
+            return [part * 1.01 for part in parts], last
+
+    way, decoder = choose(model.base_model, inputs, torch.tensor(LENGTHS), of, Wrong(model.base_model))
+    assert way is likelihood.in_a_tree and decoder is None
+    assert "titles are not run in a tree: states are" in capsys.readouterr().out
+    right = Decoder(model.base_model)
+    assert choose(model.base_model, inputs, torch.tensor(LENGTHS), of, right) == (likelihood.in_a_tree, right)

@@ -130,6 +130,31 @@ class Decoder:
                 hidden = self._last_layer(layer, hidden, projected, rotary, attention_mask, earlier, read)
         return self.model.norm(hidden).float()
 
+    @torch.no_grad()
+    def begin(self, inputs: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Keys and values of texts that something will follow, and their last hidden states.
+
+        Args:
+            inputs: `[B, L, d_llm]`, padded on the right.
+            lengths: `[B]`.
+
+        Returns:
+            `[B, heads, L, d_head]` keys and values of each layer in turn, and `[B, d_llm]` float32.
+        """
+        rotary = self.model.rotary_emb(inputs, torch.arange(inputs.shape[1], device=inputs.device)[None])
+        hidden, parts = inputs, list[Tensor]()
+        for layer in self.layers[:-1]:
+            query, key, value = self._project(layer, layer.input_layernorm(hidden))
+            key, value = _rotate(key, *rotary), value.transpose(1, 2)
+            parts += [key, value]
+            hidden = _feed_forward(layer, hidden, _attend(layer, _rotate(query, *rotary), key, value, None, None))
+        layer = self.layers[-1]
+        projected = self._project(layer, layer.input_layernorm(hidden))
+        parts += [_rotate(projected[1], *rotary), projected[2].transpose(1, 2)]
+        read = lengths[:, None] - 1
+        hidden = self._last_layer(layer, hidden, projected, rotary, None, None, read)
+        return parts, self.model.norm(hidden)[:, 0].float()
+
     def _layer(
         self,
         layer: Any,

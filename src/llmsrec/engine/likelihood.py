@@ -26,6 +26,7 @@ from llmsrec.engine.yardstick import distance, tolerance
 from llmsrec.prompts.answers import Answers
 
 LOGITS = 1 << 26  # that are held at a time
+LEFT_OUT = {"in_a_tree": "titles are not run in a tree:", "in_rows": "a prompt is run anew for each title:"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class Read:
         """`[B, L]`, True where a prompt is and no padding."""
         return torch.arange(self.inputs.shape[1], device=self.lengths.device) < self.lengths[:, None]
 
+    def of(self, rows: Tensor) -> "Read":
+        """Some of the prompts."""
+        return Read(self.inputs[rows], self.lengths[rows], [part[rows] for part in self.parts], self.last[rows])
+
     def cache(self, config: Any, copies: int = 1) -> Any:
         """A new cache that a pass may add to, in which each prompt stands `copies` times in a row."""
         cache: Any = DynamicCache(config=config)
@@ -62,10 +67,16 @@ States = Callable[[Any, Read, Answers], Tensor]  # model, prompts, answers -> `[
 
 
 @torch.no_grad()
-def read(model: Any, inputs: Tensor, lengths: Tensor, states: States) -> Read:
-    """Run `B` prompts `[B, L, d_llm]`, padded on the right, and keep their keys and values, if `states` needs them."""
+def read(model: Any, inputs: Tensor, lengths: Tensor, states: States, decoder: Decoder | None = None) -> Read:
+    """Run `B` prompts `[B, L, d_llm]`, padded on the right, and keep their keys and values, if `states` needs them.
+
+    Args:
+        decoder: runs the model, if it is Llama-like.
+    """
     if states is separately:
         return Read(inputs, lengths, [], inputs[:, 0])
+    if decoder is not None:
+        return Read(inputs, lengths, *decoder.begin(inputs, lengths))
     cache: Any = DynamicCache(config=model.config)
     # Padding is on the right, where a causal model does not look: so no mask is needed.
     hidden = model(inputs_embeds=inputs, past_key_values=cache).last_hidden_state
@@ -73,31 +84,42 @@ def read(model: Any, inputs: Tensor, lengths: Tensor, states: States) -> Read:
     return Read(inputs, lengths, parts, hidden[torch.arange(len(inputs), device=inputs.device), lengths - 1])
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What a model says of `C` answers to each of `B` prompts.
+
+    Attributes:
+        summed, mean: `[B, C]` float32, ln p(answer | prompt) over all its tokens, its end among them, and as their
+            mean; in nats.
+        greedy: `[B, C]` whether it is what the model writes when it always takes the likeliest token.
+    """
+
+    summed: Tensor
+    mean: Tensor
+    greedy: Tensor
+
+
 @torch.no_grad()
-def log_likelihoods(
-    model: Any, vocabulary: Vocabulary, prompts: Read, answers: Answers, states: States
-) -> tuple[Tensor, Tensor]:
-    """ln p(answer | prompt), summed over the answer's tokens (its end among them) and as their mean.
+def score(model: Any, vocabulary: Vocabulary, prompts: Read, answers: Answers, states: States) -> Scores:
+    """Score each answer; those with the same tokens have the same scores.
 
     Args:
         model: base model of a causal backbone.
         states: one of the ways of this module.
-
-    Returns:
-        `[B, C]` each, float32, in nats. Answers with the same tokens have the same values.
     """
     rows, which, steps = (torch.from_numpy(part).to(prompts.lengths.device) for part in answers.places)
     token_ids = torch.from_numpy(answers.token_ids).to(rows.device)
     hidden, tokens = states(model, prompts, answers), token_ids[rows, which, steps]
     at_once = max(1, LOGITS // model.get_input_embeddings().weight.shape[0])
-    values = [
-        -F.cross_entropy(vocabulary(part), wanted, reduction="none")
-        for part, wanted in zip(hidden.split(at_once), tokens.split(at_once), strict=True)
-    ]
-    sizes = torch.from_numpy(answers.sizes).to(rows.device)
-    summed = torch.zeros(sizes.shape, device=rows.device).index_put((rows, which), torch.cat(values), accumulate=True)
-    summed = summed.gather(1, torch.from_numpy(answers.same).to(rows.device))
-    return summed, summed / sizes
+    sizes, same = (torch.from_numpy(part).to(rows.device) for part in (answers.sizes, answers.same))
+    summed, others = torch.zeros(2, *sizes.shape, device=rows.device)
+    for start in range(0, len(rows), at_once):
+        some = slice(start, start + at_once)
+        logits, wanted, where = vocabulary(hidden[some]), tokens[some], (rows[some], which[some])
+        summed.index_put_(where, -F.cross_entropy(logits, wanted, reduction="none"), accumulate=True)
+        others.index_put_(where, (logits.argmax(dim=1) != wanted).float(), accumulate=True)
+    summed = summed.gather(1, same)
+    return Scores(summed, summed / sizes, others.gather(1, same) == 0)
 
 
 def in_a_tree(model: Any, prompts: Read, answers: Answers) -> Tensor:
@@ -171,24 +193,28 @@ def as_one_text(
 
 
 @torch.no_grad()
-def choose(model: Any, inputs: Tensor, lengths: Tensor, answers: Answers) -> States:
-    """The first way that gives the states of `separately` on such prompts; a line is printed where it is not the first.
+def choose(
+    model: Any, inputs: Tensor, lengths: Tensor, answers: Answers, decoder: Decoder | None = None
+) -> tuple[States, Decoder | None]:
+    """The first way that gives the states of `separately` on such prompts, and `decoder` if it is right there, too.
 
-    Prompts should be as long as they can become, since a model may be right on short ones alone.
+    A line is printed where it is not the first. Prompts should be as long as they can become, since a model may be
+    right on short ones alone.
     """
     plain = separately(model, read(model, inputs, lengths, separately), answers).float()
-    for way, left in ((in_a_tree, "titles are not run in a tree:"), (in_rows, "a prompt is run anew for each title:")):
+    ways = [(in_a_tree, decoder)] if decoder is not None else []
+    for way, by in [*ways, (in_a_tree, None), (in_rows, None)]:
         try:
-            apart = distance(way(model, read(model, inputs, lengths, way), answers).float(), plain)
+            apart = distance(way(model, read(model, inputs, lengths, way, by), answers).float(), plain)
             reason = f"states are {apart:.0e} apart"
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a model's code stumbles over, separate passes do without it
             apart, reason = float("inf"), f"the model fails ({first_line(error)})"
         if apart <= tolerance(model):
-            return way
-        print(f"{left} {reason}", flush=True)
-    return separately
+            return way, by
+        print(f"{LEFT_OUT[way.__name__]} {reason}", flush=True)
+    return separately, None
 
 
 def _rows_of(model: Any, prompts: Read, answers: Answers, row: int) -> Tensor:

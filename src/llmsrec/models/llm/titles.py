@@ -33,6 +33,7 @@ from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.heads import f_input
 from llmsrec.models.llm.retrieval import reported, token_batches
 from llmsrec.models.losses import language
+from llmsrec.prompts.answers import Answers
 from llmsrec.prompts.retrieval import DAY_MS, PromptSettings
 from llmsrec.prompts.titles import TitlePrompts
 
@@ -99,10 +100,7 @@ class TitleModel(nn.Module):
         self.to(backbone.model.get_input_embeddings().weight.device)  # type: ignore[operator]
         self.vocabulary = Vocabulary(backbone.whole)
         with busy_adapters(self.backbone):
-            self.way = self._choose_way()
-            # Its layers hold the adapters, if there are any.
-            base: Any = self.backbone
-            self.decoder = Decoder.of(base.get_base_model() if hasattr(base, "get_base_model") else base)
+            self.way, self.decoder = self._choose_way()
 
     def configure_layers(self, gradient_checkpointing: bool, compile: bool) -> None:
         """As `LLMSRec.configure_layers`.
@@ -175,12 +173,10 @@ class TitleModel(nn.Module):
             users = None if seen is None else seen[torch.from_numpy(rows)].to(self.device)
             prompts = self._read(([items[row] for row in rows], [times[row] for row in rows]), users, of.items)
             answers = self.prompts.answers(of.items)
-            pair = likelihood.log_likelihoods(self.backbone, self.vocabulary, prompts, answers, self.way)
-            scores[:, torch.from_numpy(rows)] = torch.stack(pair).cpu()
+            of_batch = likelihood.score(self.backbone, self.vocabulary, prompts, answers, self.way)
+            scores[:, torch.from_numpy(rows)] = torch.stack([of_batch.summed, of_batch.mean]).cpu()
             if write:
-                end, most = self.prompts.end, self.prompts.longest
-                texts = greedy(self.backbone, self.vocabulary, prompts, end, most, self.way)
-                for row, text in zip(rows, texts, strict=True):
+                for row, text in zip(rows, self._write(prompts, answers, of_batch.greedy), strict=True):
                     # Counted from 1, so that 0 stands for nothing and processes' shares add up.
                     written[row, : len(text)] = torch.tensor(text, dtype=torch.int64) + 1
         distributed.add_up(scores)
@@ -200,18 +196,35 @@ class TitleModel(nn.Module):
         return self.f_I(self.item_codes[item_ids])
 
     def _read(self, histories: Histories, seen: Tensor | None, candidates: np.ndarray) -> likelihood.Read:
-        return likelihood.read(self.backbone, *self._inputs(histories, seen, candidates), self.way)
+        inputs, lengths = self._inputs(histories, seen, candidates)
+        return likelihood.read(self.backbone, inputs, lengths, self.way, self.decoder)
+
+    def _write(self, prompts: likelihood.Read, answers: Answers, likeliest: Tensor) -> list[list[int]]:
+        """What the model writes after each prompt: a candidate's title where that is `likeliest` [B, C] throughout, as
+        scoring has shown; only else is text generated."""
+        place = likeliest.int().argmax(dim=1).tolist()
+        texts = [answers.token_ids[row, k, : answers.sizes[row, k] - 1].tolist() for row, k in enumerate(place)]
+        rest = torch.nonzero(~likeliest.any(dim=1))[:, 0]
+        if len(rest):
+            end, most = self.prompts.end, self.prompts.longest
+            others = greedy(self.backbone, self.vocabulary, prompts.of(rest), end, most, self.way)
+            for row, text in zip(rest.tolist(), others, strict=True):
+                texts[row] = text
+        return texts
 
     @torch.no_grad()
-    def _choose_way(self) -> likelihood.States:
-        """The way of titles' likelihoods that is right on the longest prompts of this catalogue and on a short one."""
+    def _choose_way(self) -> tuple[likelihood.States, Decoder | None]:
+        """How titles are scored: what is right on the longest prompts of this catalogue and on a short one."""
+        base: Any = self.backbone  # whose layers hold the adapters, if there are any
+        decoder = Decoder.of(base.get_base_model() if hasattr(base, "get_base_model") else base)
         by_length = 1 + np.argsort(-self.prompts.title_sizes[1:], kind="stable")
         history = np.resize(by_length, self.prompts.history)
         times = np.arange(len(history)) * DAY_MS
         candidates = np.stack([np.resize(by_length, COUNT), np.resize(by_length[::-1], COUNT)])
         seen = None if self.f_U is None else self.item_codes.new_ones(2, self.teacher.item_vectors().shape[1])
         inputs, lengths = self._inputs(([history, history[-1:]], [times, times[:1]]), seen, candidates)
-        return likelihood.choose(self.backbone, inputs, lengths, self.prompts.answers(candidates[:, [0, 9, 19]]))
+        answers = self.prompts.answers(candidates[:, [0, 9, 19]])
+        return likelihood.choose(self.backbone, inputs, lengths, answers, decoder)
 
     def _text(self, token_ids: list[list[int]]) -> list[str]:
         texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
