@@ -2,7 +2,7 @@
 # make tune   set up, then a study of better parameters around the model that `make repro` made
 # make screenshots  set up, then pictures of the MLflow pages for docs/, of the runs A and B (docs/registry.md)
 # make bench  set up, then the engine's benchmarks on the raw files in FILES (docs/performance.md)
-# make ablation   set up, then the paper's Table 7 through DVC's queue -> reports/ablation.md; SEEDS="0 1 2" for three
+# make ablation   set up, then the paper's Table 7 through DVC's queue; SEEDS="0 1 2" for three (docs/paper.md has the others)
 # make smollm2  set up, then the language model of `backbone.model: smollm2` (93 MB)
 # make test   set up, then lint, type checks and tests
 PYTHON ?= python3
@@ -33,7 +33,7 @@ bench: setup
 	python -m benchmarks.evaluation --users 22363 --items 12101
 
 ablation: setup
-	python -m stages.ablation --seeds $(or $(SEEDS),0)
+	llmsrec paper run table7 --seeds $(or $(SEEDS),0)
 
 screenshots: setup
 	python -m docs.screenshots $(or $(A),1) $(or $(B),2)

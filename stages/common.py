@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -15,7 +16,7 @@ from ruamel.yaml import YAML
 
 from llmsrec import params as parameters
 from llmsrec.errors import DataError, LLMSRecError, explained
-from llmsrec.files import sha256
+from llmsrec.files import read_json, sha256, write_json
 
 PREFIXES = Path(".cache/prefixes")  # of the repository: keys and values of item prompts, by digest
 
@@ -45,6 +46,11 @@ class Stage:
     def resume(self) -> Path:
         """Folder for the state that a killed run goes on from; outside every out, as DVC deletes those first."""
         return self.root / ".resume" / self.name / self.digest[:32]
+
+    @property
+    def duration(self) -> Path:
+        """The file that says how many seconds it took, of the last time that these inputs were run here."""
+        return self.root / ".cache/durations" / f"{self.name}-{self.digest[:32]}.json"
 
     def data(self, *parts: str) -> dict[str, str]:
         """Digests of folders below data/ that are dependencies: what a model was made from, for good."""
@@ -87,13 +93,26 @@ def run(main: Callable[[Stage], None], name: str, folder: Path = Path(), paralle
         if parallel:
             _run_together(main, name, folder)
         else:
-            main(load(name, folder))
+            _timed(main, load(name, folder))
     except Exception as error:
         text = explained(error)
         if text is None:
             raise
         print(f"error in stage {name}: {text}", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def _timed(main: Callable[[Stage], None], stage: Stage) -> None:
+    began = time.monotonic()
+    main(stage)
+    if os.environ.get("RANK", "0") == "0":
+        write_json(stage.duration, {"seconds": time.monotonic() - began})
+
+
+def durations(*stages: Stage) -> dict[str, float]:
+    """`llm_srec` -> the seconds that it took; a stage whose outs came from a cache is left out."""
+    files = {stage.name.partition("@")[0]: stage.duration for stage in stages}
+    return {name: read_json(file)["seconds"] for name, file in files.items() if file.is_file()}
 
 
 def _run_together(main: Callable[[Stage], None], name: str, folder: Path) -> None:
@@ -106,7 +125,7 @@ def _run_together(main: Callable[[Stage], None], name: str, folder: Path) -> Non
         with distributed.joined():
             stage = load(name, folder)
             distributed.agree(stage.digest, "code, parameters and data")
-            main(stage)
+            _timed(main, stage)
     except LLMSRecError as error:
         if distributed.first_to_fail(error):
             raise

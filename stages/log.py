@@ -12,7 +12,7 @@ from llmsrec.evaluation import report, slices
 from llmsrec.evaluation.names import MODELS
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.registry import record, revisions, tracking
-from stages.common import Stage, load, run
+from stages.common import Stage, durations, load, run
 from stages.rank import OUT, task
 
 METRICS, DATA, BASELINES = Path("metrics/systems"), Path("data"), Path("baselines")
@@ -49,11 +49,12 @@ def main(stage: Stage) -> None:
                 **{f"data/{part}": [path] for part, path in manifests.items()},
             },
             model=given.system,
+            seconds=durations(training, ranking),
         )
         with tracking.connected(stage.root) as client:
             place_of = tracking.experiment(client, stage.params.registry.experiment, stage.root)
             run_id = tracking.ensure_run(client, place_of, told)
-    write_json(METRICS / f"{name}.json", evaluation)
+    write_json(METRICS / f"{name}.json", {"run_id": run_id} | evaluation)
     print(f"{told.name}: run {run_id}", flush=True)
 
 

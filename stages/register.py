@@ -12,7 +12,7 @@ from llmsrec import params as parameters
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.promotion import nomination
 from llmsrec.registry import card, record, revisions, tracking
-from stages.common import Stage, load, run
+from stages.common import Stage, durations, load, run
 
 DATA, BUNDLE, MODEL, REPORTS = Path("data"), Path("models/bundle"), Path("models/llm_srec"), Path("reports")
 EVALUATION, REGISTERED = Path("metrics/evaluation.json"), Path("metrics/registered.json")
@@ -20,27 +20,27 @@ EVALUATION, REGISTERED = Path("metrics/evaluation.json"), Path("metrics/register
 
 def main(stage: Stage) -> None:
     params, evaluation = parameters.load(Path("params.yaml")), read_json(EVALUATION)
-    digest, experiment = identity(params), os.environ.get("DVC_EXP_NAME")
+    digest, experiment, baseline = identity(params), *map(os.environ.get, ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"))
     manifests = {part: DATA / part / "manifest.json" for part in ("raw", "filtered", "split")}
-    about = {
+    tags = {
         "data.source": params.data.source,
         "data.category": params.data.category,
         "backbone": params.backbone.model,
         "started_from": params.train.start.removeprefix("scratch"),
         "dvc.experiment": experiment or "",
-        "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
+        "dvc.baseline": baseline or "",
     }
-    committed = revisions.params(stage.root, os.environ.get("DVC_EXP_BASELINE_REV", "HEAD"))
-    tags = {key: value for key, value in about.items() if value}
-    evidence = {"checks.passed": str(read_json(REPORTS / "checks.json")["passed"]).lower()}
+    committed = revisions.params(stage.root, baseline or "HEAD")
+    tags = {key: value for key, value in tags.items() if value}
     told = record.Record(
         digest=digest,
         name=record.title(params, experiment, committed),
         params=record.used(params),
         evaluation=evaluation,
+        seconds=durations(*map(load, ("filter", "split", "backbone", "sasrec", "llm_srec", "evaluate"))),
         curve=read_json(MODEL / "curve.json"),
         data={part: sha256(path) for part, path in manifests.items()},
-        tags=tags | evidence | {record.SEALED: record.seal(REPORTS)} | revisions.source(stage.root, experiment),
+        tags=tags | record.evidence(REPORTS) | revisions.source(stage.root, experiment),
         files={
             "": [Path("params.yaml"), REPORTS / "plots"],
             "reports": [
@@ -55,7 +55,7 @@ def main(stage: Stage) -> None:
     with tracking.connected(stage.root) as client:
         place = tracking.experiment(client, settings.experiment, stage.root)
         run_id = tracking.ensure_run(client, place, told)
-        about = {**tags, tracking.DIGEST: digest}
+        about = tags | {tracking.DIGEST: digest}
         version = tracking.ensure_version(client, place, run_id, settings.model, BUNDLE, about)
         facts = card.read(settings.model, version, run_id, told, DATA, REPORTS, BUNDLE)
         card.attach(client, settings.model, version, card.text(facts))
@@ -64,8 +64,8 @@ def main(stage: Stage) -> None:
             client.set_registered_model_alias(settings.model, settings.alias, str(version))
     sealed = read_json(BUNDLE / "manifest.json")["bundle_sha256"]
     write_json(REGISTERED, {"name": settings.model, "version": version, "run_id": run_id, "bundle_sha256": sealed})
-    named = f"is not made `{settings.alias}`: {refused}" if refused else f"is `{settings.alias}`"
-    print(f"{settings.model} version {version} {named}; run {run_id}: {told.name}", flush=True)
+    state = f"is not made `{settings.alias}`: {refused}" if refused else f"is `{settings.alias}`"
+    print(f"{settings.model} version {version} {state}; run {run_id}: {told.name}", flush=True)
 
 
 def identity(params: parameters.Params) -> str:

@@ -12,6 +12,7 @@ from llmsrec import presets
 from llmsrec.data.imports import command as importing
 from llmsrec.drift import command as drifting
 from llmsrec.errors import RequestError, explained
+from llmsrec.experiments import arguments as experimenting
 from llmsrec.files import atomic, read_json
 from llmsrec.scoring import command as scoring
 from llmsrec.service import arguments as serving
@@ -156,10 +157,13 @@ def parser() -> argparse.ArgumentParser:
         "dvc pull && llmsrec registered || dvc repro -f -s register",
     )  # fmt: skip
 
-    _add(
+    experimenting.add(commands, _add, _root)
+
+    command = _add(
         commands, "summary", summary, "show the metrics and the registered version of this repository's last run",
         "dvc repro && llmsrec summary",
     )  # fmt: skip
+    command.add_argument("--all", action="store_true", help="the compared systems, too (dvc repro baselines/dvc.yaml)")
     return root
 
 
@@ -318,6 +322,11 @@ def summary(options: argparse.Namespace) -> None:
     from llmsrec.evaluation import towers
     from llmsrec.evaluation.report import table
 
+    if options.all:
+        from llmsrec.experiments import overview
+
+        print(overview.show(Path()))
+        return
     evaluation, registered = read_json(Path("metrics/evaluation.json")), read_json(Path("metrics/registered.json"))
     comparison, gate = read_json(Path("reports/comparison.json")), parameters.load(Path("params.yaml")).registry.gate
     name, version = registered["name"], registered["version"]

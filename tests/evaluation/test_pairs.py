@@ -1,10 +1,11 @@
-"""Pairs, tables and Table 7 on hand-made ranks, with exact answers."""
+"""Pairs and tables on hand-made ranks, with exact answers."""
 
 import numpy as np
 import polars as pl
 import pytest
 
-from llmsrec.evaluation import ablation, pair_plot, pairs, report, significance, tables
+from llmsrec.evaluation import pair_plot, pairs, report, significance, tables
+from llmsrec.evaluation.names import TITLES
 
 SPLITS, PROTOCOLS = ("test", "test_shuffled"), ("full", "uni99")
 
@@ -76,19 +77,23 @@ def test_a_change_ratio_agrees_with_drawing_users():
         significance.change(ours, theirs[1:], 100, 0)
 
 
-def test_table_7(tmp_path):
-    whole = frame(tmp_path, test=[0, 0, 0, 50], test_shuffled=[0, 50, 50, 50])
-    poor = frame(tmp_path, test=[0, 0, 50, 50], test_shuffled=[0, 0, 50, 50])
-    worse = frame(tmp_path, test=[0, 50, 50, 50], test_shuffled=[50, 50, 50, 50])
-    ranks = {("c", "original"): [whole], ("a", "original"): [poor], ("a", "shuffled"): [worse]}
-    uni99, _ = ablation.tables(ranks, 100, 0)
-    assert [row[0] for row in uni99.rows] == [
-        "(a) without distillation and uniformity", "against (c)", "shuffled inference", "change", "shuffled training",
-        "change", "(c) LLM-SRec", "shuffled inference", "change",
-    ]  # fmt: skip
-    assert [row[1].split(" ")[0] for row in uni99.rows] == [
-        "0.5000", "-33.3%", "0.5000", "+0.0%", "0.2500", "-50.0%", "0.7500", "0.2500", "-66.7%"
-    ]  # fmt: skip
-    assert "One seed" in uni99.note
-    two, _ = ablation.tables({("c", "original"): [whole, poor]}, 100, 0)
-    assert two.rows[0][1].startswith("0.6250 ± 0.1768 (") and "Mean of 2 seeds" in two.note
+def test_only_protocols_that_both_were_ranked_under_are_compared(tmp_path):
+    titles = {split: {p: np.array([0, 3], dtype=np.int32) for p in TITLES} for split in SPLITS}
+    report.write_ranks(tmp_path / "titles.parquet", {"llm_srec": titles})
+    of_titles, of_vectors = (
+        pl.read_parquet(tmp_path / "titles.parquet"),
+        frame(tmp_path, test=[0, 1], test_shuffled=[1, 1]),
+    )
+    assert pairs.common(of_titles, of_vectors) == []
+    rows = pairs.compare(of_titles, of_titles, None, 50, 0)
+    assert {(row.protocol, row.metric) for row in rows if row.what == "test"} == {
+        *((protocol, metric) for protocol in TITLES[:2] for metric in ("hr_1", "hr_5", "ndcg_10")),
+        ("uni19_generated", "hr_1"),
+    }
+    assert "uni19_generated HR@1" in tables.text(pairs.tables(rows, 50))
+
+
+def test_a_run_without_its_teachers_ranks_is_compared_by_its_own(tmp_path):
+    a = frame(tmp_path, test=[0, 1], test_shuffled=[1, 1])
+    rows = pairs.compare(a, a.filter(model="llm_srec"), None, 50, 0)
+    assert {row.model for row in rows} == {"llm_srec"}

@@ -16,6 +16,7 @@ MODELS = {
     "sasrec": "SASRec",
     "popularity": "popularity",
 }
+OURS = "llm_srec"
 SPLITS = ("valid", "test", "test_shuffled")
 # {negatives}: how many are drawn for each user
 PROTOCOLS = {"uni99": "among {negatives} sampled items", "full": "among all items"}
@@ -31,6 +32,11 @@ def metrics(protocol: str) -> tuple[str, ...]:
     if protocol == "uni19_generated":
         return ("hr_1",)
     return OF_20 if protocol.startswith("uni19") else METRICS
+
+
+def sliced(protocol: str) -> str:
+    """The metric of slices and of shuffled histories."""
+    return metrics(protocol)[0]
 
 
 def meaning(protocol: str, negatives: int) -> str:

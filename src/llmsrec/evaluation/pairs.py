@@ -8,10 +8,9 @@ import polars as pl
 
 from llmsrec.evaluation import significance
 from llmsrec.evaluation.metrics import per_user
-from llmsrec.evaluation.names import METRICS, MODELS, PROTOCOLS
+from llmsrec.evaluation.names import METRICS, MODELS, OURS, PROTOCOLS, TITLES, metrics, sliced
 from llmsrec.evaluation.tables import Table
 
-SLICED = "ndcg_10"  # the metric of slices and of shuffled histories
 COMPARED = ("llm_srec", "sasrec")
 
 
@@ -39,14 +38,14 @@ class Row:
 
 
 def compare(a: pl.DataFrame, b: pl.DataFrame, slices: pl.DataFrame | None, resamples: int, seed: int) -> list[Row]:
-    """Every figure of two `ranks.parquet` of the same users and candidates.
+    """Every figure of two `ranks.parquet` of the same users and candidates, under the protocols that both have.
 
     SASRec is there only if the two have another teacher. Slices are those of `slices.parquet`.
     """
     rows: list[Row] = []
     for model in COMPARED:
         sides = [frame.filter(model=model).sort("split", "protocol", "user_id") for frame in (a, b)]
-        if model == "llm_srec" or not sides[0].equals(sides[1]):
+        if model == OURS or not (sides[0].equals(sides[1]) or any(side.is_empty() for side in sides)):
             rows += _of_model(model, sides, slices, resamples, seed)
     return rows
 
@@ -54,8 +53,8 @@ def compare(a: pl.DataFrame, b: pl.DataFrame, slices: pl.DataFrame | None, resam
 def unpaired(a: dict[str, float], b: dict[str, float]) -> list[Row]:
     """The same figures from the metrics of two runs (`test/uni99/ndcg_10`), where pairs cannot be made."""
     groups = [parts[3] for parts in (key.split("/") for key in a if key in b) if len(parts) == 4 and parts[0] == "test"]
-    names = [("test", metric, "") for metric in METRICS] + [("test_shuffled", SLICED, "")]
-    names += [("test", SLICED, f"/{group}") for group in dict.fromkeys(groups)]
+    names = [("test", metric, "") for metric in METRICS] + [("test_shuffled", sliced("full"), "")]
+    names += [("test", sliced("full"), f"/{group}") for group in dict.fromkeys(groups)]
     return [
         Row("llm_srec", group[1:] or split, protocol, metric, None, a[key], b[key], None)
         for split, metric, group in names
@@ -69,12 +68,14 @@ def tables(rows: list[Row], resamples: int) -> list[Table]:
     interval = (
         f"{significance.LEVEL} % paired bootstrap over users, {resamples:,} resamples; * the interval is beyond 0"
     )
+    of_order = [row.metric for row in rows if row.what in ("test_shuffled", "shuffle")]
+    metric = " and ".join(dict.fromkeys(map(_metric, of_order)))
     parts = {
         "Test": [row for row in rows if row.what == "test"],
-        "Order: NDCG@10 of shuffled histories, and what shuffling changes": [
+        f"Order: {metric} of shuffled histories, and what shuffling changes": [
             row for row in rows if row.what in ("test_shuffled", "shuffle")
         ],
-        "Slices of test: NDCG@10": [row for row in rows if row.what not in ("test", "test_shuffled", "shuffle")],
+        f"Slices of test: {metric}": [row for row in rows if row.what not in ("test", "test_shuffled", "shuffle")],
     }
     return [
         Table(title, ("", *_header(found)), [(_label(row), *_cells(row)) for row in found], _note(found, interval))
@@ -98,18 +99,28 @@ def _of_model(
         chosen = [side.filter(split=split, protocol=protocol)["rank"].to_numpy() for side in sides]
         return [per_user(ranks, metric) for ranks in chosen]
 
-    for metric in METRICS:
-        yield from (row("test", protocol, metric, values("test", protocol, metric)) for protocol in PROTOCOLS)
-    for protocol in PROTOCOLS:
-        original, shuffled = (values(split, protocol, SLICED) for split in ("test", "test_shuffled"))
-        yield row("test_shuffled", protocol, SLICED, shuffled)
-        yield row("shuffle", protocol, SLICED, [s - o for s, o in zip(shuffled, original, strict=True)])
+    protocols = common(*sides)
+    for metric in dict.fromkeys(metric for protocol in protocols for metric in metrics(protocol)):
+        of_metric = [protocol for protocol in protocols if metric in metrics(protocol)]
+        yield from (row("test", protocol, metric, values("test", protocol, metric)) for protocol in of_metric)
+    for protocol in protocols:
+        metric = sliced(protocol)
+        original, shuffled = (values(split, protocol, metric) for split in ("test", "test_shuffled"))
+        yield row("test_shuffled", protocol, metric, shuffled)
+        yield row("shuffle", protocol, metric, [s - o for s, o in zip(shuffled, original, strict=True)])
     groups = {} if slices is None else slices.sort("user_id").drop("user_id").to_dict()
     for name, column in groups.items():
         members = column.to_numpy()
         if members.any():
-            for protocol in PROTOCOLS:
-                yield row(name, protocol, SLICED, [of[members] for of in values("test", protocol, SLICED)])
+            for protocol in protocols:
+                metric = sliced(protocol)
+                yield row(name, protocol, metric, [of[members] for of in values("test", protocol, metric)])
+
+
+def common(a: pl.DataFrame, b: pl.DataFrame) -> list[str]:
+    """The protocols under which both were ranked, retrieval before titles."""
+    both = set(a["protocol"]) & set(b["protocol"])
+    return [protocol for protocol in (*PROTOCOLS, *TITLES) if protocol in both]
 
 
 def _header(rows: list[Row]) -> tuple[str, ...]:
@@ -123,10 +134,14 @@ def _note(rows: list[Row], interval: str) -> str:
 
 def _label(row: Row) -> str:
     """Such as `full NDCG@10`, `full shuffled`, `full cold`; of another model, with its name."""
-    name, k = row.metric.split("_")
-    words = {"test": f"{name.upper()}@{k}", "test_shuffled": "shuffled", "shuffle": "shuffled - original"}
+    words = {"test": _metric(row.metric), "test_shuffled": "shuffled", "shuffle": "shuffled - original"}
     label = f"{row.protocol} {words.get(row.what, row.what.replace('_', '-'))}"
-    return label if row.model == "llm_srec" else f"{MODELS[row.model]} {label}"
+    return label if row.model == OURS else f"{MODELS[row.model]} {label}"
+
+
+def _metric(name: str) -> str:
+    """`ndcg_10` -> `NDCG@10`"""
+    return name.upper().replace("_", "@")
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import polars as pl
 from llmsrec.errors import DataError
 from llmsrec.evaluation import significance
 from llmsrec.evaluation.metrics import per_user, summary
-from llmsrec.evaluation.names import HEADLINE, MODELS, PROTOCOLS, meaning, metrics
+from llmsrec.evaluation.names import HEADLINE, MODELS, PROTOCOLS, meaning, metrics, sliced
 from llmsrec.evaluation.vectors import mean_cosine, mean_distance
 from llmsrec.files import atomic
 
@@ -66,9 +66,9 @@ def evaluation(
         for split, protocols in splits.items():
             for protocol, rank in protocols.items():
                 of_all: dict[str, Any] = dict(summary(rank, metrics(protocol)))
-                sliced = tuple(metric for metric in metrics(protocol) if metric in (*HEADLINE, "hr_1"))
+                of_slices = HEADLINE if protocol in PROTOCOLS else (sliced(protocol),)
                 if split == "test":
-                    of_all |= {name: summary(rank[users], sliced) for name, users in slices.items() if users.any()}
+                    of_all |= {name: summary(rank[users], of_slices) for name, users in slices.items() if users.any()}
                 found.setdefault(model, {}).setdefault(split, {})[protocol] = of_all
     for name, protocols in (groups or {}).items():
         for protocol, rank in protocols.items():

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from llmsrec import params as parameters
 from llmsrec.errors import DataError
 from llmsrec.evaluation import pairs, tables
+from llmsrec.evaluation.names import OURS
 from llmsrec.evaluation.tables import Table
 from llmsrec.export import smoke
 from llmsrec.files import read_json
@@ -120,12 +121,21 @@ def between(a: Side, b: Side, resamples: int, seed: int) -> Comparison:
     why, users = unpaired(a, b), 0
     if why is None:
         assert a.ranks is not None and b.ranks is not None
+        if not pairs.common(a.ranks, b.ranks):
+            raise DataError(
+                f"{a.found.name} and {b.found.name} were ranked under different protocols ({_protocols(a.ranks)}; "
+                f"{_protocols(b.ranks)}), so no figure of one stands beside one of the other; compare two of one form."
+            )
         users = a.ranks["user_id"].n_unique()
         same = a.slices is not None and b.slices is not None and a.slices.equals(b.slices)
         rows = pairs.compare(a.ranks, b.ranks, a.slices if same else None, resamples, seed)
     else:
         rows = pairs.unpaired(a.metrics, b.metrics)
     return Comparison(str(a), str(b), why, users, rows, [_differing(a, b), *pairs.tables(rows, resamples)])
+
+
+def _protocols(ranks: pl.DataFrame) -> str:
+    return ", ".join(ranks["protocol"].unique().sort())
 
 
 def unpaired(a: Side, b: Side) -> str | None:
@@ -147,12 +157,14 @@ def load(client: MlflowClient, found: Found, place: Path) -> Side:
     text = params and YAML(typ="safe").load(params.read_text(encoding="utf-8"))
     manifests = {part: _artifact(client, found, f"{part}/manifest.json", place) for part in set(COMMON.values())}
     outputs = {part: read_json(path)["outputs"] for part, path in manifests.items() if path}
+    ranks = _table(_artifact(client, found, RANKS, place))
+    system = run.data.tags.get("system", OURS)  # one of the compared systems stands where LLM-SRec does
     return Side(
         found,
         run.info.run_name,
         {key: str(value) for key, value in (flatten(text) if text else run.data.params).items()},
         run.data.metrics,
-        _table(_artifact(client, found, RANKS, place)),
+        ranks if ranks is None or system == OURS else ranks.with_columns(pl.col("model").replace(system, OURS)),
         _table(_artifact(client, found, SLICES, place)),
         {file: outputs[part][file] for file, part in COMMON.items() if part in outputs},
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmsrec.files import sha256
+from llmsrec.files import read_json, sha256
 from llmsrec.params import Params
 
 # What a name says in words (`title`), or says anyway.
@@ -32,6 +32,7 @@ class Record:
         tags: more to search by.
         files: folder among the run's artifacts -> files and folders to put there.
         model: the one that the run is of, by its name in `evaluation`.
+        seconds: stage -> what it took.
     """
 
     digest: str
@@ -43,6 +44,7 @@ class Record:
     tags: dict[str, str] = field(default_factory=dict)
     files: dict[str, list[Path]] = field(default_factory=dict)
     model: str = "llm_srec"
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -136,6 +138,11 @@ def title(params: Params, experiment: str | None, committed: dict[str, Any]) -> 
     backbone = params.backbone.model.rstrip("/").rpartition("/")[2]
     where = f"{params.data.category}, {backbone}" + (f" ({experiment})" if experiment else "")
     return f"{', '.join(apart)} on {where}" if apart else where
+
+
+def evidence(reports: Path) -> dict[str, str]:
+    """The run's tags that a promotion goes by: whether the data passed the checks, and the digest of the reports."""
+    return {"checks.passed": str(read_json(reports / "checks.json")["passed"]).lower(), SEALED: seal(reports)}
 
 
 def seal(folder: Path) -> str:

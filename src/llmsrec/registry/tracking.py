@@ -145,6 +145,7 @@ def _log(client: MlflowClient, run_id: str, time: int, record: Record) -> None:
     """Write all of `record` to a run. MLflow keeps equal params and metric points once, so this may be repeated."""
     params = [Param(key, redact(str(value))) for key, value in record.params.items()]
     points = [(key, value, 0) for key, value in metrics(record.evaluation, record.model).items()]
+    points += [(f"time/{stage}_s", seconds, 0) for stage, seconds in record.seconds.items()]
     points += [(key, value, entry["step"]) for entry in record.curve for key, value in check(entry).items()]
     tags = [RunTag(key, redact(value)) for key, value in record.tags.items()]
     client.log_batch(run_id, tags=tags)

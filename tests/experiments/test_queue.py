@@ -1,4 +1,4 @@
-"""stages/ablation.py with DVC's real queue, on a stage that takes no time."""
+"""The paper's runs through DVC's real queue, on a stage that takes no time."""
 
 import json
 import subprocess
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from llmsrec.errors import DataError
-from llmsrec.experiments import ablation as experiments
+from llmsrec.experiments import queue
+from llmsrec.experiments.runs import Run
 from llmsrec.registry import revisions
-from stages import ablation
 
 DVC_YAML = """\
 stages:
@@ -34,7 +34,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "dvc.yaml").write_text(DVC_YAML)
     (tmp_path / "register.py").write_text(REGISTER)
     (tmp_path / "params.yaml").write_text(
-        "model:\n  distill: true\n  uniform: true\nsplit:\n  shuffle_train: false\ntrain:\n  seed: 0\n"
+        "model:\n  distill: true\n  uniform: true\n  distill_loss: mse\n  user_representation: false\n"
+        "split:\n  shuffle_train: false\ntrain:\n  targets: all\n  seed: 0\n"
     )
     monkeypatch.chdir(tmp_path)
     for command in (
@@ -46,41 +47,41 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("git", "commit", "-qm", "one"),
     ):
         subprocess.run(command, check=True, capture_output=True)
-    monkeypatch.setattr(ablation, "LOOK_S", 2)
+    monkeypatch.setattr(queue, "LOOK_S", 2)
     return tmp_path
 
 
 def test_what_is_missing_is_run_once_and_a_failure_is_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = experiments.experiments(["a", "c"], ["original"], [0])
-    ablation.dvc("exp", "run", "--queue", "--name", first[0].name, *first[0].overrides())  # of a run that was killed
-    ablation.run(first, jobs=1)
+    first = [Run("retrieval-only"), Run("original")]
+    queue.dvc("exp", "run", "--queue", "--name", first[0].name, *first[0].overrides())  # of a run that was killed
+    queue.complete(first, jobs=1)
     there = revisions.experiments_here(project)
     assert set(there) == {one.name for one in first}
     told = {
         name: json.loads(revisions.show(project, commit, "metrics/registered.json") or "")
         for name, commit in there.items()
     }
-    assert told[first[0].name]["model"] == {"distill": False, "uniform": False}
-    assert told[first[1].name]["model"] == {"distill": True, "uniform": True}
+    assert told[first[0].name]["model"]["distill"] is False
+    assert told[first[1].name]["model"]["distill"] is True
 
     capsys.readouterr()
-    ablation.run(first, jobs=1)
+    queue.complete(first, jobs=1)
     assert revisions.experiments_here(project) == there
     assert capsys.readouterr().out == ""
-    assert ablation.dvc("queue", "status").count("table7-") == 2
+    assert queue.dvc("queue", "status").count("paper-") == 2
 
-    with pytest.raises(DataError, match=r"table7-c-original-s13 failed; `dvc queue logs table7-c-original-s13`"):
-        ablation.run(experiments.experiments(["c"], ["original"], [13]), jobs=1)
+    with pytest.raises(DataError, match=r"paper-original-main-s13 failed; `dvc queue logs paper-original-main-s13`"):
+        queue.complete([Run("original", seed=13)], jobs=1)
 
 
 def test_a_worker_that_is_at_work_is_not_waited_for(project: Path) -> None:
     waiting = f"import pathlib, time\nwhile not pathlib.Path({str(project / 'go')!r}).exists():\n    time.sleep(0.2)\n"
     (project / "register.py").write_text(waiting + REGISTER)
     subprocess.run(("git", "commit", "-qam", "it waits"), check=True)
-    (one,) = experiments.experiments(["c"], ["original"], [0])
-    ablation.dvc("exp", "run", "--queue", "--name", one.name, *one.overrides())
-    ablation.dvc("queue", "start", "--jobs", "1")  # returns, though nothing can end before `go` is there
+    one = Run("original")
+    queue.dvc("exp", "run", "--queue", "--name", one.name, *one.overrides())
+    queue.dvc("queue", "start", "--jobs", "1")  # returns, though nothing can end before `go` is there
     assert revisions.experiments_here(project) == {}
     (project / "go").touch()
-    ablation.run([one], jobs=1)
+    queue.complete([one], jobs=1)
     assert set(revisions.experiments_here(project)) == {one.name}

@@ -1,0 +1,114 @@
+"""All systems beside LLM-SRec, on the same users and candidates: what `llmsrec summary --all` shows."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from llmsrec import params as parameters
+from llmsrec import systems
+from llmsrec.errors import DataError
+from llmsrec.evaluation import significance
+from llmsrec.evaluation.metrics import per_user
+from llmsrec.evaluation.names import MODELS, OURS, PROTOCOLS, SASREC_TITLES, TITLES, meaning
+from llmsrec.evaluation.tables import Table, text
+from llmsrec.files import read_json
+
+METRIC = "ndcg_10"
+Frames = dict[str, pl.DataFrame]  # `<system>-<form>`, or "main": user_id, model, split, protocol, rank
+
+
+def show(root: Path) -> str:
+    """Tables of all that was ranked in a repository, and what was not."""
+    settings, reports = parameters.load(root / "params.yaml"), root / "reports"
+    frames, measured = read(reports), settings.evaluate
+    shown = tables(frames, settings.split.negatives, measured.bootstrap, measured.seed, reports / "ranks")
+    missing = [name for name in systems.names() if name not in frames]
+    more = f"\n\nnot ranked yet: {', '.join(missing)}; `dvc repro baselines/dvc.yaml` does it" if missing else ""
+    return text(shown) + more
+
+
+def read(reports: Path) -> Frames:
+    """The ranks of the main way and of every system that was ranked.
+
+    Raises:
+        DataError: the main way's are not there, or a system was ranked on other users.
+    """
+    if not (reports / "ranks.parquet").is_file():
+        raise DataError(f"{reports / 'ranks.parquet'} is not there; `dvc repro` makes it.")
+    frames = {"main": pl.read_parquet(reports / "ranks.parquet")}
+    users = _users(frames["main"])
+    for name in systems.names():
+        if (path := reports / "ranks" / f"{name}.parquet").is_file():
+            frames[name] = pl.read_parquet(path)
+            if not np.array_equal(_users(frames[name]), users):
+                raise DataError(f"{path} is of other users than the main way's; run `dvc repro baselines/dvc.yaml`.")
+    return frames
+
+
+def tables(frames: Frames, negatives: int, resamples: int, seed: int, figures: Path | None = None) -> list[Table]:
+    """Retrieval under both protocols, and recommendation of titles where any was ranked.
+
+    Args:
+        negatives: of uni99.
+        resamples, seed: of the bootstrap (`significance`).
+        figures: the folder of the systems' figures (`reports/ranks`), for the share of valid answers.
+    """
+    retrieval = pl.concat([frame for name, frame in frames.items() if not name.endswith("-titles")])
+    present = set(retrieval["model"])
+    shown = [_retrieval(retrieval, [model for model in MODELS if model in present], negatives, resamples, seed)]
+    titles = {name: frame for name, frame in frames.items() if name.endswith("-titles")}
+    return shown + ([_titles(titles, resamples, seed, figures)] if titles else [])
+
+
+def values(ranks: pl.DataFrame, model: str, split: str, protocol: str, metric: str = METRIC) -> np.ndarray:
+    """`[n]` a metric of each user, by user id."""
+    chosen = ranks.filter(model=model, split=split, protocol=protocol).sort("user_id")
+    return per_user(chosen["rank"].to_numpy(), metric)
+
+
+def _retrieval(ranks: pl.DataFrame, models: list[str], negatives: int, resamples: int, seed: int) -> Table:
+    rows = []
+    for model in models:
+        cells: list[str] = []
+        for protocol in PROTOCOLS:
+            own, ours = (values(ranks, of, "test", protocol) for of in (model, OURS))
+            shuffled = values(ranks, model, "test_shuffled", protocol)
+            cells += [f"{own.mean():.4f}", _against(ours, own, resamples, seed) if model != OURS else "", ""]
+            cells[-1] = f"{shuffled.mean() / own.mean() - 1:+.1%}" if own.mean() else "-"
+        rows.append((MODELS[model], *cells))
+    head = ("", *(text for protocol in PROTOCOLS for text in (protocol, "LLM-SRec minus it", "shuffled")))
+    note = (
+        f"{'; '.join(meaning(protocol, negatives) for protocol in PROTOCOLS)}; difference with its "
+        f"{significance.LEVEL} % paired interval, * beyond 0; shuffled: what a shuffled history changes."
+    )
+    return Table("Test NDCG@10, retrieval", head, rows, note)
+
+
+def _titles(frames: Frames, resamples: int, seed: int, figures: Path | None) -> Table:
+    rows = []
+    for name, frame in frames.items():
+        system, _ = systems.parse(name)
+        cells = []
+        for protocol in TITLES:
+            found = significance.mean(values(frame, system, "test", protocol, "hr_1"), resamples, seed)
+            cells.append(f"{found['mean']:.4f} ({found['low']:.4f} .. {found['high']:.4f})")
+        valid = read_json(figures / f"{name}.json")[system]["test"][TITLES[-1]].get("valid") if figures else None
+        rows.append((MODELS[system], *cells, "-" if valid is None else f"{valid:.1%}"))
+    first = next(iter(frames.values()))
+    if not first.filter(protocol=SASREC_TITLES).is_empty():
+        found = significance.mean(values(first, "sasrec", "test", SASREC_TITLES, "hr_1"), resamples, seed)
+        rows.append((MODELS["sasrec"], f"{found['mean']:.4f} ({found['low']:.4f} .. {found['high']:.4f})", "", "", ""))
+    head = ("", "likelihood", "mean likelihood", "generated", "valid answers")
+    note = f"the same 20 titles for all, 0.05 by chance; in brackets the {significance.LEVEL} % interval over users"
+    return Table("Test HR@1, titles (uni19)", head, rows, note)
+
+
+def _against(ours: np.ndarray, theirs: np.ndarray, resamples: int, seed: int) -> str:
+    found = significance.difference(ours, theirs, resamples, seed)
+    mark = "*" if found["low"] > 0 or found["high"] < 0 else " "
+    return f"{found['difference']:+.4f} ({found['low']:+.4f} .. {found['high']:+.4f}){mark}"
+
+
+def _users(frame: pl.DataFrame) -> np.ndarray:
+    return frame.filter(split="test")["user_id"].unique().sort().to_numpy()

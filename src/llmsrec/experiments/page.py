@@ -1,0 +1,95 @@
+"""Tables, claims and pictures as one HTML page that needs no network, and as Markdown."""
+
+import base64
+import io
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from llmsrec.evaluation import tables as as_text
+from llmsrec.evaluation.plots import save
+from llmsrec.evaluation.tables import Table
+from llmsrec.experiments.paper.section import Claim, Section
+from llmsrec.files import atomic
+
+HEADER = ("claim", "figure", "here")
+TEMPLATE = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>The paper's experiments</title><style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-size: 13px }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top }
+th:first-child, td:first-child { text-align: left }
+.wide { overflow-x: auto } img { max-width: 100% } .note { color: #555; font-size: 13px }
+.holds { color: #00694b } .contradicted { color: #a33c00 } .noise { color: #555 }
+</style></head><body>
+<h1>The paper's experiments on this data</h1>
+<p>{{ intro }}</p>
+<ul>{% for part in sections %}<li><a href="#s{{ loop.index }}">{{ part.title }}</a></li>{% endfor %}</ul>
+{% for part in sections %}<h2 id="s{{ loop.index }}">{{ part.title }}</h2>
+{% if part.claims %}<div class="wide"><table><tr><th>claim</th><th>figure</th><th>here</th></tr>
+{% for claim in part.claims %}<tr><td>{{ claim.text }}</td><td>{{ claim.figure }}</td>
+<td class="{{ claim.verdict.split()[-1] }}">{{ claim.verdict }}</td></tr>{% endfor %}</table></div>{% endif %}
+{% for picture in pictures[loop.index0] %}
+<img alt="{{ part.title }}" src="data:image/png;base64,{{ picture }}">{% endfor %}
+{% for table in part.tables %}<h3>{{ table.title }}</h3>
+{% if table.note %}<p class="note">{{ table.note }}</p>{% endif %}
+<div class="wide"><table><tr>{% for cell in table.header %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>
+{% endfor %}{% endfor %}</body></html>
+"""
+
+
+def write(folder: Path, sections: list[Section], missing: list[str], seeds: list[int]) -> Path:
+    """page.html, page.md and the pictures.
+
+    Args:
+        missing: titles of what is not there.
+        seeds: of the runs.
+
+    Returns:
+        The page.
+    """
+    of_seeds = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one seed ({seeds[0]})"
+    intro = f"Protocol in every table's title; all users; {of_seeds}. Whether a claim holds is decided by its interval."
+    if missing:
+        intro += f" Not run: {'; '.join(missing)}."
+    pictures = [[_png(figure) for figure in part.pictures.values()] for part in sections]
+    for number, part in enumerate(sections, start=1):
+        for name, figure in part.pictures.items():
+            save(figure, folder / f"{number}-{name}.png")
+    encoded = [[base64.b64encode(picture).decode() for picture in of_part] for of_part in pictures]
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE)
+    html = template.render(intro=intro, sections=sections, pictures=encoded)
+    for name, text in (("page.html", html), ("page.md", _markdown(intro, sections))):
+        with atomic(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return folder / "page.html"
+
+
+def text(sections: list[Section]) -> str:
+    """For a terminal."""
+    return "\n\n".join(f"{part.title}\n\n{as_text.text(_tables(part))}" for part in sections)
+
+
+def _markdown(intro: str, sections: list[Section]) -> str:
+    parts = [f"# The paper's experiments on this data\n\n{intro}\n"]
+    for number, part in enumerate(sections, start=1):
+        images = "".join(f"![{part.title}]({number}-{name}.png)\n\n" for name in part.pictures)
+        parts.append(f"## {part.title}\n\n{images}{as_text.markdown(_tables(part))}")
+    return "\n".join(parts)
+
+
+def _tables(part: Section) -> list[Table]:
+    claims = [_row(claim) for claim in part.claims]
+    return [*([Table("Claims", HEADER, claims)] if claims else []), *part.tables]
+
+
+def _row(claim: Claim) -> tuple[str, ...]:
+    return claim.text, claim.figure, claim.verdict
+
+
+def _png(figure: object) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})  # type: ignore[attr-defined]
+    return buffer.getvalue()

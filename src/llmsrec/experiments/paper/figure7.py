@@ -1,0 +1,32 @@
+"""Figure 7: validation while training on original and on shuffled sequences."""
+
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from llmsrec.evaluation.names import MODELS
+from llmsrec.evaluation.plots import STYLE, label
+from llmsrec.experiments.paper import order, table3
+from llmsrec.experiments.paper.section import Section
+from llmsrec.experiments.results import Results, what_of
+from llmsrec.experiments.runs import Run, of
+
+TITLE = "Figure 7: learning curves"
+CURVE = "check/valid/uni99/ndcg_10"
+SHOWN = ("tallrec", "llara", "collm", "a_llmrec", "llm_srec")
+
+
+def runs(seeds: list[int]) -> list[Run]:
+    return of(order.ORDERS, table3.WHAT, seeds)
+
+
+def make(results: Results) -> Section:
+    with style.context(STYLE, after_reset=True):
+        figure = Figure(figsize=(12, 3.2), layout="constrained")
+        for axes, model in zip(figure.subplots(1, len(SHOWN), sharey=True), SHOWN, strict=True):
+            for setting, line in zip(order.ORDERS, ("-", "--"), strict=True):
+                run = Run(setting, what_of(model, "uni99"), results.seeds[0])
+                if points := results.curve(run, CURVE):
+                    axes.plot(*zip(*points, strict=True), line, label=setting)
+            label(axes, MODELS[model], "step", "validation NDCG@10, uni99" if model == SHOWN[0] else "")
+            axes.legend(loc="lower right", fontsize=8)
+    return Section(TITLE, pictures={"curves": figure})

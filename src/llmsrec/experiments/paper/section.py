@@ -1,0 +1,77 @@
+"""What a table or figure of the paper is made of: rows with intervals, pictures, and claims that figures decide."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from llmsrec.evaluation import significance
+from llmsrec.evaluation.tables import Table
+from llmsrec.experiments.results import Measures
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper, and whether it shows here.
+
+    Attributes:
+        text: what is claimed, of which some figure should be above 0.
+        figure: that figure with its interval, for people.
+        verdict: `holds`, `not beyond noise` or `contradicted`.
+    """
+
+    text: str
+    figure: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table or figure.
+
+    Attributes:
+        title: the paper's.
+        tables, claims: of it.
+        pictures: name -> figure.
+    """
+
+    title: str
+    tables: list[Table] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+    pictures: dict[str, Figure] = field(default_factory=dict)
+
+
+def claim(text: str, ours: np.ndarray, theirs: np.ndarray, measures: Measures) -> Claim:
+    """Judge that `ours` is above `theirs`, `[seeds, n]` each, the same users: by the paired interval of the difference.
+
+    The whole interval above 0: it holds; all of it below: contradicted; else it is not beyond noise.
+    """
+    found = significance.difference(ours.mean(axis=0), theirs.mean(axis=0), measures.resamples, measures.seed)
+    verdict = "holds" if found["low"] > 0 else "contradicted" if found["high"] < 0 else "not beyond noise"
+    return Claim(text, f"{found['difference']:+.4f} ({found['low']:+.4f} .. {found['high']:+.4f})", verdict)
+
+
+def claim_of_change(text: str, ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray],
+                    measures: Measures) -> Claim:  # fmt: skip
+    """Judge that shuffling costs us more than them: each `(original, shuffled)`, by the difference of the losses."""
+    return claim(text, ours[0] - ours[1], theirs[0] - theirs[1], measures)
+
+
+def level(values: np.ndarray, measures: Measures) -> str:
+    """The mean of `[seeds, n]` with its interval over users, and the seeds' standard deviation where there are some."""
+    found = significance.mean(values.mean(axis=0), measures.resamples, measures.seed)
+    spread = f" ± {values.mean(axis=1).std(ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{found['mean']:.4f}{spread} ({found['low']:.4f} .. {found['high']:.4f})"
+
+
+def change(values: np.ndarray, base: np.ndarray, measures: Measures) -> str:
+    """The relative change from `base` to `values`, `[seeds, n]` each, with its paired interval."""
+    found = significance.change(values.mean(axis=0), base.mean(axis=0), measures.resamples, measures.seed)
+    return f"{found['change']:+.1%} ({found['low']:+.1%} .. {found['high']:+.1%})" if found else "-"
+
+
+def note(measures: Measures, seeds: list[int], more: str = "") -> str:
+    """What the brackets mean, and how many trainings are behind a row."""
+    of_seeds = f"mean of {len(seeds)} seeds, ± their standard deviation" if len(seeds) > 1 else "one seed"
+    interval = f"In brackets: {significance.LEVEL} % bootstrap over users, paired where it is of a change"
+    return f"{interval}; {of_seeds}. {more}".strip()

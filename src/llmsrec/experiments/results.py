@@ -1,0 +1,126 @@
+"""What the runs of the paper's tables gave: ranks of every user, figures and curves, from the registry."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from mlflow import MlflowClient
+
+from llmsrec import systems
+from llmsrec.errors import DataError
+from llmsrec.evaluation.metrics import per_user
+from llmsrec.evaluation.names import OURS
+from llmsrec.experiments import compare
+from llmsrec.experiments.runs import MAIN, Run
+from llmsrec.registry import names, revisions
+
+EXPERIMENT = "dvc.experiment"  # the run's tag
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How intervals are made: `resamples` of the bootstrap, by `seed`; `negatives` of uni99."""
+
+    resamples: int
+    seed: int
+    negatives: int
+
+
+class Results:
+    """The runs that are asked for, each read once.
+
+    Args:
+        client: of the registry.
+        root: the repository.
+        place: a folder for what is brought from afar.
+        seeds: of every run; values of several are averaged user by user.
+        measures: for intervals.
+    """
+
+    def __init__(self, client: MlflowClient, root: Path, place: Path, seeds: list[int], measures: Measures) -> None:
+        self.client, self.root, self.place, self.seeds, self.measures = client, root, place, seeds, measures
+        self._commits = revisions.experiments_here(root)
+        self._sides: dict[Run, compare.Side] = {}
+
+    def values(self, setting: str, model: str, split: str, protocol: str, metric: str) -> np.ndarray:
+        """`[seeds, n]` a metric of each user.
+
+        Args:
+            model: `sasrec` and `popularity` are the main way's; others are systems by their names.
+        """
+        found = []
+        for seed in self.seeds:
+            side = self.side(Run(setting, what_of(model, protocol), seed))
+            own = OURS if what_of(model, protocol) != MAIN and model != "sasrec" else model
+            assert side.ranks is not None
+            chosen = side.ranks.filter(model=own, split=split, protocol=protocol).sort("user_id")
+            found.append(per_user(chosen["rank"].to_numpy(), metric))
+        return np.stack(found)
+
+    def pair(self, setting: str, model: str, protocol: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """`values` on original and on shuffled histories of test."""
+        return (
+            self.values(setting, model, "test", protocol, metric),
+            self.values(setting, model, "test_shuffled", protocol, metric),
+        )
+
+    def slices(self, setting: str = "original") -> pl.DataFrame:
+        """The groups of users, by user id."""
+        frame = self.side(Run(setting, MAIN, self.seeds[0])).slices
+        assert frame is not None
+        return frame.sort("user_id")
+
+    def metric(self, run: Run, name: str) -> float | None:
+        """What MLflow has under a name."""
+        return self.side(run).metrics.get(name)
+
+    def curve(self, run: Run, name: str) -> list[tuple[float, float]]:
+        """(step, value) of what was measured during training, such as `check/valid/uni99/ndcg_10`."""
+        points = self.client.get_metric_history(self.side(run).found.run_id, name)
+        return sorted((point.step, point.value) for point in points)
+
+    def side(self, run: Run) -> compare.Side:
+        """What the registry has of a run, on the same users and candidates as all others.
+
+        Raises:
+            DataError: it is not there, or of other data.
+        """
+        if run not in self._sides:
+            self._sides[run] = self._load(run)
+            first = next(iter(self._sides.values()))
+            if why := compare.unpaired(first, self._sides[run]):
+                raise DataError(f"{run.name} does not belong in a table with the others: {why}; run it again.")
+        return self._sides[run]
+
+    def _load(self, run: Run) -> compare.Side:
+        commit = self._commits.get(run.name)
+        text = commit and revisions.show(self.root, commit, run.registered)
+        if not text:
+            raise DataError(
+                f"the DVC experiment {run.name} {'ended before it was registered' if commit else 'is not there'}; "
+                f"`dvc exp remove {run.name}` and `llmsrec paper run` make it anew."
+            )
+        run_id = json.loads(text)["run_id"]
+        side = compare.load(self.client, names.Found(run.name, run_id), self.place / run.name)
+        if side.ranks is None:
+            raise DataError(f"run {run_id} of {run.name} keeps no {compare.RANKS}; run it again.")
+        self._name(side)
+        return side
+
+    def _name(self, side: compare.Side) -> None:
+        """Where all stages were cached, the run is of an earlier `dvc repro`, and knows of no experiment."""
+        if not self.client.get_run(side.found.run_id).data.tags.get(EXPERIMENT):
+            self.client.set_tag(side.found.run_id, EXPERIMENT, side.found.name)
+            self.client.update_run(side.found.run_id, name=f"{side.title} ({side.found.name})")
+
+
+@cache
+def what_of(model: str, protocol: str) -> str:
+    """Which training has a model's ranks: `main`, or `<system>-<form>`."""
+    form = "titles" if protocol.startswith("uni19") else "retrieval"
+    if model == "sasrec" and form == "titles":
+        return f"{next(system for system, forms in systems.MODULES.items() if form in forms)}-{form}"
+    return f"{model}-{form}" if model in systems.MODULES else MAIN

@@ -1,0 +1,121 @@
+"""Every table and figure, made of ranks by hand: what its claims say, and the page of all."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from llmsrec.errors import RequestError
+from llmsrec.experiments import page, paper
+from llmsrec.experiments.paper.section import change, claim, level
+from llmsrec.experiments.results import Measures
+
+USERS = 400
+MEASURES = Measures(resamples=200, seed=0, negatives=99)
+
+
+class Made:
+    """Stands for `Results`: LLM-SRec is the best by far and alone loses from shuffling; all others are alike."""
+
+    def __init__(self, root: Path) -> None:
+        self.seeds, self.measures, self.root = [0, 1], MEASURES, root
+        self.asked: set[tuple[str, str]] = set()
+
+    def values(self, setting, model, split, protocol, metric):
+        self.asked.add((setting, model))
+        ordered = setting.endswith("shuffled") or split == "test_shuffled"
+        level = {"llm_srec": 0.3 if ordered else 0.9}.get(model, 0.2)
+        if setting in ("retrieval-only", "no-uniform", "contrastive", "last-target"):
+            level = 0.2
+        rng = np.random.default_rng([len(setting), len(model), len(split), len(protocol)])
+        return (rng.random((2, USERS)) < level).astype(float)
+
+    def pair(self, setting, model, protocol, metric):
+        return tuple(self.values(setting, model, split, protocol, metric) for split in ("test", "test_shuffled"))
+
+    def slices(self, setting="original"):
+        half = np.arange(USERS) % 2 == 0
+        groups = {"warm": half, "cold": ~half, "transition": half, "non_transition": ~half}
+        return pl.DataFrame({"user_id": np.arange(1, USERS + 1), **groups})
+
+    def metric(self, run, name):
+        return {"no-uniform": 7.0, "original": 9.0 + run.seed}.get(run.setting)
+
+    def curve(self, run, name):
+        return [(1, 0.1), (2, 0.2)]
+
+
+@pytest.fixture
+def made(tmp_path):
+    (tmp_path / "data/filtered").mkdir(parents=True)
+    events = pl.DataFrame(
+        {
+            "user_id": np.repeat(np.arange(1, USERS + 1, dtype=np.int32), 2),
+            "item_id": np.tile(np.array([1, 2], dtype=np.int32), USERS),
+            "timestamp": np.arange(2 * USERS) * 86_400_000,
+        }
+    )
+    events.write_parquet(tmp_path / "data/filtered/interactions.parquet")
+    pl.DataFrame({"title": ["Red <Soap>", "Tent"]}).write_parquet(tmp_path / "data/filtered/items.parquet")
+    return Made(tmp_path)
+
+
+@pytest.mark.parametrize("name", paper.NAMES)
+def test_a_table_is_made_of_the_runs_that_it_names(name, made):
+    module = paper.module(name)
+    runs = module.runs([0, 1])
+    assert len(runs) == len(set(runs)) and {run.seed for run in runs} == {0, 1}
+    section = module.make(made)
+    assert section.title == module.TITLE and (section.tables or section.pictures)
+    for table in section.tables:
+        assert table.rows and {len(row) for row in table.rows} == {len(table.header)}, table.title
+    assert {setting for setting, _ in made.asked} <= {run.setting for run in runs}
+    from llmsrec.experiments.results import what_of
+
+    protocol = "uni19" if name == "table4" else "full"
+    assert {what_of(model, protocol) for _, model in made.asked} <= {run.what for run in runs}
+
+
+def test_a_claims_verdict_is_its_intervals():
+    ours, theirs = np.ones((1, USERS)), np.zeros((1, USERS))
+    assert claim("", ours, theirs, MEASURES).verdict == "holds"
+    assert claim("", theirs, ours, MEASURES).verdict == "contradicted"
+    coin = (np.arange(USERS)[None] % 2).astype(float)
+    assert claim("", coin, 1 - coin, MEASURES).verdict == "not beyond noise"
+
+
+def test_claims_say_what_the_ranks_do(made):
+    verdicts = {claim.text: claim.verdict for claim in paper.module("table6").make(made).claims}
+    assert set(verdicts.values()) == {"holds"} and len(verdicts) == 20
+    of_order = paper.module("figure1").make(made).claims
+    assert of_order and {claim.verdict for claim in of_order} == {"holds"}
+    (apart,) = paper.module("table13").make(made).claims
+    assert (apart.figure, apart.verdict) == ("+2.00, +3.00", "holds")
+
+
+def test_levels_and_changes_are_means_over_seeds():
+    values = np.stack([np.ones(4), np.array([1.0, 1, 0, 0])])
+    assert level(values, MEASURES).startswith("0.7500 ± 0.3536 (")
+    assert level(values[:1], MEASURES) == "1.0000 (1.0000 .. 1.0000)"
+    assert change(values[:1] / 2, values[:1], MEASURES) == "-50.0% (-50.0% .. -50.0%)"
+    assert change(values[:1], values[:1] * 0, MEASURES) == "-"
+
+
+def test_the_page_needs_no_network_and_escapes_titles(made, tmp_path):
+    sections = [paper.module(name).make(made) for name in ("table7", "figure1", "figure6")]
+    written = page.write(tmp_path / "paper", sections, ["Table 8"], [0, 1])
+    html = written.read_text()
+    assert "Red &lt;Soap&gt;" in html and "<Soap>" not in html
+    assert "Not run: Table 8" in html and html.count("data:image/png;base64,") == 1
+    assert not re.search(r'(src|href)="(?!data:|#)', html)
+    markdown = (tmp_path / "paper/page.md").read_text()
+    (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", markdown)
+    assert (tmp_path / "paper" / picture).read_bytes().startswith(b"\x89PNG")
+    assert "holds" in markdown and "Claims" in page.text(sections)
+
+
+def test_a_name_that_means_nothing_is_told_the_nearest():
+    with pytest.raises(RequestError, match="did you mean 'table7'"):
+        paper.module("tabel7")
