@@ -109,10 +109,17 @@ def _timed(main: Callable[[Stage], None], stage: Stage) -> None:
         write_json(stage.duration, {"seconds": time.monotonic() - began})
 
 
-def durations(*stages: Stage) -> dict[str, float]:
-    """`llm_srec` -> the seconds that it took; a stage whose outs came from a cache is left out."""
-    files = {stage.name.partition("@")[0]: stage.duration for stage in stages}
-    return {name: read_json(file)["seconds"] for name, file in files.items() if file.is_file()}
+def durations(*names: str, folder: Path = Path()) -> dict[str, float]:
+    """`llm_srec` -> the seconds that it took; a stage whose outs came from a cache, or lacks an input, is left out."""
+    found = {}
+    for name in names:
+        try:
+            file = load(name, folder).duration
+        except DataError:
+            continue
+        if file.is_file():
+            found[name.partition("@")[0]] = read_json(file)["seconds"]
+    return found
 
 
 def _run_together(main: Callable[[Stage], None], name: str, folder: Path) -> None:

@@ -49,7 +49,7 @@ def main(stage: Stage) -> None:
                 **{f"data/{part}": [path] for part, path in manifests.items()},
             },
             model=given.system,
-            seconds=durations(training, ranking),
+            seconds=durations(*(f"{kind}@{name}" for kind in ("train", "rank")), folder=BASELINES),
         )
         with tracking.connected(stage.root) as client:
             place_of = tracking.experiment(client, stage.params.registry.experiment, stage.root)

@@ -37,7 +37,7 @@ def main(stage: Stage) -> None:
         name=record.title(params, experiment, committed),
         params=record.used(params),
         evaluation=evaluation,
-        seconds=durations(*map(load, ("filter", "split", "backbone", "sasrec", "llm_srec", "evaluate"))),
+        seconds=durations("filter", "split", "backbone", "sasrec", "llm_srec", "evaluate"),
         curve=read_json(MODEL / "curve.json"),
         data={part: sha256(path) for part, path in manifests.items()},
         tags=tags | record.evidence(REPORTS) | revisions.source(stage.root, experiment),
