@@ -1,5 +1,6 @@
 """Running a Llama layer by layer gives what the model's own forward pass gives, gradients too."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from transformers import (
     Qwen3Model,
 )  # fmt: skip
 
+from llmsrec.engine import backbone
 from llmsrec.engine.decoder import Decoder
 from llmsrec.engine.readout import read_out
 from llmsrec.models.llm.retrieval import LLMSRec
@@ -36,6 +38,28 @@ HISTORIES = {
 def model_of(config: Any, kind: Any) -> Any:
     torch.manual_seed(0)
     return kind(config).requires_grad_(False).eval()
+
+
+def test_with_adapters_values_and_their_gradients_are_the_models_own(
+    backbone_folder: Path, teacher: Any, settings: Any
+) -> None:
+    """Adapters that have learnt: nothing that was kept before they changed is read after it."""
+    tuned = backbone.add_lora(backbone.load(backbone_folder), 2, seed=0)
+    model = LLMSRec(tuned, teacher, TITLES, settings, seed=0)
+    assert model.decoder is not None and not model.decoder.frozen
+    items = [np.array([3, 1]), np.array([4, 4, 9, 2])]
+    batch = model.prompts.users(items, [np.arange(len(row)) * DAY_MS for row in items])
+    adapters = {name: parameter for name, parameter in model.trainable().items() if "lora_" in name}
+    for seed in (0, 1):
+        with torch.no_grad():
+            for parameter in adapters.values():
+                parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(seed))
+        found = model.decoder.read_out(batch, model.item_inputs, model.user_out)
+        plain = read_out(model.backbone, batch, model.item_inputs, model.user_out)
+        torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+        gradients = [torch.autograd.grad(values.square().sum(), list(adapters.values())) for values in (found, plain)]
+        for name, one, other in zip(adapters, *gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_llmrec_reads_the_codes_of_its_stage_1_and_trains_no_language_model(pl
 def test_a_file_says_what_differs_from_params_yaml(place: Path) -> None:
     model, train = llm.settings_of(task(place, "collm"))
     assert (model.user_representation, model.distill, model.uniform) == (True, False, False)
-    assert (train.epochs, train.lr) == (2, params.load(ROOT / "params.yaml").train.lr)
+    assert (train.epochs, train.lr) == (3, params.load(ROOT / "params.yaml").train.lr)
 
 
 @pytest.mark.parametrize(

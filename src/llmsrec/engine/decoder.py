@@ -1,4 +1,4 @@
-"""A Llama-like frozen decoder, run so that nothing is computed that nobody reads.
+"""A Llama-like decoder, run so that nothing is computed that nobody reads.
 
 The values and gradients are those of the model's own forward pass. What is left out:
 
@@ -7,6 +7,8 @@ The values and gradients are those of the model's own forward pass. What is left
   into them is a constant (the rotary positions come after them);
 - what all user prompts begin with: its keys and values are kept;
 - the padding mask: padding is on the right, where a causal model does not look, so attention skips half of the square.
+
+With adapters, which make constants of nothing, the second and the third are computed like all else.
 """
 
 from collections.abc import Sequence
@@ -33,6 +35,7 @@ class Decoder:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.layers: list[Any] = list(model.layers)
+        self.frozen = not any(parameter.requires_grad for parameter in model.parameters())
         self._constants: dict[tuple[int, ...], list[Tensor]] = {}  # token ids -> keys and values of each layer in turn
 
     @classmethod
@@ -65,7 +68,7 @@ class Decoder:
         self, prompts: PromptBatch, item_inputs: ItemInputs, out: Tensor, user_inputs: Tensor | None = None
     ) -> Tensor:
         """As `readout.read_out`."""
-        size = prompts.constant
+        size = prompts.constant if self.frozen else 0
         begun = self._begin(prompts.token_ids[0, :size])
         inputs, slots = embed(self.model, prompts, item_inputs, out, user_inputs)
         inputs, slots = inputs[:, size:], slots[:, size:]
@@ -78,7 +81,10 @@ class Decoder:
         if prompts.branches is not None:
             mask, positions = branched(prompts, inputs.dtype, inputs.device).values()
             options = {"attention_mask": mask[:, :, size:], "position_ids": positions[:, size:]}
-        first = self._project_first(inputs, slots, torch.from_numpy(prompts.token_ids[:, size:]).to(inputs.device))
+        first = None
+        if self.frozen:
+            tokens = torch.from_numpy(prompts.token_ids[:, size:]).to(inputs.device)
+            first = self._project_first(inputs, slots, tokens)
         past = [part.expand(len(inputs), -1, -1, -1) for part in begun] if begun else None
         hidden = self(inputs, torch.from_numpy(read).to(inputs.device), past=past, first=first, **options)
         return hidden[torch.from_numpy(rows), torch.from_numpy(number)]

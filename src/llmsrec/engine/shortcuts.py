@@ -65,12 +65,14 @@ def choose(
         yardstick = Yardstick(model, prompts, item_inputs, user_out, user_inputs, item_out)
         padding = yardstick.padding()
         shared = causal and padding and user_inputs is None
-        if not causal or any(parameter.requires_grad for parameter in model.parameters()):
+        tuned = any(parameter.requires_grad for parameter in model.parameters())
+        if not causal or tuned:
             print("item prefixes are not reused: the backbone is not causal or is being fine-tuned", flush=True)
-            return Shortcuts(padding, shared and _trunk_is_right(yardstick), None, None)
-        decoder = _right_decoder(yardstick, shared) if padding else None
+        # Beside weights of fewer bits, adapters run in these only by the model's own forward pass (`add_lora`).
+        whole = not causal or (tuned and model.get_input_embeddings().weight.dtype != torch.float32)  # type: ignore[operator]
+        decoder = _right_decoder(yardstick, shared) if padding and not whole else None
         trunk = shared and (decoder is not None or _trunk_is_right(yardstick))
-        prefixes = _right_prefixes(yardstick, decoder) if padding else None
+        prefixes = _right_prefixes(yardstick, decoder) if padding and causal and not tuned else None
     if prefixes is not None:
         prefixes.keep(budget)
     return Shortcuts(padding, trunk, decoder, prefixes)
