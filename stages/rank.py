@@ -32,9 +32,8 @@ def main(stage: Stage) -> None:
     report.write_ranks(OUT / f"{name}.parquet", ranks, {split: of.users for split, of in given.asked.items()})
     write_json(OUT / f"{name}.json", evaluation)
     for protocol, metrics in evaluation[given.system]["test"].items():
-        print(
-            f"{name} test/{protocol}: " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items() if "_" in k), flush=True
-        )
+        figures = {key: value for key, value in metrics.items() if isinstance(value, float)}  # not the slices'
+        print(f"{name} test/{protocol}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()), flush=True)
 
 
 def task(stage: Stage) -> Task:

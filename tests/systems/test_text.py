@@ -6,15 +6,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+import stages.rank
+import stages.train
 from llmsrec import params, systems
 from llmsrec.data.split import split_interactions
 from llmsrec.models.cf import teacher
 from llmsrec.systems import ctrl, recformer
 from llmsrec.systems.task import Task
 from llmsrec.training import next_item
+from stages import common
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,6 +97,22 @@ def test_the_alignments_epochs_come_first_and_a_control_may_take_longer():
         {"epoch": 2, "loss": 1.0, "score": 0.5, "control/loss": 1.0, "control/score": 0.5},
         {"epoch": 3, "control/loss": 1.0, "control/score": 0.5},
     ]
+
+
+def test_the_stages_train_rank_and_say_what_came_of_it(place, monkeypatch, capsys):
+    for name in ("src", "stages", "systems"):
+        (place / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "baselines", place / "baselines")
+    text = (ROOT / "params.yaml").read_text()
+    (place / "params.yaml").write_text(text.replace("  epochs: 100\n", "  epochs: 1\n"))
+    (place / "reports").mkdir()
+    (place / "reports/passed.txt").touch()
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    for stage, name in ((stages.train, "train@ctrl-retrieval"), (stages.rank, "rank@ctrl-retrieval")):
+        stage.main(common.load(name, Path("baselines")))
+    assert "ctrl-retrieval test/uni99: ndcg_10 " in capsys.readouterr().out
+    ranks = pl.read_parquet(place / "reports/ranks/ctrl-retrieval.parquet")
+    assert set(ranks["model"]) == {"ctrl", "ctrl_random"} and ranks.height == 2 * 3 * 2 * 40
 
 
 def test_recformers_vectors_are_those_of_its_files(place):
