@@ -20,6 +20,7 @@ from llmsrec.files import atomic, read_json, write_json
 from llmsrec.models.cf.block import FORBIDDEN
 from llmsrec.models.cf.teacher import INIT_STD, drop
 from llmsrec.models.text.item_texts import Batch, ItemTexts
+from llmsrec.progress import Progress
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TEXTS = ("offsets", "tokens", "words")  # of `ItemTexts`
@@ -157,10 +158,13 @@ class RecFormer(nn.Module):
         return F.linear(found, self.word.weight, self.word_bias)
 
     @torch.no_grad()
-    def vectors(self, texts: ItemTexts, histories: Sequences) -> Tensor:
+    def vectors(self, texts: ItemTexts, histories: Sequences, label: str = "") -> Tensor:
         """`[U + 1, d]` on the CPU: each user's `start` after the newest `max_items` events, without dropout.
 
         Row 0 is the vector of an empty history. Histories of like lengths share a batch, so that little is padded.
+
+        Args:
+            label: names the work where it takes long enough to say how far it is.
         """
         was_training = self.training
         self.eval()
@@ -170,12 +174,15 @@ class RecFormer(nn.Module):
         vectors = torch.zeros(len(lengths), self.norm.weight.shape[0])
         order = np.argsort(lengths, kind="stable")
         begin = 0
-        while begin < len(order):
-            fit = lengths[order[begin:]] * np.arange(1, len(order) - begin + 1) <= BATCH_TOKENS
-            users = order[begin : begin + max(1, int(fit.sum()))]
-            batch = texts.batch([histories.of(user)[0] for user in users], self.max_items, self.max_tokens)
-            vectors[torch.from_numpy(users)] = self.start(batch).cpu()
-            begin += len(users)
+        with Progress(len(order), label=label, tokens=int(lengths.sum())) as progress:
+            while begin < len(order):
+                window = lengths[order[begin : begin + BATCH_TOKENS]]  # more do not fit, of a token each
+                fit = window * np.arange(1, len(window) + 1) <= BATCH_TOKENS
+                users = order[begin : begin + max(1, int(fit.sum()))]
+                batch = texts.batch([histories.of(user)[0] for user in users], self.max_items, self.max_tokens)
+                vectors[torch.from_numpy(users)] = self.start(batch).cpu()
+                progress.add(len(users), int(lengths[users].sum()))
+                begin += len(users)
         self.train(was_training)
         return vectors
 
