@@ -16,6 +16,7 @@ from stages.common import Stage, durations, load, run
 from stages.rank import OUT, task
 
 METRICS, DATA, BASELINES = Path("metrics/systems"), Path("data"), Path("baselines")
+PAIRED = (DATA / "filtered/interactions.parquet", DATA / "split/candidates.parquet")
 EVERYWHERE = ("data.", "sample.", "split.")
 
 
@@ -41,7 +42,8 @@ def main(stage: Stage) -> None:
             evaluation=evaluation,
             curve=[{"step": row["epoch"]} | row for row in read_json(given.folder / "curve.json")],
             data={part: sha256(path) for part, path in manifests.items()},
-            tags={"system": given.system, "form": given.form, "data.category": params.data.category}
+            tags={record.SYSTEM: given.system, record.FORM: given.form, "data.category": params.data.category}
+            | record.paired({path.name: sha256(path) for path in PAIRED})
             | revisions.source(stage.root, None),
             files={
                 "": [Path("params.yaml"), Path(f"systems/{given.system}.yaml")],

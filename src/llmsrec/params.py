@@ -28,6 +28,9 @@ from llmsrec.errors import ParamsError
 PROMOTED = ("staging", "previous", "champion")  # aliases that no stage moves
 Tower = Literal["llm", "cf", "teacher"]
 TOWERS: tuple[str, ...] = get_args(Tower)
+Against = Literal[
+    "sasrec", "best", "gru4rec", "bert4rec", "nextitnet", "ctrl", "recformer", "tallrec", "llara", "collm", "a_llmrec"
+]
 MOST_CHARACTERS, MOST_VALUES, DEEPEST = 100_000, 10_000, 20  # of a params.yaml; ours has 200 values, 4 deep
 Seed = Field(ge=0, lt=2**32)
 
@@ -274,6 +277,7 @@ class Gate(Section):
     margin: float = Field(ge=0, lt=1)
     slice_margin: float = Field(ge=0, lt=1)
     require_better: bool
+    against: Against
     towers: list[Tower] = Field(min_length=1)
     requests: int = Field(ge=10)
     latency_ms: Latency

@@ -20,7 +20,7 @@ from llmsrec.files import read_json
 from llmsrec.promotion import gate
 from llmsrec.registry import names, tracking
 from llmsrec.registry.names import Found
-from llmsrec.registry.record import flatten
+from llmsrec.registry.record import SYSTEM, flatten
 from llmsrec.registry.verified import check
 
 RANKS, SLICES = "reports/ranks.parquet", "reports/slices.parquet"
@@ -158,7 +158,7 @@ def load(client: MlflowClient, found: Found, place: Path) -> Side:
     manifests = {part: _artifact(client, found, f"{part}/manifest.json", place) for part in set(COMMON.values())}
     outputs = {part: read_json(path)["outputs"] for part, path in manifests.items() if path}
     ranks = _table(_artifact(client, found, RANKS, place))
-    system = run.data.tags.get("system", OURS)  # one of the compared systems stands where LLM-SRec does
+    system = run.data.tags.get(SYSTEM, OURS)  # one of the compared systems stands where LLM-SRec does
     return Side(
         found,
         run.info.run_name,

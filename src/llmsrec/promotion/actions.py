@@ -11,7 +11,7 @@ from llmsrec import params as parameters
 from llmsrec.errors import DataError, LLMSRecError, ParamsError, RequestError
 from llmsrec.export.smoke import smoke
 from llmsrec.params import Params, Registry
-from llmsrec.promotion import aliases, decision, evidence, gate, other_data
+from llmsrec.promotion import aliases, decision, evidence, gate, other_data, rivals
 from llmsrec.promotion.ledger import Aliases, Decision
 from llmsrec.registry import tracking, versions
 from llmsrec.registry.record import SEALED, used
@@ -99,12 +99,13 @@ def review(root: Path, wanted: str, to: str, settle: bool, model: str | None = N
         holder = _holder(client, model, there.get(to), ours, Path(folder) / "there", root, tower)
         tried = _try(Path(folder) / "ours/model", settings.registry.gate.requests)
         run = client.get_run(str(version.run_id))
+        rival = rivals.find(client, run.info.run_id, ours, settings.registry.gate.against)
         return Verdict(
             settings=settings.registry,
             model=model,
             version=number,
             to=to,
-            rules=gate.judge(ours, holder, to, tried, settings.registry.gate),
+            rules=gate.judge(ours, holder, to, tried, settings.registry.gate, rival),
             aliases=there,
             after={"previous": there.get("staging"), to: number} if to == "staging" else {to: number},
             last=last,

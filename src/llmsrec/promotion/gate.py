@@ -13,6 +13,7 @@ import polars as pl
 from llmsrec.errors import LLMSRecError
 from llmsrec.evaluation import significance, towers
 from llmsrec.evaluation.metrics import per_user
+from llmsrec.evaluation.names import MODELS
 from llmsrec.params import TOWERS, Gate
 from llmsrec.scoring.held_out import HeldOut
 
@@ -86,6 +87,19 @@ class OnOtherData:
     def scores(self) -> np.ndarray:
         """`[n]` float64: NDCG@10 among all items of its own catalogue; 0 for a target that it does not know."""
         return per_user(self.asked.ranks[PROTOCOL], METRIC)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A compared system (`rivals.find`).
+
+    Attributes:
+        system: its name.
+        scores: `[U]` NDCG@10 among all items, of the version's users.
+    """
+
+    system: str
+    scores: np.ndarray
 
 
 There = Evaluated | OnOtherData | LLMSRecError | None
@@ -165,7 +179,9 @@ class Rule:
         return {"rule": self.name, "holds": self.holds, "figures": [asdict(figure) for figure in self.figures]}
 
 
-def judge(ours: Evidence, there: There, holder: str, smoke: Smoke, limits: Gate) -> list[Rule]:
+def judge(
+    ours: Evidence, there: There, holder: str, smoke: Smoke, limits: Gate, rival: Rival | None = None
+) -> list[Rule]:
     """All rules of one version, in their order.
 
     Args:
@@ -173,12 +189,13 @@ def judge(ours: Evidence, there: There, holder: str, smoke: Smoke, limits: Gate)
         holder: the alias, such as `staging`.
         smoke: what the bundle did in a fresh process.
         limits: params.yaml's `registry.gate`.
+        rival: a compared system that it must not be worse than either.
     """
     parts: dict[str, Callable[[], Iterator[Figure]]] = {
         "data": lambda: data(ours),
         "bundle": lambda: bundle(ours, smoke),
         "parity": lambda: parity(ours),
-        "quality": lambda: quality(ours, there, holder, limits),
+        "quality": lambda: quality(ours, there, holder, limits, rival),
         "order": lambda: order(ours, limits),
         "load": lambda: load(smoke, limits),
         "towers": lambda: of_towers(ours, limits),
@@ -216,8 +233,8 @@ def parity(ours: Evidence) -> Iterator[Figure]:
         yield _measured("overlap@10 of the towers llm and cf", ours.comparison["towers"]["overlap_10"])
 
 
-def quality(ours: Evidence, there: There, holder: str, limits: Gate) -> Iterator[Figure]:
-    """Rule 4: no worse than SASRec, nor than what holds the alias now, on the same users and candidates.
+def quality(ours: Evidence, there: There, holder: str, limits: Gate, rival: Rival | None = None) -> Iterator[Figure]:
+    """Rule 4: no worse than SASRec, the rival, nor what holds the alias now, on the same users and candidates.
 
     Where `teacher` is the only tower that will be served, it is SASRec that is compared with what holds the alias.
 
@@ -228,6 +245,8 @@ def quality(ours: Evidence, there: There, holder: str, limits: Gate) -> Iterator
     scores = ours.scores(model)
     if model == "llm_srec":
         yield from _no_worse(ours, scores, ours.scores("sasrec"), "SASRec", limits)
+    if rival is not None:
+        yield from _no_worse(ours, scores, rival.scores, MODELS[rival.system], limits)
     if there is None:
         yield Figure(f"version in {holder}", "none yet")
         return

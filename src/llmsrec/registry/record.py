@@ -14,6 +14,7 @@ MARKED = ("model.distill", "model.uniform", "model.distill_loss", "model.user_re
 NAMED_ANYWAY = ("data.source", "data.category", "data.dir", "data.revision", "backbone.model", "backbone.revision")
 MOST_NAMED = 5
 REPORTS = ("checks.json", "comparison.json", "ranks.parquet", "slices.parquet")  # the evidence for a promotion
+SYSTEM, FORM = "system", "form"  # a compared system's run has these tags
 TEST_USERS = "test_users.parquet"  # evidence as well; versions from before there was any are without
 SEALED = "evidence_sha256"  # the run's tag: digest of these, as they were logged
 
@@ -138,6 +139,11 @@ def title(params: Params, experiment: str | None, committed: dict[str, Any]) -> 
     backbone = params.backbone.model.rstrip("/").rpartition("/")[2]
     where = f"{params.data.category}, {backbone}" + (f" ({experiment})" if experiment else "")
     return f"{', '.join(apart)} on {where}" if apart else where
+
+
+def paired(digests: dict[str, str]) -> dict[str, str]:
+    """Tags by which runs of the same users and candidates are found, of `comparison.json`'s `paired_by`."""
+    return {f"paired.{file}": digest for file, digest in digests.items()}
 
 
 def evidence(reports: Path) -> dict[str, str]:
