@@ -1,6 +1,7 @@
-"""TALLRec, LLaRA and CoLLM by title, end to end on tiny data."""
+"""TALLRec, LLaRA, CoLLM and A-LLMRec by title, end to end on tiny data."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,14 +10,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.torch import load_file
 
 from llmsrec import params, systems
 from llmsrec.data import choices, split
-from llmsrec.errors import DataError
+from llmsrec.errors import DataError, ParamsError
 from llmsrec.evaluation import metrics
 from llmsrec.files import read_json
 from llmsrec.models.cf import teacher as teachers
-from llmsrec.systems import titles
+from llmsrec.systems import a_llmrec, titles
 from llmsrec.systems.task import Task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +76,19 @@ def test_a_system_has_three_readings_of_every_user_of_every_split(place: Path, s
     assert config["backbone"]["lora_targets"] == ("all_linear" if system == "llara" else "query_value")
 
 
+def test_a_llmrec_reads_the_codes_of_its_stage_1_and_trains_no_language_model(place: Path) -> None:
+    given = task(place, "a_llmrec")
+    stage1 = given.settings.stage1.model_copy(update={"train": {"epochs": 2}, "code": 12})
+    given = replace(given, settings=given.settings.model_copy(update={"stage1": stage1}))
+    a_llmrec.train_stage1(replace(given, folder=place / titles.STAGE1, resume=place / "resume1"))
+    titles.train(given)
+    shutil.rmtree(place / titles.STAGE1)
+    assert titles.rank(given).ranks["test"]["uni19_likelihood"].shape == (40,)
+    tensors = load_file(given.folder / "model.safetensors")
+    assert {name.split(".")[0] for name in tensors} == {"f_I", "f_U"}
+    assert tensors["f_I.0.weight"].shape[1] == 12
+
+
 def test_sasrecs_ranks_are_among_the_same_20_items(place: Path) -> None:
     given, teacher = task(place, "collm"), teachers.load(titles.TEACHER)
     asked = given.asked["test"]
@@ -91,3 +106,10 @@ def test_titles_of_other_users_are_one_clear_error(place: Path) -> None:
     frame[:-1].write_parquet(titles.DRAWN)
     with pytest.raises(DataError, match=r"holds titles of 39 users of test, and the split asks about 40, not the same"):
         titles.stored(task(place, "collm").asked["test"].users, "test")
+
+
+def test_a_schedule_of_retrieval_alone_is_one_clear_error(place: Path) -> None:
+    given = task(place, "llara")
+    given = replace(given, settings=given.settings.model_copy(update={"schedule": "curriculum"}))
+    with pytest.raises(ParamsError, match=r"systems/llara\.yaml: `schedule` is curriculum, .* set it to joint"):
+        titles.train(given)

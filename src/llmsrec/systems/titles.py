@@ -1,6 +1,7 @@
 """TALLRec, LLaRA, CoLLM and A-LLMRec by title: the prompt of Table 1, Eq. 5, and three readings of 20 titles.
 
-What each has is in its systems/<system>.yaml, as for retrieval; all else is as params.yaml says.
+What each has is in its systems/<system>.yaml, as for retrieval; all else is as params.yaml says. A-LLMRec's f_I reads
+the item codes of its stage 1.
 """
 
 from pathlib import Path
@@ -12,14 +13,15 @@ from llmsrec import distributed
 from llmsrec.data import choices
 from llmsrec.data.choices import Choices, Titles
 from llmsrec.engine import backbone as backbones
-from llmsrec.errors import DataError
+from llmsrec.errors import DataError, ParamsError
 from llmsrec.evaluation import choice, ranks
 from llmsrec.evaluation.asked import Asked
 from llmsrec.evaluation.names import SASREC_TITLES
 from llmsrec.files import read_json
 from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.cf.teacher import Teacher
-from llmsrec.models.llm.settings import LLMSettings, changed
+from llmsrec.models.llm import allmrec
+from llmsrec.models.llm.settings import ALLMRecSettings, LLMSettings, changed
 from llmsrec.models.llm.titles import TitleModel
 from llmsrec.params import Model, Train
 from llmsrec.prompts.retrieval import PromptSettings
@@ -27,8 +29,9 @@ from llmsrec.systems.task import Ranked, Task
 from llmsrec.training import titles as training
 from llmsrec.training.loop import Curve
 
-SETTINGS = {"tallrec": LLMSettings, "llara": LLMSettings, "collm": LLMSettings, "a_llmrec": LLMSettings}
+SETTINGS = {"tallrec": LLMSettings, "llara": LLMSettings, "collm": LLMSettings, "a_llmrec": ALLMRecSettings}
 BACKBONE, TEACHER, DRAWN = Path("models/backbone"), Path("models/sasrec"), Path("data/titles/candidates.parquet")
+STAGE1 = Path("models/a_llmrec-stage1")
 STORED = {"valid": "valid", "test": "test", "test_shuffled": "test"}  # split -> whose titles it has
 
 
@@ -41,7 +44,7 @@ def train(task: Task) -> Curve:
         "seed": train_settings.seed,
         "item_embedding": task.settings.item_embedding,
     }
-    model = build(task, config)
+    model = build(task, config, STAGE1)
     backbone = task.params.backbone
     model.configure_layers(backbone.gradient_checkpointing, backbone.compile)
     drawn, at_most = stored(task.valid.users, "valid"), task.params.evaluate.validation_users
@@ -50,28 +53,36 @@ def train(task: Task) -> Curve:
     curve = training.train(model, task.sequences, titles, validation, train_settings, task.resume)
     if distributed.is_main():
         model.save(task.folder, config)
+        if task.system == "a_llmrec":
+            allmrec.copy(STAGE1, task.folder)
     return curve
 
 
 def rank(task: Task) -> Ranked:
-    """The positive's rank among its 20 titles by three readings, and SASRec's among the same items."""
-    model = build(task, read_json(task.folder / "config.json")).fill(task.folder)
-    result = Ranked({}, beside={"sasrec": {}})
+    """The positive's rank among its 20 titles by three readings, and the teacher's among the same items."""
+    model = build(task, read_json(task.folder / "config.json"), task.folder).fill(task.folder)
+    teacher = model.teacher.system
+    result = Ranked({}, beside={teacher: {}})
     for split, asked in task.asked.items():
         drawn = stored(asked.users, STORED[split])
         result.ranks[split], valid = read(model, asked, drawn, split)
-        result.beside["sasrec"][split] = {SASREC_TITLES: ranks_of_teacher(model.teacher, asked, drawn)}
+        result.beside[teacher][split] = {SASREC_TITLES: ranks_of_teacher(model.teacher, asked, drawn)}
         result.figures[split] = {"uni19_generated": {"valid_ratio": valid}}
     return result
 
 
-def build(task: Task, config: dict[str, Any]) -> TitleModel:
-    """The model that a folder's config.json describes, untrained."""
+def build(task: Task, config: dict[str, Any], codes: Path) -> TitleModel:
+    """The model that a folder's config.json describes, untrained.
+
+    Args:
+        codes: where the codes of A-LLMRec's stage 1 lie.
+    """
     loading, seed = config["backbone"], config["seed"]
     backbone = backbones.load(BACKBONE, loading["dtype"], loading["quantization"], vocabulary=True)
     backbone = backbones.tuned(backbone, loading, seed)
     holds = PromptSettings.of(Model.model_validate(config["model"]), config["item_embedding"])
-    return TitleModel(backbone, teachers.load(TEACHER), task.titles, holds, seed)
+    own = allmrec.read(codes) if task.system == "a_llmrec" else None
+    return TitleModel(backbone, teachers.load(TEACHER), task.titles, holds, seed, own)
 
 
 def read(model: TitleModel, asked: Asked, drawn: Choices, split: str) -> tuple[dict[str, np.ndarray], float]:
@@ -87,7 +98,7 @@ def read(model: TitleModel, asked: Asked, drawn: Choices, split: str) -> tuple[d
 
 
 def ranks_of_teacher(teacher: Teacher, asked: Asked, drawn: Choices) -> np.ndarray:
-    """`[n]` SASRec's ranks of the positives among the same 20 items."""
+    """`[n]` its ranks of the positives among the same 20 items."""
     users, items = teacher.user_vectors(asked.histories)[1:], teacher.item_vectors()
     vectors = users.detach().cpu().numpy(), items.detach().cpu().numpy()
     return ranks.rank(*vectors, asked.targets, *asked.excluded, drawn.negatives)["uni99"]
@@ -109,7 +120,16 @@ def stored(users: np.ndarray, split: str) -> Choices:
 
 
 def settings_of(task: Task) -> tuple[Model, Train]:
-    """params.yaml's `model` and `train` as this system has them by title."""
+    """params.yaml's `model` and `train` as this system has them by title.
+
+    Raises:
+        ParamsError: a value that cannot be, or a schedule that only retrieval has.
+    """
+    if task.settings.schedule != "joint":
+        raise ParamsError(
+            f"systems/{task.system}.yaml: `schedule` is {task.settings.schedule}, which the form retrieval has alone; "
+            "set it to joint to train by title."
+        )
     where, instead = f"systems/{task.system}.yaml", task.settings.titles
     own = {"user_representation": task.settings.user_representation}
     return changed(task.params.model, instead.model | own, where), changed(task.params.train, instead.train, where)
