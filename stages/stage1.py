@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from llmsrec import distributed
 from llmsrec.files import write_json
 from llmsrec.systems.a_llmrec import train_stage1
 from stages.common import Stage, run
@@ -19,10 +18,8 @@ def main(stage: Stage) -> None:
     given = replace(task(replace(stage, name=f"train@{system}-retrieval")), folder=Path(f"models/{system}-stage1"))
     given = replace(given, resume=stage.resume)
     given.folder.mkdir(parents=True, exist_ok=True)
-    curve = train_stage1(given)
-    if distributed.is_main():
-        write_json(given.folder / "curve.json", curve)
+    write_json(given.folder / "curve.json", train_stage1(given))
 
 
 if __name__ == "__main__":
-    run(main, f"stage1@{sys.argv[1]}", Path("baselines"), parallel=True)
+    run(main, f"stage1@{sys.argv[1]}", Path("baselines"))

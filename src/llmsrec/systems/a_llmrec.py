@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from llmsrec import distributed
 from llmsrec.engine.text_vectors import load_encoder, text_vectors
 from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.llm import allmrec
@@ -31,6 +30,5 @@ def train_stage1(task: Task) -> Curve:
     model = Autoencoders(items.shape[1], texts.shape[1], of.code, settings.seed)
     curve = training.train(model, teacher, texts, task.sequences, task.valid, of.weights, settings, task.resume)
     events = np.bincount(task.sequences.items, minlength=len(items))
-    if distributed.is_main():
-        allmrec.save(task.folder, model, items, texts, events <= of.cold)
+    allmrec.save(task.folder, model, items, texts, events <= of.cold)
     return curve
