@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsrec.errors import RequestError
+from llmsrec.export import bundle
 from llmsrec.files import read_json
+from llmsrec.models.llm import retrieval
+from llmsrec.models.llm.retrieval import Parts
 from llmsrec.registry import tracking
 from llmsrec.scoring import held_out
 from llmsrec.serving.bundle import Bundle, seal
@@ -287,3 +290,21 @@ def test_where_repeats_are_kept_a_held_out_target_is_ranked_among_all_items(tiny
         items = [int(asin[1:]) for asin in row["history"]]
         (answer,) = keeping.recommend([request(items, k=30)])
         assert [item.parent_asin for item in answer.items].index(row["target"]) == rank
+
+
+def test_a_bundle_of_tallrec_answers_as_offline_without_item_embeddings(tiny: Any, tmp_path: Path) -> None:
+    """Prompts of text alone, and adapters on queries and values with a scale of their own."""
+    import torch
+
+    of = {**tiny.config["model"], "distill": False, "uniform": False}
+    loading = tiny.config["backbone"] | {"lora_rank": 2, "lora_alpha": 16, "lora_targets": "query_value"}
+    folder, parts = tiny.folder, Parts(item_embedding=False, cf_user=False)
+    paths = folder / "models/backbone", folder / "models/sasrec", folder / "data/filtered/items.parquet"
+    model = retrieval.build(*paths, of, loading, 0, parts=parts)
+    with torch.no_grad():
+        for name, parameter in model.trainable().items():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+    config = {**tiny.config, "model": of, "backbone": loading, "parts": vars(parts)}
+    bundle.write(tmp_path / "bundle", model, config, tiny.catalogue, paths[0], tiny.sequences, users=5, tolerance=1e-4)
+    assert_same_as_offline(dataclasses.replace(tiny, model=model), Recommender.load(tmp_path / "bundle"), "llm")
