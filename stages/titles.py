@@ -32,4 +32,4 @@ def main(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "titles")
+    run(main, "titles", Path("baselines"))
