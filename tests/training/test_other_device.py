@@ -12,7 +12,7 @@ import torch
 from llmsrec.engine import backbone
 from llmsrec.engine.prefix_store import Budget
 from llmsrec.models.cf import teacher
-from llmsrec.models.llm.retrieval import LLMSRec
+from llmsrec.models.llm.retrieval import LLMSRec, Parts
 from llmsrec.params import Model
 from llmsrec.training.next_item import Samples, build, next_item_loss
 from tests.other_device import other_device
@@ -55,6 +55,27 @@ def test_steps_and_vectors(tiny: Any, tmp_path: Path, kind: str, changes: dict[s
             model = built(tiny, base, chosen, budget)
             assert {parameter.device.type for parameter in model.parameters()} == {device}
             found.append(steps(model, tiny.sequences, chosen, targets) | vectors(model, tiny.sequences))
+    close(found[1], found[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("system", ["tallrec", "llara, a step of text alone", "a_llmrec"])
+def test_steps_and_vectors_of_the_systems_around_a_language_model(tiny: Any, system: str) -> None:
+    alone = {"distill": False, "uniform": False, "user_representation": system == "a_llmrec"}
+    chosen = Model(**{**tiny.config["model"], **alone})
+    parts = Parts(item_embedding=system != "tallrec", cf_user=False)
+    codes = torch.rand(31, 5, generator=torch.Generator().manual_seed(0)) if system == "a_llmrec" else None
+    found = []
+    for place in (nullcontext("cpu"), other_device()):
+        base = backbone.load(tiny.folder / "models/backbone")
+        if system != "a_llmrec":
+            base = backbone.add_lora(base, 2, 0, 8, "query_value")
+        with place as device:
+            base.model.to(device)
+            given = teacher.load(tiny.folder / "models/sasrec")
+            model = LLMSRec(base, given, TITLES, chosen, 0, parts=parts, item_codes=codes)
+            with model.text_alone() if "text alone" in system else nullcontext():
+                found.append(steps(model, tiny.sequences, chosen, "all"))
+            found[-1] |= vectors(model, tiny.sequences)
     close(found[1], found[0], rtol=1e-3, atol=1e-5)
 
 
