@@ -184,3 +184,14 @@ def test_dropout_of_adapters_and_teacher_stays_off_while_training(models: dict[s
     losses = {float(model.loss((list(items), list(times)), seen, choices)) for _ in range(3)}
     assert len(losses) == 1 and not model.backbone.training and not model.teacher.training
     model.eval()
+
+
+@torch.no_grad()
+def test_projections_start_at_the_size_of_words(models: dict[str, TitleModel]) -> None:
+    model = models["collm"]
+    words = model.backbone.get_input_embeddings().weight.norm(dim=1).mean()  # type: ignore[operator]
+    assert model.f_I is not None and model.f_U is not None
+    for projection in (model.f_I, model.f_U):
+        sizes = projection(model.item_codes[1:]).norm(dim=1)
+        torch.testing.assert_close(sizes.mean(), words, rtol=1e-4, atol=1e-5)
+        assert sizes.std() < words
