@@ -182,7 +182,7 @@ def test_the_loss_of_pre_training_is_that_of_a_loop():
     model = recformer.build(texts(), settings(dropout=0.0)).eval()
     histories, targets = [np.array([1, 2]), np.array([7]), np.array([4, 9, 3])], np.array([3, 8, 3])
     batch = texts().batch(histories, 6, 16)
-    losses = trainer(*routes()).pretraining(batch, targets, np.random.default_rng(5))
+    losses = trainer(*routes()).pretraining(histories, targets, np.random.default_rng(5))
     users = [alone(model, history) for history in histories]
     total = 0.0
     for user, target in zip(users, targets, strict=True):
@@ -204,7 +204,7 @@ def test_gradients_reach_the_items_of_the_batch_where_that_is_asked(batch_items)
     model = made._model
     histories, targets = [np.array([1, 2]), np.array([4])], np.array([17, 9])
     items = made.items()
-    losses = made.next_item(texts().batch(histories, 6, 16), targets, np.random.default_rng(0))
+    losses = made.next_item(histories, targets, np.random.default_rng(0))
     users = torch.stack([alone(model, history) for history in histories])
     scores = users @ items[1:].T / 0.05
     expected = (scores.logsumexp(1) - scores[[0, 1], targets - 1]).mean().item()
@@ -218,7 +218,7 @@ def test_gradients_reach_the_items_of_the_batch_where_that_is_asked(batch_items)
 def test_no_gradient_reaches_items_once_they_stand_still():
     made = trainer(*routes())
     made.freeze()
-    losses = made.next_item(texts().batch([np.array([1, 2])], 6, 16), np.array([17]), np.random.default_rng(0))
+    losses = made.next_item([np.array([1, 2])], np.array([17]), np.random.default_rng(0))
     assert losses.keys() == {"next_item"}
 
 

@@ -38,8 +38,8 @@ def test_recformers_steps_and_vectors(phase: str) -> None:
             chosen = of_recformer.settings(dropout=0.0)
             model = recformer.build(texts, chosen).to(device).eval()
             made = recformer.Trainer(model, texts, known, validation, chosen, Path())
-            batch = texts.batch([np.array([1, 2]), np.array([7])], 6, 16)
-            losses = getattr(made, phase)(batch, np.array([3, 8]), np.random.default_rng(0))
+            histories = [np.array([1, 2]), np.array([7])]
+            losses = getattr(made, phase)(histories, np.array([3, 8]), np.random.default_rng(0))
             vectors = {"users": model.vectors(texts, known), "items": made.items()}
             found.append(kept(with_gradients(model, losses) | vectors))
     close(found[1], found[0], rtol=1e-3, atol=1e-5)

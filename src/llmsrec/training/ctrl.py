@@ -96,10 +96,10 @@ def align(
     )
 
     def losses_at(rows: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-        torch.manual_seed(int(rng.integers(2**63)))  # dropout knows no other generator than the global one
+        # Dropout knows no other generator than the global one.
+        torch.manual_seed(int(rng.integers(2**63)) + distributed.rank())
         items = torch.from_numpy(samples.rows(rows)).to(vectors.device)
-        # Of several processes each does the whole batch, as its samples are each other's negatives.
-        return {"contrast": pair(items[:, :-1], items[:, -1]) / distributed.size()}
+        return {"contrast": pair(items[:, :-1], items[:, -1])}
 
     @torch.no_grad()
     def scores() -> dict[str, float]:

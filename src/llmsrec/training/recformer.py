@@ -7,7 +7,7 @@
 All of it sees training sequences and the catalogue's text alone. Every event but a user's first is a target.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from llmsrec.training.validation import METRIC, Validation
 HIDDEN, REPLACED = 0.8, 0.9  # of the words to tell, the first share becomes `MASK`, up to the second any word (BERT)
 SHAPE = {"dim", "layers", "heads", "feed_forward", "dropout", "max_items", "max_tokens"}
 
-Loss = Callable[[Batch, np.ndarray, np.random.Generator], dict[str, Tensor]]
+Loss = Callable[[list[np.ndarray], np.ndarray, np.random.Generator], dict[str, Tensor]]  # of histories, targets
 
 
 class Settings(params.Section):
@@ -166,12 +166,11 @@ class Trainer:
         )
 
         def losses_at(rows: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-            torch.manual_seed(int(rng.integers(2**63)))  # dropout knows no other generator than the global one
+            # Dropout knows no other generator than the global one.
+            torch.manual_seed(int(rng.integers(2**63)) + distributed.rank())
             ends = self._targets[rows]
             histories = [self._events[start:end] for start, end in zip(self._starts[rows], ends, strict=True)]
-            parts = loss(self._lay_out(histories), self._events[ends].astype(np.int64), rng)
-            # Of several processes each does the whole batch, as its items are each other's negatives.
-            return {name: part / distributed.size() for name, part in parts.items()}
+            return loss(histories, self._events[ends].astype(np.int64), rng)
 
         def scores() -> dict[str, float]:
             self._forget()
@@ -197,25 +196,22 @@ class Trainer:
             self._items = self._model.item_vectors(self._texts)
         return self._items
 
-    def pretraining(self, batch: Batch, targets: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+    def pretraining(
+        self, histories: list[np.ndarray], targets: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, Tensor]:
         """Item-item contrast within the batch, and hidden words (RECFORMER, Eq. 6 to 8)."""
-        settings, model = self._settings, self._model
-        losses = {"contrast": self._contrast(model.start(batch), targets)}
-        if settings.mask_weight:
-            masked, hidden = mask(batch, settings.mask, self._texts.vocabulary, rng)
-            words = torch.from_numpy(batch.tokens[hidden]).to(self._device)
-            logits = model.words(model(masked)[torch.from_numpy(hidden).to(self._device)])
-            telling = F.cross_entropy(logits, words, reduction="sum") / max(1, len(words))
-            losses["words"] = settings.mask_weight * telling
+        losses = {"contrast": self._contrast(self._vectors(histories), targets)}
+        if self._settings.mask_weight:
+            losses["words"] = self._settings.mask_weight * self._words(self._lay_out(histories), rng)
         return losses
 
-    def next_item(self, batch: Batch, targets: np.ndarray, _: np.random.Generator) -> dict[str, Tensor]:
+    def next_item(self, histories: list[np.ndarray], targets: np.ndarray, _: np.random.Generator) -> dict[str, Tensor]:
         """Softmax cross-entropy over all items, whose vectors stand still (RECFORMER, Eq. 9).
 
         With `batch_items` the contrast of pre-training goes on beside it until they stand still for good, so that
         items learn, too.
         """
-        users = self._model.start(batch)
+        users = self._vectors(histories)
         aims, items = torch.from_numpy(targets).to(self._device), self.items().to(self._device)
         losses = {"next_item": next_item.cross_entropy(users / self._settings.temperature, aims, items)}
         if self._settings.batch_items and not self._frozen:
@@ -225,15 +221,38 @@ class Trainer:
     def _contrast(self, users: Tensor, targets: np.ndarray) -> Tensor:
         """Cross-entropy of each user's target among the batch's different targets."""
         distinct, own = np.unique(targets, return_inverse=True)
-        scores = users @ self._model.start(self._lay_out(distinct[:, None])).T / self._settings.temperature
+        scores = users @ self._vectors(list(distinct[:, None])).T / self._settings.temperature
         return F.cross_entropy(scores, torch.from_numpy(own).to(self._device))
+
+    def _words(self, batch: Batch, rng: np.random.Generator) -> Tensor:
+        """Mean cross-entropy of the hidden words of a batch."""
+        masked, hidden = mask(batch, self._settings.mask, self._texts.vocabulary, rng)
+
+        def told(rows: np.ndarray) -> Tensor:
+            """`[len(rows)]` summed over each row's words."""
+            places = hidden[rows]
+            logits = self._model.words(self._model(masked.rows(rows))[torch.from_numpy(places).to(self._device)])
+            words = torch.from_numpy(batch.tokens[rows][places]).to(self._device)
+            owner = torch.from_numpy(np.nonzero(places)[0]).to(self._device)
+            each = F.cross_entropy(logits, words, reduction="none")
+            return torch.zeros(len(rows), device=self._device).index_add(0, owner, each)
+
+        return distributed.spread_rows(told, np.arange(len(hidden))).sum() / max(1, int(hidden.sum()))
+
+    def _vectors(self, histories: list[np.ndarray]) -> Tensor:
+        """`[n, d]` the vectors of histories, shared by the processes."""
+
+        def vectors(rows: np.ndarray) -> Tensor:
+            return self._model.start(self._lay_out([histories[row] for row in rows]))
+
+        return distributed.spread_rows(vectors, np.arange(len(histories)))
 
     def _forget(self) -> None:
         if not self._frozen:
             self._items = None
 
-    def _lay_out(self, histories: Sequence[np.ndarray] | np.ndarray) -> Batch:
-        return self._texts.batch(list(histories), self._settings.max_items, self._settings.max_tokens)
+    def _lay_out(self, histories: list[np.ndarray]) -> Batch:
+        return self._texts.batch(histories, self._settings.max_items, self._settings.max_tokens)
 
 
 def mask(batch: Batch, share: float, vocabulary: int, rng: np.random.Generator) -> tuple[Batch, np.ndarray]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmsrec import distributed
 from llmsrec.models.cf.teacher import INIT_STD, Teacher
 
 TEMPERATURE = 0.07
@@ -61,8 +62,13 @@ class Alignment(nn.Module):
                 layer.bias.zero_()
 
     def forward(self, histories: Tensor, targets: Tensor) -> Tensor:
-        """The loss of histories `[B, L]`, right-aligned, and the items `[B]` that came next."""
-        users, texts = self.views(self.backbone.last_only(histories), self.vectors[targets])
+        """The loss of histories `[B, L]`, right-aligned, and the items `[B]` that came next; processes share the work."""
+
+        def both(rows: np.ndarray) -> Tensor:
+            own = torch.from_numpy(rows).to(targets.device)
+            return torch.stack(self.views(self.backbone.last_only(histories[own]), self.vectors[targets[own]]), dim=1)
+
+        users, texts = distributed.spread_rows(both, np.arange(len(targets))).unbind(dim=1)
         return contrast(users, texts, targets, TEMPERATURE)
 
     def views(self, users: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:

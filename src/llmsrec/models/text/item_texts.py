@@ -39,6 +39,10 @@ class Batch:
     items: np.ndarray
     lengths: np.ndarray
 
+    def rows(self, chosen: np.ndarray) -> "Batch":
+        """Some of the histories, padded as far as all are."""
+        return Batch(self.tokens[chosen], self.types[chosen], self.items[chosen], self.lengths[chosen])
+
 
 @dataclass(frozen=True)
 class ItemTexts:

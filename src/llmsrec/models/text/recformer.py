@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, read_json, write_json
@@ -162,6 +163,7 @@ class RecFormer(nn.Module):
         """`[U + 1, d]` on the CPU: each user's `start` after the newest `max_items` events, without dropout.
 
         Row 0 is the vector of an empty history. Histories of like lengths share a batch, so that little is padded.
+        Several processes share the batches; each returns all vectors.
 
         Args:
             label: names the work where it takes long enough to say how far it is.
@@ -171,20 +173,22 @@ class RecFormer(nn.Module):
         ends = histories.offsets[1:]
         starts = np.maximum(histories.offsets[:-1], ends - self.max_items)
         lengths = texts.lengths(histories.items, starts, ends, self.max_tokens)
-        vectors = torch.zeros(len(lengths), self.norm.weight.shape[0])
+        vectors = torch.zeros(len(lengths), self.norm.weight.shape[0], device=self.norm.weight.device)
         order = np.argsort(lengths, kind="stable")
-        begin = 0
+        begin = number = 0
         with Progress(len(order), label=label, tokens=int(lengths.sum())) as progress:
             while begin < len(order):
                 window = lengths[order[begin : begin + BATCH_TOKENS]]  # more do not fit, of a token each
                 fit = window * np.arange(1, len(window) + 1) <= BATCH_TOKENS
                 users = order[begin : begin + max(1, int(fit.sum()))]
-                batch = texts.batch([histories.of(user)[0] for user in users], self.max_items, self.max_tokens)
-                vectors[torch.from_numpy(users)] = self.start(batch).cpu()
+                if number % distributed.size() == distributed.rank():
+                    batch = texts.batch([histories.of(user)[0] for user in users], self.max_items, self.max_tokens)
+                    vectors[torch.from_numpy(users)] = self.start(batch)
+                number += 1
                 progress.add(len(users), int(lengths[users].sum()))
                 begin += len(users)
         self.train(was_training)
-        return vectors
+        return distributed.add_up(vectors).cpu()
 
     def item_vectors(self, texts: ItemTexts) -> Tensor:
         """`[I + 1, d]` on the CPU: each item as a history of its own; row 0 is padding."""
