@@ -62,7 +62,7 @@ class Alignment(nn.Module):
                 layer.bias.zero_()
 
     def forward(self, histories: Tensor, targets: Tensor) -> Tensor:
-        """The loss of histories `[B, L]`, right-aligned, and the items `[B]` that came next; processes share the work."""
+        """The loss of histories `[B, L]`, right-aligned, and the items `[B]` that came next. Processes share it."""
 
         def both(rows: np.ndarray) -> Tensor:
             own = torch.from_numpy(rows).to(targets.device)
