@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from llmsrec import params, systems
 from llmsrec.data import choices, split
-from llmsrec.errors import DataError, ParamsError
+from llmsrec.errors import DataError
 from llmsrec.evaluation import metrics
 from llmsrec.files import read_json
 from llmsrec.models.cf import teacher as teachers
@@ -106,10 +106,3 @@ def test_titles_of_other_users_are_one_clear_error(place: Path) -> None:
     frame[:-1].write_parquet(titles.DRAWN)
     with pytest.raises(DataError, match=r"holds titles of 39 users of test, and the split asks about 40, not the same"):
         titles.stored(task(place, "collm").asked["test"].users, "test")
-
-
-def test_a_schedule_of_retrieval_alone_is_one_clear_error(place: Path) -> None:
-    given = task(place, "llara")
-    given = replace(given, settings=given.settings.model_copy(update={"schedule": "curriculum"}))
-    with pytest.raises(ParamsError, match=r"systems/llara\.yaml: `schedule` is curriculum, .* set it to joint"):
-        titles.train(given)

@@ -130,3 +130,52 @@ def test_processes_parts_add_up_to_the_batch(backbone_folder: Path, settings: An
 def test_no_sequence_with_two_events_is_one_clear_error(backbone_folder: Path, settings: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no training sequence has two events, so there is no next title to learn"):
         train(build(backbone_folder, settings), events([1, 1]), Titles.of(TITLES), validation(), SETTINGS, tmp_path)
+
+
+class Seen:
+    """Whether the prompts of each step held item embeddings, and which parameters had gradients."""
+
+    def __init__(self, model: TitleModel) -> None:
+        self.steps: list[bool] = []
+        self.trained: list[set[str]] = []
+        whole = model.loss
+
+        def loss(*arguments: Any) -> torch.Tensor:
+            self.steps.append(model.prompts.settings.item_embedding)
+            self.trained.append({name.split(".")[0] for name in model.trainable()})
+            return whole(*arguments)
+
+        model.loss = loss  # type: ignore[method-assign]
+
+
+def test_a_curriculum_goes_from_text_to_embeddings(backbone_folder: Path, settings: Any, tmp_path: Path) -> None:
+    model = build(backbone_folder, settings)
+    seen = Seen(model)
+    longer = SETTINGS.model_copy(update={"epochs": 15, "evaluations_per_epoch": 1, "patience": 99})
+    train(model, SEQUENCES, Titles.of(TITLES), validation(), longer, tmp_path, "curriculum")
+    first, last = (float(np.mean(part)) for part in np.array_split(seen.steps, 2))
+    assert not seen.steps[0] and first < 0.4 < 0.6 < last
+    assert model.prompts.settings.item_embedding
+
+
+def test_two_steps_train_adapters_on_text_and_then_the_maps(
+    backbone_folder: Path, settings: Any, tmp_path: Path
+) -> None:
+    model = build(backbone_folder, settings)
+    seen = Seen(model)
+    before = {name: parameter.detach().clone() for name, parameter in model.trainable().items()}
+    curve = train(model, SEQUENCES, Titles.of(TITLES), validation(), SETTINGS, tmp_path, "two_steps")
+    half = len(seen.steps) // 2
+    assert seen.steps == [False] * half + [True] * half
+    assert seen.trained == [{"backbone"}] * half + [{"f_I", "f_U"}] * half
+    assert [entry["step"] for entry in curve] == sorted({entry["step"] for entry in curve})
+    assert [entry["epoch"] for entry in curve] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0])
+    assert set(before) == set(model.trainable()), "what stood still can be trained again"
+
+
+def test_jointly_every_step_has_embeddings(backbone_folder: Path, settings: Any, tmp_path: Path) -> None:
+    model = build(backbone_folder, settings)
+    seen = Seen(model)
+    train(model, SEQUENCES, Titles.of(TITLES), validation(), SETTINGS, tmp_path)
+    assert seen.steps and all(seen.steps)
+    assert seen.trained[0] == {"backbone", "f_I", "f_U"}

@@ -13,7 +13,7 @@ from llmsrec import distributed
 from llmsrec.data import choices
 from llmsrec.data.choices import Choices, Titles
 from llmsrec.engine import backbone as backbones
-from llmsrec.errors import DataError, ParamsError
+from llmsrec.errors import DataError
 from llmsrec.evaluation import choice, ranks
 from llmsrec.evaluation.asked import Asked
 from llmsrec.evaluation.names import SASREC_TITLES
@@ -50,7 +50,8 @@ def train(task: Task) -> Curve:
     drawn, at_most = stored(task.valid.users, "valid"), task.params.evaluate.validation_users
     validation = training.Validation.of(task.valid, drawn, at_most, train_settings.seed)
     titles = Titles.of(task.titles)
-    curve = training.train(model, task.sequences, titles, validation, train_settings, task.resume)
+    schedule = task.settings.schedule
+    curve = training.train(model, task.sequences, titles, validation, train_settings, task.resume, schedule)
     if distributed.is_main():
         model.save(task.folder, config)
         if task.system == "a_llmrec":
@@ -123,13 +124,8 @@ def settings_of(task: Task) -> tuple[Model, Train]:
     """params.yaml's `model` and `train` as this system has them by title.
 
     Raises:
-        ParamsError: a value that cannot be, or a schedule that only retrieval has.
+        ParamsError: a value that cannot be.
     """
-    if task.settings.schedule != "joint":
-        raise ParamsError(
-            f"systems/{task.system}.yaml: `schedule` is {task.settings.schedule}, which the form retrieval has alone; "
-            "set it to joint to train by title."
-        )
     where, instead = f"systems/{task.system}.yaml", task.settings.titles
     own = {"user_representation": task.settings.user_representation}
     return changed(task.params.model, instead.model | own, where), changed(task.params.train, instead.train, where)

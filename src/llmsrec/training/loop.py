@@ -5,6 +5,7 @@ Read from top to bottom. What a step minimises and what a check evaluates are fu
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from llmsrec.training.batches import check_steps, epoch
 
 Losses = Callable[[np.ndarray, np.random.Generator], dict[str, Tensor]]  # rows of samples -> weighted terms by name
 Curve = list[dict[str, Any]]
+MAPS = ("f_I.", "f_U.")  # what brings the recommender's vectors into the language model
 
 
 def fit(
@@ -139,8 +141,8 @@ def optimizer_of(parameters: dict[str, nn.Parameter], train: Train) -> torch.opt
     At the full rate f_I gives each item an embedding of its own, which is then read instead of the title: little is
     learnt of items that are rarely bought (docs/experiments.md).
     """
-    inputs = [parameter for name, parameter in parameters.items() if name.startswith(("f_I.", "f_U."))]
-    others = [parameter for name, parameter in parameters.items() if not name.startswith(("f_I.", "f_U."))]
+    inputs = [parameter for name, parameter in parameters.items() if name.startswith(MAPS)]
+    others = [parameter for name, parameter in parameters.items() if not name.startswith(MAPS)]
     groups = [
         {"params": members, "lr": rate, "first_lr": rate}
         for members, rate in ((others, train.lr), (inputs, train.lr * train.input_lr))
@@ -157,3 +159,22 @@ def schedule(lengths: np.ndarray, train: Train) -> Iterator[tuple[float, np.ndar
         for index, rows in enumerate(batches, start=1):
             when = round(number + index / len(batches), 4)
             yield when, rows, np.random.default_rng([train.seed, number, index]), index in checks
+
+
+def one_after_the_other(first: Curve, second: Curve) -> Curve:
+    """The curve of two trainings of a model, of which the second begins where the first ends."""
+    steps, epochs = first[-1]["step"], first[-1]["epoch"]
+    return first + [entry | {"step": steps + entry["step"], "epoch": epochs + entry["epoch"]} for entry in second]
+
+
+@contextmanager
+def only(parameters: dict[str, nn.Parameter], chosen: Callable[[str], bool]) -> Iterator[None]:
+    """For a while, of all that is trained only the parameters with a `chosen` name are."""
+    still = [parameter for name, parameter in parameters.items() if not chosen(name)]
+    for parameter in still:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in still:
+            parameter.requires_grad_(True)

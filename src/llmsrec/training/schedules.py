@@ -3,8 +3,6 @@
 Each takes what `training.retrieval.train` takes and returns its curve.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +12,8 @@ from llmsrec.data.sequences import Sequences
 from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.params import Model, Train
 from llmsrec.training.batches import Samples
-from llmsrec.training.loop import Curve
+from llmsrec.training.loop import MAPS, Curve, one_after_the_other, only
 from llmsrec.training.retrieval import Validation, step_losses, train
-
-MAPS = ("f_I.", "f_U.")  # what brings the recommender's vectors into the language model
 
 
 def joint(
@@ -56,25 +52,11 @@ def two_steps(
     """Text first (CoLLM's "two-step tuning"): adapters, heads and tokens learn from prompts of text alone; then these
     stay as they are and f_I and f_U learn from whole prompts. Each step is as long as `given` says.
     """
-    with only(model, lambda name: not name.startswith(MAPS)), model.text_alone():
+    with only(model.trainable(), lambda name: not name.startswith(MAPS)), model.text_alone():
         first = train(model, sequences, valid, settings, given, resume / "text")
-    with only(model, lambda name: name.startswith(MAPS)):
+    with only(model.trainable(), lambda name: name.startswith(MAPS)):
         second = train(model, sequences, valid, settings, given, resume / "maps", warm=True)
-    steps, epochs = first[-1]["step"], first[-1]["epoch"]
-    return first + [entry | {"step": steps + entry["step"], "epoch": epochs + entry["epoch"]} for entry in second]
+    return one_after_the_other(first, second)
 
 
 SCHEDULES = {"joint": joint, "curriculum": curriculum, "two_steps": two_steps}
-
-
-@contextmanager
-def only(model: LLMSRec, chosen: Callable[[str], bool]) -> Iterator[None]:
-    """For a while, of all that is trained only the parameters with a `chosen` name are."""
-    still = [parameter for name, parameter in model.trainable().items() if not chosen(name)]
-    for parameter in still:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in still:
-            parameter.requires_grad_(True)

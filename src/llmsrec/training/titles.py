@@ -1,6 +1,7 @@
 """Training a model that recommends by title: what a step minimises, what a check evaluates. The loop is `loop.fit`."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from llmsrec.errors import DataError
 from llmsrec.evaluation import choice, metrics
 from llmsrec.models.llm.titles import TitleModel
 from llmsrec.params import Train
-from llmsrec.training.loop import Curve, fit
+from llmsrec.training.loop import MAPS, Curve, fit, one_after_the_other, only
 
 MONITOR = "valid/uni19_mean_likelihood/hr_1"
 
@@ -105,6 +106,7 @@ def train(
     validation: Validation,
     settings: Train,
     resume: Path,
+    schedule: str = "joint",
     on_check: Callable[[Curve], None] = lambda curve: None,
 ) -> Curve:
     """Train adapters and projections in place; they end as they were at the best check. See `loop.fit`.
@@ -113,6 +115,8 @@ def train(
         sequences: train.parquet.
         settings: params.yaml's `train`. An epoch has a target of each user: of `targets: last` the last event, of `all`
             one that is drawn anew in each epoch.
+        schedule: `joint`: all at once. `curriculum`: a step's prompts hold embeddings with a chance of the share of all
+            steps that lie before it. `two_steps`: adapters on prompts of text alone, then f_I and f_U on whole ones.
 
     Raises:
         DataError: no training sequence has two events; see also `loop.fit`.
@@ -124,9 +128,26 @@ def train(
     lengths = model.prompts.lengths(recent, np.zeros((len(recent), 0), dtype=np.int64))
     lengths += int(model.prompts.title_sizes[1:].mean() * choices.COUNT)
     scores = partial(validation.scores, model)
-    users = len(validation.choices.places)
-    losses = partial(step_losses, model, samples)
-    return fit(model.trainable(), lengths, losses, scores, settings, MONITOR, users, resume, on_check)
+    users, share = len(validation.choices.places), 0.0
+
+    def at_step(before: float) -> None:
+        nonlocal share
+        share = before
+
+    def losses(rows: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        with model.text_alone() if schedule == "curriculum" and rng.random() >= share else nullcontext():
+            return step_losses(model, samples, rows, rng)
+
+    def fitted(folder: Path) -> Curve:
+        trained = model.trainable()
+        return fit(trained, lengths, losses, scores, settings, MONITOR, users, folder, on_check, at_step)
+
+    if schedule != "two_steps":
+        return fitted(resume)
+    with only(model.trainable(), lambda name: not name.startswith(MAPS)), model.text_alone():
+        first = fitted(resume / "text")
+    with only(model.trainable(), lambda name: name.startswith(MAPS)):
+        return one_after_the_other(first, fitted(resume / "maps"))
 
 
 def step_losses(model: TitleModel, samples: Samples, rows: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -138,7 +159,7 @@ def step_losses(model: TitleModel, samples: Samples, rows: np.ndarray, rng: np.r
     if idle:  # it computes something all the same, so that each parameter has a gradient
         own = slice(0, 1)
     seen = None
-    if model.f_U is not None:
+    if model.prompts.settings.user_representation:
         before = samples.before(places[own], rows[own], model.teacher.max_length)
         with torch.no_grad():
             seen = model.teacher.last(torch.from_numpy(before).to(model.device))

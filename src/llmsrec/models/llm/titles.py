@@ -3,8 +3,10 @@
 They differ in what their prompts hold (Table 1) and in what is trained: adapters of the language model, f_I, f_U.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,9 @@ class TitleModel(nn.Module):
                 f"the backbone {type(backbone.model).__name__} writes no text (it sees what stands behind a position); "
                 "choose a causal language model as `backbone.model`, or the form `retrieval`."
             )
-        self.prompts = TitlePrompts(backbone.tokenizer, titles, settings, backbone.limit, COUNT)
+        prompts = partial(TitlePrompts, backbone.tokenizer, titles, limit=backbone.limit, count=COUNT)
+        self.prompts = prompts(settings)
+        self._text_prompts = cache(partial(prompts, settings.text_alone))
         self.tokenizer, self.backbone = backbone.tokenizer, backbone.model
         self.teacher = teacher.requires_grad_(False).eval()
         codes = teacher.item_vectors().detach() if item_codes is None else item_codes
@@ -131,6 +135,16 @@ class TitleModel(nn.Module):
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name to parameter of everything that has a gradient."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    @contextmanager
+    def text_alone(self) -> Iterator[None]:
+        """For a while, prompts are those of Table 1 (a): they hold no vector of the recommender."""
+        whole = self.prompts
+        self.prompts = self._text_prompts()
+        try:
+            yield
+        finally:
+            self.prompts = whole
 
     @cached_property
     def shown(self) -> list[str]:
@@ -189,7 +203,8 @@ class TitleModel(nn.Module):
     def _inputs(self, histories: Histories, seen: Tensor | None, candidates: np.ndarray) -> tuple[Tensor, Tensor]:
         """Prompts `[B, L, d_llm]` with vectors in their slots, and their lengths `[B]`."""
         batch = self.prompts.ask(*histories, candidates)
-        users = None if self.f_U is None else self.f_U(seen)
+        explicit = self.prompts.settings.user_representation
+        users = self.f_U(seen) if explicit and self.f_U is not None else None
         inputs, _ = embed(self.backbone, batch, self._item_inputs, self.item_codes.new_zeros(()), users)
         return inputs, torch.from_numpy(batch.lengths).to(inputs.device)
 
