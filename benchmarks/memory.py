@@ -163,7 +163,8 @@ def measure(shape: Shape, dtype: str, again: bool, users: int) -> dict[str, obje
     base = backbone.Backbone(model, tokenizer, True, 2048)
     teacher = sasrec.SASRec(len(titles), 64, 1, 1, 10, 0.0).initialise(torch.Generator().manual_seed(0))
     settings = Model(
-        d_prime=128, head_hidden=128, history=10, title_tokens=20, max_tokens=1024, date_format="YYYY/MM/DD",
+        teacher="sasrec", d_prime=128, head_hidden=128, history=10, title_tokens=20, max_tokens=1024,
+        date_format="YYYY/MM/DD",
         user_representation=False, candidates=4, negatives="own", distill=True, uniform=True, distill_loss="mse",
         distill_normalize=False, weights=Weights(retrieval=1.0, cf_retrieval=0.0, distill=1.0, uniform=1.0),
     )  # fmt: skip

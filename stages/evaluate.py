@@ -29,18 +29,20 @@ def main(stage: Stage) -> None:
     train = Sequences.read(SPLIT / "train.parquet", sequences.users)
     splits = asked.read(sequences, SPLIT, stage.params.split.by, stage.params.data.repeats, seed)
     test, histories = splits["test"], {name: of.histories for name, of in splits.items()}
-    models = vectors(histories, train, Budget.gib(stage.params.backbone.prefixes, stage.root / PREFIXES))
+    teacher = stage.params.model.teacher
+    models = vectors(teacher, histories, train, Budget.gib(stage.params.backbone.prefixes, stage.root / PREFIXES))
     if not distributed.is_main():
         return
     ranks: report.Ranks = {}
     for model, of_model in models.items():
         ranks[model] = {name: of.rank(of_model[name], of_model["items"]) for name, of in splits.items()}
     groups = slices.of_test(sequences, train, test.users, test.targets)
-    described = report.described({model: models[model] for model in ("llm_srec", "sasrec")}, seed)
+    described = report.described({model: models[model] for model in {"llm_srec", teacher, "sasrec"}}, seed)
     drawn = bootstrap, seed
-    of_towers, common = towers.rank(ranks, models["llm_srec"], *test.to_rank)
+    of_towers, common = towers.rank(ranks, teacher, models["llm_srec"], *test.to_rank)
     comparison = report.comparison(ranks, groups, *drawn) | {"towers": towers.compare(of_towers, common, *drawn)}
     comparison |= {"data": stage.data("filtered", "split"), "negatives": test.negatives.shape[1]}
+    comparison |= {"teacher": teacher}
     comparison["paired_by"] = {path.name: sha256(path) for path in (INTERACTIONS, CANDIDATES)}
     evaluation = report.evaluation(ranks, groups, described, towers.groups(of_towers))
     report.write_ranks(REPORTS / "ranks.parquet", ranks, {name: of.users for name, of in splits.items()})
@@ -50,25 +52,26 @@ def main(stage: Stage) -> None:
     plots.training(REPORTS / "plots/training.png", read_json(MODELS / "llm_srec/curve.json"))
     for draw in (plots.shuffle, plots.slices, plots.towers):
         draw(REPORTS / f"plots/{draw.__name__}.png", comparison)
-    headline.write(Path("metrics"), evaluation)
+    headline.write(Path("metrics"), evaluation, teacher)
     print(report.table(evaluation, comparison["negatives"]), towers.text(comparison["towers"]), sep="\n", flush=True)
 
 
-def vectors(histories: dict[str, Sequences], train: Sequences, prefixes: Budget) -> dict[str, Vectors]:
+def vectors(taught_by: str, histories: dict[str, Sequences], train: Sequences, prefixes: Budget) -> dict[str, Vectors]:
     """The vectors of all models, whose dot products are the scores; popularity's is the count of training events."""
-    teacher = teachers.load(MODELS / "sasrec")
-    model = llm_srec.load(MODELS / "llm_srec", MODELS / "backbone", MODELS / "sasrec", ITEMS, prefixes)
-    counts = np.bincount(train.items, minlength=len(teacher.item_vectors()))
+    model = llm_srec.load(MODELS / "llm_srec", MODELS / "backbone", MODELS / taught_by, ITEMS, prefixes)
+    without_text = {name: teachers.load(MODELS / name, name) for name in dict.fromkeys((taught_by, "sasrec"))}
+    counts = np.bincount(train.items, minlength=len(model.teacher.item_vectors()))
     found: dict[str, Vectors] = {
         "llm_srec": {"items": model.item_vectors().numpy()},
-        "sasrec": {"items": teacher.item_vectors().detach().numpy()},
+        **{name: {"items": of.item_vectors().detach().numpy()} for name, of in without_text.items()},
         "popularity": {"items": counts[:, None]} | {name: np.ones((of.users, 1)) for name, of in histories.items()},
     }
     for split, seen in histories.items():
         found["llm_srec"][split] = model.user_vectors(seen, label=split).numpy()[1:]
-        found["sasrec"][split] = teacher.user_vectors(seen).detach().numpy()[1:]
+        for name, of in without_text.items():
+            found[name][split] = of.user_vectors(seen).detach().numpy()[1:]
     if read_json(MODELS / "llm_srec/config.json")["model"]["distill"]:  # else nobody trained f_cf_user
-        found["llm_srec"]["cf"] = model.cf_user_vectors(torch.from_numpy(found["sasrec"]["test"])).numpy()
+        found["llm_srec"]["cf"] = model.cf_user_vectors(torch.from_numpy(found[taught_by]["test"])).numpy()
     return found
 
 

@@ -23,7 +23,7 @@ def main(stage: Stage) -> None:
     events = Sequences.read(Path("data/filtered/interactions.parquet"))
     bundle.write(
         Path("models/bundle"),
-        llm_srec.load(CHECKPOINT, BACKBONE, Path("models/sasrec"), ITEMS, prefixes),
+        llm_srec.load(CHECKPOINT, BACKBONE, Path("models") / stage.params.model.teacher, ITEMS, prefixes),
         read_json(CHECKPOINT / "config.json"),
         catalogue.select("item_id", "parent_asin", "title", pl.col("count").fill_null(0), "store", "categories"),
         BACKBONE,

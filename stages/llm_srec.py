@@ -30,7 +30,7 @@ def main(stage: Stage) -> None:
     }
     model = llm_srec.build(
         Path("models/backbone"),
-        Path("models/sasrec"),
+        Path("models") / params.model.teacher,
         Path("data/filtered/items.parquet"),
         config["model"],
         loading,
@@ -38,7 +38,7 @@ def main(stage: Stage) -> None:
         Budget.gib(backbone.prefixes, stage.root / PREFIXES),
     )
     if begin:
-        shape = start.shape_of("model", params.model, {"d_prime", "head_hidden", "user_representation"})
+        shape = start.shape_of("model", params.model, {"teacher", "d_prime", "head_hidden", "user_representation"})
         begin.check(shape | start.shape_of("backbone", backbone, {"lora_rank"}))
         begin.fill(model.trainable())
         print(f"LLM-SRec begins from {begin.version}", flush=True)

@@ -19,11 +19,20 @@ from tests.registered import pair, registry  # noqa: F401  fixtures
 from tests.tiny_models import *  # noqa: F403  fixtures
 
 MODEL_SETTINGS = {
+    "teacher": "sasrec",
     "d_prime": 16, "distill": True, "uniform": True, "distill_loss": "mse", "distill_normalize": False,
     "weights": {"retrieval": 1.0, "cf_retrieval": 0.0, "distill": 1.0, "uniform": 1.0}, "history": 4, "candidates": 4,
     "negatives": "own", "user_representation": False, "date_format": "YYYY/MM/DD", "head_hidden": 32, "title_tokens": 8,
     "max_tokens": 300,
 }  # fmt: skip
+
+
+TEACHERS = {
+    "sasrec": {"blocks": 2, "heads": 2, "dropout": 0.2},
+    "gru4rec": {"hidden": 12, "layers": 1, "embedding_dropout": 0.2, "dropout": 0.2},
+    "bert4rec": {"blocks": 2, "heads": 2, "dropout": 0.2},
+    "nextitnet": {"dilations": [1, 2], "dropout": 0.2},
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,6 @@ def make_tiny(
     from llmsrec.engine import embedded
     from llmsrec.export import bundle
     from llmsrec.files import sha256, write_json
-    from llmsrec.models.cf import sasrec
     from llmsrec.models.cf import teacher as teachers
     from llmsrec.models.llm import retrieval as llm_srec
 
@@ -89,11 +97,12 @@ def make_tiny(
     else:
         write_json(backbone / "backbone.json", {"kind": "embedded", "model": "embedded", "revision": None})
     write_json(folder / "models/start/start.json", {"version": None})
-    teacher = sasrec.SASRec(items=30, dim=16, blocks=2, heads=2, max_length=6, dropout=0.2)
+    system = settings.get("teacher", "sasrec")
+    teacher = teachers.create(system, 30, {"dim": 16, "max_length": 6} | TEACHERS[system])
     with torch.no_grad():
         for parameter in teacher.initialise(torch.Generator().manual_seed(0)).parameters():
             parameter.mul_(8)
-    teachers.save(teacher, folder / "models/sasrec")
+    teachers.save(teacher, folder / "models" / system)
 
     config = {
         "model": {**MODEL_SETTINGS, **settings},
@@ -101,7 +110,7 @@ def make_tiny(
         "seed": 0,
         "data": {part: sha256(folder / "data" / part) for part in ("filtered", "split")},
     }
-    paths = backbone, folder / "models/sasrec", folder / "data/filtered/items.parquet"
+    paths = backbone, folder / "models" / system, folder / "data/filtered/items.parquet"
     fresh = llm_srec.build(*paths, config["model"], config["backbone"], 0)
     with torch.no_grad():
         for name, parameter in fresh.trainable().items():

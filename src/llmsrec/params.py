@@ -216,6 +216,7 @@ class Weights(Section):
 
 
 class Model(Section):
+    teacher: Literal["sasrec", "gru4rec", "bert4rec", "nextitnet"]
     d_prime: int = Field(ge=1)
     distill: bool
     uniform: bool

@@ -19,7 +19,7 @@ def evaluation(shuffled: float = 0.05, full: float = 0.1):
 
 
 def test_the_figures_are_those_of_all_test_users():
-    assert headline(evaluation()) == {
+    assert headline(evaluation(), "sasrec") == {
         "uni99_ndcg_10": 0.4,
         "full_ndcg_10": 0.1,
         "full_hr_10": 0.2,
@@ -30,4 +30,4 @@ def test_the_figures_are_those_of_all_test_users():
 
 
 def test_a_model_that_ranks_nothing_right_has_nothing_to_lose():
-    assert headline(evaluation(0.0, 0.0))["full_shuffled"] == 0
+    assert headline(evaluation(0.0, 0.0), "sasrec")["full_shuffled"] == 0

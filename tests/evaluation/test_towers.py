@@ -25,14 +25,14 @@ def test_cf_is_ranked_by_its_own_vectors_and_the_others_have_their_models_ranks(
     vectors = {name: random.normal(size=(size, 4)) for name, size in (("test", 20), ("cf", 20), ("items", 31))}
     of_test = random.integers(1, 31, 20), np.arange(21), random.integers(1, 31, 20), random.integers(1, 31, (20, 9))
     known = {model: {"test": ranking.rank(random.normal(size=(20, 4)), vectors["items"], *of_test)} for model in MODELS}
-    found, common = towers.rank(known, vectors, *of_test)
+    found, common = towers.rank(known, "sasrec", vectors, *of_test)
     assert found["llm"] is known["llm_srec"]["test"] and found["teacher"] is known["sasrec"]["test"]
     expected = ranking.rank(vectors["cf"], vectors["items"], *of_test)
     assert all((found["cf"][protocol] == expected[protocol]).all() for protocol in ("full", "uni99"))
     assert (common == overlap(vectors["test"], vectors["cf"], vectors["items"], *of_test[1:3])).all()
     assert towers.groups(found).keys() == {"tower_cf"}
     del vectors["cf"]  # trained without distillation
-    alone, common = towers.rank(known, vectors, *of_test)
+    alone, common = towers.rank(known, "sasrec", vectors, *of_test)
     assert alone.keys() == {"llm", "teacher"} and common is None and towers.groups(alone) == {}
 
 

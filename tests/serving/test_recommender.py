@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsrec.errors import RequestError
+from llmsrec.errors import DataError, ParamsError, RequestError
 from llmsrec.export import bundle
 from llmsrec.files import read_json
 from llmsrec.models.llm import retrieval
 from llmsrec.models.llm.retrieval import Parts
-from llmsrec.registry import tracking
+from llmsrec.registry import start, tracking
 from llmsrec.scoring import held_out
 from llmsrec.serving.bundle import Bundle, seal
 from llmsrec.serving.recommender import Recommender, top
@@ -71,6 +71,24 @@ def assert_same_as_offline(tiny: Any, recommender: Recommender, tower: str) -> N
         assert [item.parent_asin for item in answer.items] == [f"B{index + 1}" for index in best]
         np.testing.assert_allclose([item.score for item in answer.items], scores[best], rtol=1e-4, atol=1e-4)
         assert (answer.used, answer.unknown, answer.fallback) == (len(tiny.sequences.of(user)[0]), [], None)
+
+
+@pytest.mark.parametrize("system", ["gru4rec", "bert4rec", "nextitnet"])
+def test_another_teacher_serves_as_sasrec_does(tmp_path: Path, system: str) -> None:
+    taught = make_tiny(tmp_path, teacher=system)
+    served = Recommender.load(taught.bundle)
+    assert (taught.bundle / f"onnx/{system}.onnx").exists() and not (taught.bundle / "onnx/sasrec.onnx").exists()
+    for tower in TOWERS:
+        assert_same_as_offline(taught, served, tower)
+    if system == "gru4rec":
+        with pytest.raises(ParamsError, match="shop/1, which gru4rec taught; a training can begin from a version that"):
+            start.extract(Bundle.open(taught.bundle), "shop/1", tmp_path)
+    with pytest.raises(DataError, match=f"holds a trained {system}, not sasrec"):
+        retrieval.build(
+            taught.folder / "models/backbone", taught.folder / "models" / system,
+            taught.folder / "data/filtered/items.parquet", taught.config["model"] | {"teacher": "sasrec"},
+            taught.config["backbone"], 0,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("tower", ["cf", "llm", "teacher"])

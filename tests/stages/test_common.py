@@ -60,7 +60,7 @@ TEACHERS = {TEACHER.with_name(f"{system}.py") for system in teacher.CLASSES}
 
 @pytest.mark.parametrize("stage", [*STAGES, *TUNING])
 def test_deps_hold_the_code_that_a_stage_runs(stage: str) -> None:
-    deps = [ROOT / dep for dep in (STAGES | TUNING)[stage]["deps"]]
+    deps = [ROOT / common._resolve(dep, PARAMS, SimpleNamespace()) for dep in (STAGES | TUNING)[stage]["deps"]]
     script = ROOT / f"stages/{stage}.py"
     assert script in deps
     needed = reached(script)

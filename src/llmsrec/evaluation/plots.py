@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 from llmsrec.evaluation.names import MODELS, PROTOCOLS, meaning
 from llmsrec.files import atomic
 
-COLORS = {"llm_srec": "#0072b2", "sasrec": "#e69f00", "popularity": "#8c8c8c"}  # distinct to the colour-blind too
+COLORS = {  # distinct to the colour-blind too
+    "llm_srec": "#0072b2",
+    "gru4rec": "#d55e00",
+    "bert4rec": "#cc79a7",
+    "nextitnet": "#009e73",
+    "sasrec": "#e69f00",
+    "popularity": "#8c8c8c",
+}
 TOWER_COLORS = {"llm": "#0072b2", "cf": "#56b4e9", "teacher": "#e69f00"}
 LINES = {"loss": "#222222", "retrieval": "#0072b2", "distill": "#d55e00", "uniform": "#009e73"}
 SLICES = ("all", "warm", "cold", "transition", "non_transition")
@@ -88,8 +95,8 @@ def slices(path: Path, comparison: dict[str, Any]) -> None:
             for number, model in enumerate(models):
                 measured = comparison["means"][model]["test"][protocol]
                 found = [(measured if name == "all" else measured[name])[METRIC] for name in shown]
-                places = np.arange(len(shown)) + (number - (len(models) - 1) / 2) * 0.27
-                _bars(axes, places, 0.25, found, [COLORS[model]] * len(shown), 1.0, label=MODELS[model])
+                places = np.arange(len(shown)) + (number - (len(models) - 1) / 2) * 0.81 / len(models)
+                _bars(axes, places, 0.75 / len(models), found, [COLORS[model]] * len(shown), 1.0, label=MODELS[model])
             ticks = [f"{name.replace('_', '-')}\n{comparison['users'][name]:,} users" for name in shown]
             axes.set_xticks(range(len(shown)), ticks)
             label(axes, title, "", "NDCG@10")

@@ -23,6 +23,7 @@ def group(tower: str) -> str:
 
 def rank(
     ranks: report.Ranks,
+    teacher: str,
     vectors: dict[str, np.ndarray],
     targets: np.ndarray,
     offsets: np.ndarray,
@@ -32,12 +33,13 @@ def rank(
     """The first two arguments of `compare`: `cf` is ranked here, where there is one.
 
     Args:
-        ranks: of llm_srec and sasrec on test, which are those of `llm` and `teacher`.
+        ranks: of llm_srec and its teacher on test, which are those of `llm` and `teacher`.
+        teacher: the model there that taught LLM-SRec.
         vectors: LLM-SRec's: `test`, the `[U, d']` user vectors of `llm`; `cf`, those of `cf`, if it was distilled;
             `items`, `[I + 1, d']`.
         targets, offsets, history, negatives: see `ranks.rank`.
     """
-    found = {"llm": ranks["llm_srec"]["test"], "teacher": ranks["sasrec"]["test"]}
+    found = {"llm": ranks["llm_srec"]["test"], "teacher": ranks[teacher]["test"]}
     if "cf" not in vectors:
         return found, None
     found["cf"] = ranking.rank(vectors["cf"], vectors["items"], targets, offsets, history, negatives)

@@ -59,14 +59,14 @@ CODE = (
 
 
 class Last(nn.Module):
-    """SASRec's user vector as a module of its own: `[B, max_length]` item ids -> `[B, d]`."""
+    """The teacher's user vector as a module of its own: `[B, max_length]` item ids -> `[B, d]`."""
 
-    def __init__(self, sasrec: Teacher) -> None:
+    def __init__(self, teacher: Teacher) -> None:
         super().__init__()
-        self.sasrec = sasrec
+        self.teacher = teacher
 
     def forward(self, items: Tensor) -> Tensor:
-        return self.sasrec.last(items)
+        return self.teacher.last(items)
 
 
 def write(
@@ -138,7 +138,7 @@ def _write_onnx(folder: Path, model: LLMSRec, sequences: Sequences, users: int, 
         "f_user": (model.f_user, torch.cat(hidden_users)),
         "f_cf_user": (model.f_cf_user, seen),
         "f_I": (model.f_I, teacher.item_vectors().detach()[1:]),
-        "sasrec": (Last(teacher), torch.from_numpy(sequences.last(teacher.max_length)[chosen])),
+        teacher.system: (Last(teacher), torch.from_numpy(sequences.last(teacher.max_length)[chosen])),
     }
     if model.f_U is not None:
         cases["f_U"] = (model.f_U, seen)
@@ -155,9 +155,9 @@ def _write_onnx(folder: Path, model: LLMSRec, sequences: Sequences, users: int, 
             )
     # What the cf tower does is one file after the other, on what ONNX Runtime itself gave.
     run = Model(folder / "onnx" / "f_cf_user.onnx")
-    outputs["cf"] = [outputs["f_cf_user"][0], run(outputs["sasrec"][1])]
+    outputs["cf"] = [outputs["f_cf_user"][0], run(outputs[teacher.system][1])]
     outputs["llm"] = outputs["f_user"]
-    outputs["teacher"], own = outputs["sasrec"], [teacher.item_vectors().detach()[1:].numpy()] * 2
+    outputs["teacher"], own = outputs[teacher.system], [teacher.item_vectors().detach()[1:].numpy()] * 2
     tops = {}
     for tower in TOWERS:
         expected, found = zip(outputs[tower], own if tower == "teacher" else outputs["f_item"], strict=True)
@@ -184,7 +184,7 @@ def _inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _weights(model: LLMSRec) -> dict[str, Tensor]:
-    """Of the heads and of SASRec, for a training that begins from them, what no other file holds as it is."""
+    """Of the heads and of the teacher, for a training that begins from them, what no other file holds as it is."""
     heads = {name: parameter for name, parameter in model.trainable().items() if not name.startswith("backbone.")}
     parts = {"heads": heads, "teacher": model.teacher.state_dict()}
     held = {f"heads/{name}" for name in TOKENS} | {f"teacher/{ITEM_TABLE}"}
@@ -201,7 +201,7 @@ def _config(model: LLMSRec, config: dict[str, Any], repeats: str) -> dict[str, A
         "distilled": config["model"]["distill"],
         "prompts": asdict(model.prompts.settings),
         "start": config.get("start"),
-        "teacher": model.teacher.config,
+        "teacher": {"system": model.teacher.system} | model.teacher.config,
         "protocol": {
             "score": "dot product of user and item vector",
             "history": f"by timestamp, ties in the order given, {'the first of' if first else 'all'} repeats kept",

@@ -95,7 +95,7 @@ def review(root: Path, wanted: str, to: str, settle: bool, model: str | None = N
             )
         _say(f"bringing {model} version {number} and its reports, and comparing them with what was registered")
         ours = evidence.collect(client, version, Path(folder) / "ours")
-        tower = "teacher" if gate.served(settings.registry.gate) == "sasrec" else "llm"
+        tower = "teacher" if gate.served(settings.registry.gate, ours) == ours.teacher else "llm"
         holder = _holder(client, model, there.get(to), ours, Path(folder) / "there", root, tower)
         tried = _try(Path(folder) / "ours/model", settings.registry.gate.requests)
         run = client.get_run(str(version.run_id))

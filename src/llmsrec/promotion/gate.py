@@ -44,6 +44,11 @@ class Evaluated:
     slices: pl.DataFrame
     test_users: pl.DataFrame | None
 
+    @property
+    def teacher(self) -> str:
+        """The model that taught LLM-SRec; SASRec taught all from before there was a choice."""
+        return str(self.comparison.get("teacher", "sasrec"))
+
     def scores(self, model: str, split: str = "test") -> np.ndarray:
         """`[U]` float64: NDCG@10 among all items, of users 1..U."""
         rows = self.ranks.filter(model=model, split=split, protocol=PROTOCOL).sort("user_id")
@@ -203,9 +208,9 @@ def judge(
     return [Rule(name, tuple(parts[name]())) for name in RULES]
 
 
-def served(limits: Gate) -> str:
-    """The model that rules 4 and 5 judge: SASRec where `teacher` is the only tower that will be served."""
-    return "sasrec" if limits.towers == ["teacher"] else "llm_srec"
+def served(limits: Gate, of: Evaluated) -> str:
+    """The model of a version that rules 4 and 5 judge: its teacher where that is the only tower that will be served."""
+    return of.teacher if limits.towers == ["teacher"] else "llm_srec"
 
 
 def data(ours: Evidence) -> Iterator[Figure]:
@@ -236,12 +241,12 @@ def parity(ours: Evidence) -> Iterator[Figure]:
 def quality(ours: Evidence, there: There, holder: str, limits: Gate, rival: Rival | None = None) -> Iterator[Figure]:
     """Rule 4: no worse than SASRec, the rival, nor what holds the alias now, on the same users and candidates.
 
-    Where `teacher` is the only tower that will be served, it is SASRec that is compared with what holds the alias.
+    Where `teacher` is the only tower that will be served, it is that which is compared with what holds the alias.
 
     A version that was tested on other data is compared by what it answers to this one's test users (`OnOtherData`):
     user by user, over those that were kept with this version, each ranked in its own catalogue.
     """
-    model = served(limits)
+    model = served(limits, ours)
     scores = ours.scores(model)
     if model == "llm_srec":
         yield from _no_worse(ours, scores, ours.scores("sasrec"), "SASRec", limits)
@@ -255,7 +260,7 @@ def quality(ours: Evidence, there: There, holder: str, limits: Gate, rival: Riva
         return
     name = f"version {there.version} in {holder}"
     if isinstance(there, Evaluated):
-        yield from _no_worse(ours, scores, there.scores(model), name, limits)
+        yield from _no_worse(ours, scores, there.scores(served(limits, there)), name, limits)
         return
     yield Figure(
         name, f"tested on other data, so asked about {len(there.users):,} test users of version {ours.version}"
@@ -271,7 +276,7 @@ def quality(ours: Evidence, there: There, holder: str, limits: Gate, rival: Riva
 
 def order(ours: Evidence, limits: Gate) -> Iterator[Figure]:
     """Rule 5: shuffling the history costs more than noise (paper, Sec. 2.3.2)."""
-    model = served(limits)
+    model = served(limits, ours)
     change = ours.difference(ours.scores(model, "test_shuffled"), ours.scores(model))
     what = f"NDCG@10 {PROTOCOL}, shuffled minus original"
     yield _measured(what, change)
@@ -295,7 +300,7 @@ def of_towers(ours: Evidence, limits: Gate) -> Iterator[Figure]:
     Of the others it is said where that does not hold of them: they are in the bundle and would answer, too.
     """
     measured = ours.comparison["towers"]
-    differences = {"llm": ours.difference(ours.scores("llm_srec"), ours.scores("sasrec"))}
+    differences = {"llm": ours.difference(ours.scores("llm_srec"), ours.scores(ours.teacher))}
     for tower, by_protocol in measured.get("minus_teacher", {}).items():
         differences[tower] = by_protocol[PROTOCOL]
     for tower, scores in measured["ndcg_10"].items():

@@ -103,12 +103,16 @@ def _use(facts: Facts) -> Iterator[str]:
     yield "left gets the popular items and says so."
     yield ""
     yield f"- `tower: llm` reads the last {prompts['history']} items through the backbone, as a prompt of titles."
-    length = facts.config["shapes"]["max_length"]
+    length, teacher = facts.config["shapes"]["max_length"], _teacher(facts)
     if facts.config["distilled"]:
-        yield f"- `tower: cf` reads the last {length} through SASRec, without a language model."
-    yield f"- `tower: teacher` is SASRec itself, on the last {length} items and its own item vectors."
+        yield f"- `tower: cf` reads the last {length} through {teacher}, without a language model."
+    yield f"- `tower: teacher` is {teacher} itself, on the last {length} items and its own item vectors."
     yield ""
     yield "Not for other catalogues, for items added since, or for decisions about people."
+
+
+def _teacher(facts: Facts) -> str:
+    return MODELS[facts.comparison.get("teacher", "sasrec")]
 
 
 def _data(facts: Facts) -> Iterator[str]:
@@ -131,7 +135,8 @@ def _training(facts: Facts) -> Iterator[str]:
     params, curve = facts.told.params, facts.told.curve
     backbone = params["backbone.model"]
     yield f"- backbone {backbone}" + (f"@{params['backbone.revision']}" if params.get("backbone.revision") else "")
-    yield f"- teacher SASRec, d {params['sasrec.dim']}, loss {params['sasrec.loss']}"
+    settings = f", d {params['sasrec.dim']}, loss {params['sasrec.loss']}" if _teacher(facts) == "SASRec" else ""
+    yield f"- teacher {_teacher(facts)}{settings}"
     if begin := facts.config.get("start"):
         yield f"- started from {begin['version']}, bundle `{begin['bundle_sha256'][:16]}`"
     losses = [f"retrieval {params['model.weights.retrieval']:g}"]

@@ -97,6 +97,12 @@ def extract(bundle: Bundle, version: str, folder: Path) -> None:
             f"`train.start` is {version}, whose bundle is from before bundles kept what a training begins from; begin "
             "from a newer version, or set `train.start` to scratch."
         )
+    system = bundle.config["teacher"].get("system", "sasrec")
+    if system != "sasrec":
+        raise ParamsError(
+            f"`train.start` is {version}, which {system} taught; a training can begin from a version that SASRec "
+            "taught, and from no other. Set it to such a version, or to scratch."
+        )
     weights = load_file(path)
     heads, teacher = (_under(part, weights) for part in ("heads/", "teacher/"))
     heads |= {name: torch.from_numpy(bundle.tensors[name]) for name in start.TOKENS}
@@ -119,8 +125,10 @@ def extract(bundle: Bundle, version: str, folder: Path) -> None:
 
 def settings(config: dict[str, Any], head_hidden: int, backbone: Path) -> dict[str, Any]:
     """The settings that give a bundle's weights their shapes and meaning, under their names in params.yaml."""
-    teacher = {f"sasrec.{key}": value for key, value in config["teacher"].items() if key not in ("items", "dropout")}
+    others = ("system", "items", "dropout")
+    teacher = {f"sasrec.{key}": value for key, value in config["teacher"].items() if key not in others}
     model = {
+        "model.teacher": config["teacher"].get("system", "sasrec"),
         "model.d_prime": config["shapes"]["d_prime"],
         "model.head_hidden": head_hidden,
         "model.user_representation": config["prompts"]["user_representation"],

@@ -5,9 +5,10 @@
     items.parquet        item_id, parent_asin, title, count (training events: the popularity fallback), store and
                          categories; bundles from before lack these two
     vectors.safetensors  item_vectors [I + 1, d'], item_embeddings [I + 1, d], user_out [d_llm], item_out [d_llm]
-    onnx/                f_item, f_user, f_cf_user, f_I, sasrec (and f_U where the prompt holds the user representation)
+    onnx/                f_item, f_user, f_cf_user, f_I, the teacher by its name, such as sasrec (and f_U where the
+                         prompt holds the user representation)
     backbone/            backbone.json: hub id and commit, or the model's own files beside it
-    weights.safetensors  the heads' and SASRec's weights, for a training that begins from them; older bundles lack it
+    weights.safetensors  the heads' and the teacher's, for a training that begins from them; older bundles lack it
     adapter.safetensors  LoRA tensors, if the backbone was fine-tuned
     reference.parquet    users of the training data, for `llmsrec drift`; bundles from before lack it
     parity.json          how far ONNX Runtime and torch were apart when the bundle was made
@@ -97,6 +98,11 @@ class Bundle:
         opened = cls(folder, digest, config, items, tensors, models)
         contents.check(opened)
         return opened
+
+    @property
+    def teacher(self) -> str:
+        """Which of `models` is the teacher; SASRec in bundles from before there was a choice."""
+        return str(self.config.get("teacher", {}).get("system", "sasrec"))
 
     @property
     def repeats(self) -> bool:

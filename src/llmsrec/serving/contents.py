@@ -88,15 +88,16 @@ def _check_tensors(bundle: "Bundle", shapes: dict[str, int]) -> None:
 
 
 def _check_models(bundle: "Bundle", shapes: dict[str, int]) -> None:
-    """NaN in an embedding of SASRec shows only where its item is asked for, so it reads all of them, row after row."""
+    """NaN in an embedding of the teacher shows only where its item is asked for, so it reads all, row after row."""
     count, length, tensors = shapes["items"], shapes["max_length"], bundle.tensors
-    sasrec = _model(bundle, "sasrec")
-    if sasrec.row != (length,):
-        raise _error(bundle, "onnx/sasrec.onnx", f"it reads rows of {sasrec.row}, `shapes.max_length` is {length}")
+    teacher = _model(bundle, bundle.teacher)
+    if teacher.row != (length,):
+        file = f"onnx/{bundle.teacher}.onnx"
+        raise _error(bundle, file, f"it reads rows of {teacher.row}, `shapes.max_length` is {length}")
     ids = np.zeros(-(-count // length) * length, dtype=np.int64)
     ids[-count:] = np.arange(1, count + 1)
     for windows in _parts(ids.reshape(-1, length)):
-        seen = _run(bundle, "sasrec", windows, shapes["d"])
+        seen = _run(bundle, bundle.teacher, windows, shapes["d"])
         _run(bundle, "f_cf_user", seen, shapes["d_prime"])
         if bundle.config["prompts"].get("user_representation"):
             _run(bundle, "f_U", seen, shapes["d_llm"])

@@ -26,10 +26,10 @@ class History:
 
 
 class Teacher:
-    """SASRec on ONNX Runtime: O_u, what the sequential recommender makes of a history; the tower `teacher`."""
+    """The teacher on ONNX Runtime: O_u, what the sequential recommender makes of a history; the tower `teacher`."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._last = bundle.models["sasrec"]
+        self._last = bundle.models[bundle.teacher]
         self.length = bundle.config["shapes"]["max_length"]
 
     def vectors(self, histories: list[History]) -> np.ndarray:
@@ -41,12 +41,12 @@ class Teacher:
         return self._last(table)
 
     def lengths(self, histories: list[History]) -> np.ndarray:
-        """`[B]` positions that SASRec reads: all of them, however short a history is."""
+        """`[B]` positions that the teacher reads: all of them, however short a history is."""
         return np.full(len(histories), self.length)
 
 
 class CFTower:
-    """SASRec and f_CF-user: no language model, no torch."""
+    """The teacher and f_CF-user: no language model, no torch."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._teacher = Teacher(bundle)

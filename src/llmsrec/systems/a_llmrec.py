@@ -13,7 +13,7 @@ from llmsrec.systems.task import Task
 from llmsrec.training import allmrec as training
 from llmsrec.training.loop import Curve
 
-BACKBONE, TEACHER = Path("models/backbone"), Path("models/sasrec")
+MODELS, BACKBONE = Path("models"), Path("models/backbone")
 
 
 def train_stage1(task: Task) -> Curve:
@@ -25,7 +25,7 @@ def train_stage1(task: Task) -> Curve:
         of.encoder.model, of.encoder.revision, task.root, task.folder / "encoder", BACKBONE, *loading
     )
     texts = allmrec.standardised(text_vectors(encoder, task.titles, of.text_tokens))
-    teacher = teachers.load(TEACHER)
+    teacher = teachers.load(MODELS / task.params.model.teacher, task.params.model.teacher)
     items = teacher.item_vectors().detach()
     model = Autoencoders(items.shape[1], texts.shape[1], of.code, settings.seed)
     curve = training.train(model, teacher, texts, task.sequences, task.valid, of.weights, settings, task.resume)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llmsrec import distributed
 from llmsrec.engine.prefix_store import Budget
+from llmsrec.files import read_json
 from llmsrec.models.llm import allmrec, retrieval
 from llmsrec.models.llm.retrieval import LLMSRec, Parts
 from llmsrec.models.llm.settings import ALLMRecSettings, LLMSettings, changed
@@ -22,7 +23,7 @@ from llmsrec.training.schedules import SCHEDULES
 
 SETTINGS = {"tallrec": LLMSettings, "llara": LLMSettings, "collm": LLMSettings, "a_llmrec": ALLMRecSettings}
 STAGE1 = Path("models/a_llmrec-stage1")
-BACKBONE, TEACHER, ITEMS = Path("models/backbone"), Path("models/sasrec"), FILTERED / "items.parquet"
+MODELS, BACKBONE, ITEMS = Path("models"), Path("models/backbone"), FILTERED / "items.parquet"
 PREFIXES = Path(".cache/prefixes")  # of the repository, LLM-SRec's too
 
 
@@ -38,7 +39,7 @@ def train(task: Task) -> Curve:
     }
     model = retrieval.build(
         BACKBONE,
-        TEACHER,
+        MODELS / model_settings.teacher,
         ITEMS,
         config["model"],
         config["backbone"],
@@ -62,7 +63,8 @@ def train(task: Task) -> Curve:
 def rank(task: Task) -> Ranked:
     """Rank by dot products of f_user's and f_item's vectors."""
     own = codes(task, task.folder)
-    model: LLMSRec = retrieval.load(task.folder, BACKBONE, TEACHER, ITEMS, prefixes(task), own)
+    teacher = MODELS / read_json(task.folder / "config.json")["model"]["teacher"]
+    model: LLMSRec = retrieval.load(task.folder, BACKBONE, teacher, ITEMS, prefixes(task), own)
     vectors = {"items": model.item_vectors().numpy()}
     for split, asked in task.asked.items():
         vectors[split] = model.user_vectors(asked.histories, label=split).numpy()[1:]

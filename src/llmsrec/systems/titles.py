@@ -30,7 +30,7 @@ from llmsrec.training import titles as training
 from llmsrec.training.loop import Curve
 
 SETTINGS = {"tallrec": LLMSettings, "llara": LLMSettings, "collm": LLMSettings, "a_llmrec": ALLMRecSettings}
-BACKBONE, TEACHER, DRAWN = Path("models/backbone"), Path("models/sasrec"), Path("data/titles/candidates.parquet")
+MODELS, BACKBONE, DRAWN = Path("models"), Path("models/backbone"), Path("data/titles/candidates.parquet")
 STAGE1 = Path("models/a_llmrec-stage1")
 STORED = {"valid": "valid", "test": "test", "test_shuffled": "test"}  # split -> whose titles it has
 
@@ -81,9 +81,10 @@ def build(task: Task, config: dict[str, Any], codes: Path) -> TitleModel:
     loading, seed = config["backbone"], config["seed"]
     backbone = backbones.load(BACKBONE, loading["dtype"], loading["quantization"], vocabulary=True)
     backbone = backbones.tuned(backbone, loading, seed)
-    holds = PromptSettings.of(Model.model_validate(config["model"]), config["item_embedding"])
+    of = Model.model_validate(config["model"])
+    holds = PromptSettings.of(of, config["item_embedding"])
     own = allmrec.read(codes) if task.system == "a_llmrec" else None
-    return TitleModel(backbone, teachers.load(TEACHER), task.titles, holds, seed, own)
+    return TitleModel(backbone, teachers.load(MODELS / of.teacher, of.teacher), task.titles, holds, seed, own)
 
 
 def read(model: TitleModel, asked: Asked, drawn: Choices, split: str) -> tuple[dict[str, np.ndarray], float]:

@@ -353,8 +353,8 @@ def build(
     base = backbones.load(backbone, loading["dtype"], loading["quantization"])
     base = backbones.tuned(base, loading, seed)
     titles = pl.read_parquet(items)["title"].to_list()
-    of, teacher = Model.model_validate(settings), teachers.load(sasrec)
-    return LLMSRec(base, teacher, titles, of, seed, prefixes, parts, item_codes)
+    of = Model.model_validate(settings)
+    return LLMSRec(base, teachers.load(sasrec, of.teacher), titles, of, seed, prefixes, parts, item_codes)
 
 
 def token_batches(lengths: np.ndarray) -> Iterator[np.ndarray]:
