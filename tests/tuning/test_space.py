@@ -8,7 +8,7 @@ import pytest
 from llmsrec import params as parameters
 from llmsrec.errors import ParamsError
 from llmsrec.params import Params
-from llmsrec.tuning import space
+from llmsrec.tuning import space, trials
 
 ROOT = Path(__file__).resolve().parents[2]
 D_PRIME = {"key": "model.d_prime", "choices": [64, 128]}
@@ -105,3 +105,10 @@ def test_what_decides_a_trial_leaves_out_the_space_and_what_comes_after_training
     assert deciding["train.lr"] == 0.001
     assert deciding["evaluate.validation_users"] == 1000
     assert not {"model.d_prime", "evaluate.bootstrap", "registry.model", "tune.trials"} & deciding.keys()
+
+
+def test_sasrecs_settings_are_not_tuned_where_another_teaches() -> None:
+    params = made("full", {"key": "sasrec.dim", "choices": [32, 64]})
+    taught = params.model_copy(update={"model": params.model.model_copy(update={"teacher": "gru4rec"})})
+    with pytest.raises(ParamsError, match=r"tune\.space has sasrec\.dim, and model\.teacher is gru4rec"):
+        trials.inputs(taught)

@@ -26,13 +26,13 @@ Trainer = Callable[[Params, Path, Callable[[Curve], None]], Curve]
 
 INTERACTIONS, ITEMS = Path("data/filtered/interactions.parquet"), Path("data/filtered/items.parquet")
 TRAIN, VALID, CANDIDATES = (Path(f"data/split/{name}.parquet") for name in ("train", "valid", "candidates"))
-BACKBONE, SASREC, CHECKPOINT = Path("models/backbone"), Path("models/sasrec"), Path("models/llm_srec")
+MODELS, BACKBONE, CHECKPOINT = Path("models"), Path("models/backbone"), Path("models/llm_srec")
 
 
 def inputs(params: Params) -> dict[str, str]:
     """Digest of each file and folder that a trial reads."""
     used = [INTERACTIONS, ITEMS, TRAIN, VALID, CANDIDATES, BACKBONE]
-    used += [] if _tunes_teacher(params) else [SASREC]
+    used += [] if _tunes_teacher(params) else [MODELS / params.model.teacher]
     used += [CHECKPOINT] if params.tune.fidelity == "heads" else []
     for path in used:
         if not path.exists():
@@ -54,7 +54,7 @@ def trainer(params: Params, cache: Path) -> Trainer:
         return partial(_full, sequences, validation)
 
     _fits(params)
-    checkpointed = partial(llm_srec.load, CHECKPOINT, BACKBONE, SASREC, ITEMS)
+    checkpointed = partial(llm_srec.load, CHECKPOINT, BACKBONE, MODELS / params.model.teacher, ITEMS)
     code = sha256(Path(models.__file__).parent)
     asked = [inputs(params), code, params.train.targets, params.evaluate.validation_users, params.train.seed]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
@@ -79,7 +79,7 @@ def _full(
     sequences: Sequences, validation: Validation, params: Params, resume: Path, on_check: Callable[[Curve], None]
 ) -> Curve:
     """As the stages sasrec (where its settings are tuned) and llm_srec train."""
-    teacher = SASREC
+    teacher = None
     if _tunes_teacher(params):
         teacher = resume / "teacher"
         trained, _ = sasrec_training.train(
@@ -99,16 +99,24 @@ def _valid(params: Params) -> HeldOut:
     return held_out.read(Sequences.read(INTERACTIONS), VALID.parent, "valid", params.split.by)
 
 
-def untrained(params: Params, teacher: Path = SASREC) -> llm_srec.LLMSRec:
+def untrained(params: Params, teacher: Path | None = None) -> llm_srec.LLMSRec:
     """LLM-SRec as the stage llm_srec begins with it."""
     loading = params.backbone.model_dump(include={"dtype", "quantization", "lora_rank"})
-    model = llm_srec.build(BACKBONE, teacher, ITEMS, params.model.model_dump(), loading, params.train.seed)
+    model = llm_srec.build(
+        BACKBONE, teacher or MODELS / params.model.teacher, ITEMS, params.model.model_dump(), loading, params.train.seed
+    )
     model.configure_layers(params.backbone.gradient_checkpointing, params.backbone.compile)
     return model
 
 
 def _tunes_teacher(params: Params) -> bool:
-    return any(dimension.key.startswith("sasrec.") for dimension in params.tune.space)
+    tuned = [dimension.key for dimension in params.tune.space if dimension.key.startswith("sasrec.")]
+    if tuned and params.model.teacher != "sasrec":
+        raise ParamsError(
+            f"tune.space has {tuned[0]}, and model.teacher is {params.model.teacher}, which it would not change; take "
+            "it out of the space, or set model.teacher to sasrec."
+        )
+    return bool(tuned)
 
 
 def _fits(params: Params) -> None:
