@@ -36,6 +36,7 @@ def teacher() -> sasrec.SASRec:
 @pytest.fixture(scope="session")
 def settings() -> Model:
     return Model(
+        teacher="sasrec",
         d_prime=6,
         distill=True,
         uniform=True,
