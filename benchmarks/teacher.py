@@ -66,7 +66,7 @@ ABLATION = (  # the preset, and what each of its parts is worth; the likeliest f
 OTHERS = (
     "gru4rec,embedding_dropout=0.5,schedule=linear,epochs=20",
     "bert4rec,dropout=0.5,batch_size=256,schedule=linear,epochs=16",
-    "nextitnet,dropout=0.5,schedule=linear,epochs=10",
+    "nextitnet,dropout=0.3,schedule=linear,epochs=4",
 )
 GROUPS = {"ablation": ABLATION, "others": OTHERS}
 COLUMNS = {
