@@ -85,6 +85,8 @@ class Prompts:
     Attributes:
         settings: as given.
         user_tail, item_tail: the tokens between a prompt's last title or item embedding and its out token.
+        user_word: the last token before [UserOut] in Table 2 (b); (c) ends with the same word, but the embedded
+            backbone's tokenizer makes one token of each ending, and has met that of (b) alone.
         title_sizes: `[I + 1]` tokens of each title, as far as it is kept; 0 for item 0.
         always_fit: so many history items lose nothing to the limit in tokens; 1 or more.
 
@@ -101,7 +103,10 @@ class Prompts:
         self._date_tokens = lru_cache(DATES)(lambda day: encode([_date(day, settings.date_format)])[0])
         begin, end = special_tokens(tokenizer)
         explicit, embedded = settings.user_representation, settings.item_embedding
-        user_head, self.user_tail = encode([ORDER_C, GENERATE_C] if explicit else [ORDER, GENERATE])
+        user_head, self.user_tail, usual = encode(
+            [*([ORDER_C, GENERATE_C] if explicit else [ORDER, GENERATE]), GENERATE]
+        )
+        self.user_word = usual[-1]
         first, *others = [NUMBER.format(k) for k in range(1, self.history + 1)]
         numbers = encode([first, *(f"],{number}" for number in others)])
         comma_text, item_text = (",", ITEM) if embedded else ("", ITEM_A)

@@ -1,5 +1,6 @@
 """TALLRec, LLaRA, CoLLM: what differs from LLM-SRec in what prompts hold and in what is trained."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import torch
 
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine import backbone
+from llmsrec.engine.embedded import train_tokenizer
 from llmsrec.engine.prefix_store import Budget
 from llmsrec.engine.readout import read_out
 from llmsrec.errors import DataError
 from llmsrec.files import write_json
 from llmsrec.models.llm import retrieval
 from llmsrec.models.llm.retrieval import LLMSRec, Parts
-from llmsrec.prompts.retrieval import PromptSettings
+from llmsrec.prompts.retrieval import Prompts, PromptSettings
 from llmsrec.training.batches import Samples
 from llmsrec.training.retrieval import step_losses
 from tests.prompts.plain_prompts import PlainPrompts
@@ -86,6 +88,20 @@ def test_what_a_system_trains_has_a_gradient_and_nothing_else_is_saved(
     heads = {name.split(".")[0] for name in model.trainable()}
     assert heads == {"backbone", "user_out", "item_out", "f_user", "f_item", "f_I", "f_U", "f_cf_user"} - absent
     assert gradients(model, sequences, settings) == set(model.trainable())
+
+
+def test_with_a_user_vector_too_the_read_out_starts_as_a_word_that_the_embedded_backbone_has_met(
+    tiny_backbone: Any, teacher: Any, uniform: Any
+) -> None:
+    """A whole tokenizer of its kind makes one token of each prompt's ending, and it meets that of Table 2 (b) alone."""
+    tokenizer = train_tokenizer(TITLES, 2048, np.random.default_rng(0))
+    usual = Prompts(tokenizer, TITLES, PromptSettings.of(uniform))
+    explicit = Prompts(tokenizer, TITLES, replace(PromptSettings.of(uniform), user_representation=True))
+    assert explicit.user_tail[-1] != usual.user_tail[-1], "else this test shows nothing"
+    assert explicit.user_word == usual.user_word == usual.user_tail[-1]
+    model = LLMSRec(tiny_backbone, teacher, TITLES, uniform.model_copy(update={"user_representation": True}), 0)
+    word = tiny_backbone.model.get_input_embeddings().weight[model.prompts.user_word]
+    torch.testing.assert_close(model.user_out.detach(), word, rtol=0, atol=0)
 
 
 def test_text_alone_is_for_a_while(tiny_backbone: Any, teacher: Any, sequences: Sequences, uniform: Any) -> None:

@@ -100,7 +100,7 @@ class LLMSRec(nn.Module):
         # The new tokens start as the word before them, whose hidden state sums the prompt up (docs/experiments.md): as
         # the model's input, which some models scale.
         embedding: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
-        last = torch.tensor([self.prompts.user_tail[-1], self.prompts.item_tail[-1]], device=embedding.weight.device)
+        last = torch.tensor([self.prompts.user_word, self.prompts.item_tail[-1]], device=embedding.weight.device)
         with torch.no_grad():
             user_out, item_out = embedding(last).float()
         self.user_out, self.item_out = nn.Parameter(user_out.clone()), nn.Parameter(item_out.clone())
