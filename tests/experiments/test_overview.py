@@ -23,7 +23,9 @@ def reports(tmp_path):
     report.write_ranks(tmp_path / "ranks/gru4rec-retrieval.parquet", {"gru4rec": ranks(worse)})
     titles = {"tallrec": ranks([0, 1, 1, 1], TITLES), "sasrec": ranks([0, 0, 1, 1], ("uni19",))}
     report.write_ranks(tmp_path / "ranks/tallrec-titles.parquet", titles)
-    write_json(tmp_path / "ranks/tallrec-titles.json", {"tallrec": {"test": {"uni19_generated": {"valid": 0.75}}}})
+    write_json(
+        tmp_path / "ranks/tallrec-titles.json", {"tallrec": {"test": {"uni19_generated": {"valid_ratio": 0.75}}}}
+    )
     return tmp_path
 
 

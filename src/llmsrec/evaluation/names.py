@@ -21,6 +21,7 @@ SPLITS = ("valid", "test", "test_shuffled")
 # {negatives}: how many are drawn for each user
 PROTOCOLS = {"uni99": "among {negatives} sampled items", "full": "among all items"}
 TITLES = ("uni19_likelihood", "uni19_mean_likelihood", "uni19_generated")  # three readings of a titles model
+VALID_RATIO = "valid_ratio"  # beside uni19_generated: the share of answers that are one of the 20 titles
 SASREC_TITLES = "uni19"  # SASRec's ranks among the same 20
 METRICS = ("ndcg_10", "hr_10", "ndcg_20", "hr_20")
 OF_20 = ("hr_1", "hr_5", "ndcg_10")  # of protocols with 20 candidates

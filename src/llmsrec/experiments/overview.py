@@ -10,7 +10,7 @@ from llmsrec import systems
 from llmsrec.errors import DataError
 from llmsrec.evaluation import significance
 from llmsrec.evaluation.metrics import per_user
-from llmsrec.evaluation.names import MODELS, OURS, PROTOCOLS, SASREC_TITLES, TITLES, meaning
+from llmsrec.evaluation.names import MODELS, OURS, PROTOCOLS, SASREC_TITLES, TITLES, VALID_RATIO, meaning
 from llmsrec.evaluation.tables import Table, text
 from llmsrec.files import read_json
 
@@ -93,7 +93,7 @@ def _titles(frames: Frames, resamples: int, seed: int, figures: Path | None) -> 
         for protocol in TITLES:
             found = significance.mean(values(frame, system, "test", protocol, "hr_1"), resamples, seed)
             cells.append(f"{found['mean']:.4f} ({found['low']:.4f} .. {found['high']:.4f})")
-        valid = read_json(figures / f"{name}.json")[system]["test"][TITLES[-1]].get("valid") if figures else None
+        valid = read_json(figures / f"{name}.json")[system]["test"][TITLES[-1]][VALID_RATIO] if figures else None
         rows.append((MODELS[system], *cells, "-" if valid is None else f"{valid:.1%}"))
     first = next(iter(frames.values()))
     if not first.filter(protocol=SASREC_TITLES).is_empty():

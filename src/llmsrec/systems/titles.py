@@ -16,7 +16,7 @@ from llmsrec.engine import backbone as backbones
 from llmsrec.errors import DataError
 from llmsrec.evaluation import choice, ranks
 from llmsrec.evaluation.asked import Asked
-from llmsrec.evaluation.names import SASREC_TITLES
+from llmsrec.evaluation.names import SASREC_TITLES, TITLES, VALID_RATIO
 from llmsrec.files import read_json
 from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.cf.teacher import Teacher
@@ -68,7 +68,7 @@ def rank(task: Task) -> Ranked:
         drawn = stored(asked.users, STORED[split])
         result.ranks[split], valid = read(model, asked, drawn, split)
         result.beside[teacher][split] = {SASREC_TITLES: ranks_of_teacher(model.teacher, asked, drawn)}
-        result.figures[split] = {"uni19_generated": {"valid_ratio": valid}}
+        result.figures[split] = {TITLES[-1]: {VALID_RATIO: valid}}
     return result
 
 

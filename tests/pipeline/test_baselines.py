@@ -1,0 +1,80 @@
+"""`dvc repro baselines/dvc.yaml` for a system of each form: trained, ranked, logged, shown beside LLM-SRec."""
+
+import json
+from typing import Any
+
+import mlflow
+import polars as pl
+import pytest
+
+from tests.params_file import set_params
+
+BOTH = ("gru4rec-retrieval", "tallrec-titles")
+TARGETS = [f"baselines/dvc.yaml:log@{name}" for name in BOTH]
+STEPS = ("train", "rank", "log")
+
+
+@pytest.fixture(scope="module")
+def first(clone: Any) -> str:
+    set_params(clone.folder / "systems/gru4rec.yaml", {"epochs": 2, "dim": 16, "hidden": 16})
+    set_params(clone.folder / "systems/tallrec.yaml", {"titles.train.epochs": 1})
+    return clone.run("dvc", "repro", *TARGETS)
+
+
+def runs(clone: Any) -> dict[str, Any]:
+    """System -> its MLflow run."""
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{clone.folder}/mlruns/mlflow.db")
+    found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    return {run.data.tags["system"]: run for run in found if "system" in run.data.tags}
+
+
+def test_each_is_trained_ranked_and_logged(clone: Any, first: str) -> None:
+    ran = [name.removeprefix("baselines/dvc.yaml:") for name in clone.stages_run(first)]
+    assert {f"{step}@{name}" for step in STEPS for name in BOTH} <= {*ran}
+    assert not {"llm_srec", "evaluate"} & {*ran}, "LLM-SRec is not trained for it"
+    users = pl.read_parquet(clone.folder / "data/split/test.parquet").height
+    for name, model, protocols in (
+        (BOTH[0], "gru4rec", {"full", "uni99"}),
+        (BOTH[1], "tallrec", {"uni19_likelihood", "uni19_mean_likelihood", "uni19_generated"}),
+    ):
+        ranks = pl.read_parquet(clone.folder / f"reports/ranks/{name}.parquet").filter(model=model)
+        assert {*ranks["protocol"]} == protocols and {*ranks["split"]} == {"valid", "test", "test_shuffled"}
+        assert ranks.group_by("split", "protocol").len()["len"].unique().to_list() == [users]
+    sasrec = pl.read_parquet(clone.folder / "reports/ranks/tallrec-titles.parquet").filter(model="sasrec")
+    assert {*sasrec["protocol"]} == {"uni19"}
+
+
+def test_runs_compare_without_preparation(clone: Any, first: str) -> None:
+    found = runs(clone)
+    assert {*found} == {"gru4rec", "tallrec"}
+    gru4rec = found["gru4rec"].data
+    written = json.loads((clone.folder / "reports/ranks/gru4rec-retrieval.json").read_text())
+    assert gru4rec.metrics["test/full/ndcg_10"] == pytest.approx(written["gru4rec"]["test"]["full"]["ndcg_10"])
+    assert gru4rec.params["gru4rec.hidden"] == "16" and gru4rec.params["split.negatives"] == "20"
+    assert not any(key.startswith(("model.", "train.")) for key in gru4rec.params), "it reads neither"
+    assert gru4rec.metrics["time/train_s"] > 0
+    titles = found["tallrec"].data
+    assert 0 <= titles.metrics["test/uni19_generated/hr_1"] <= titles.metrics["test/uni19_generated/valid_ratio"] <= 1
+    assert "model.d_prime" in titles.params
+
+
+def test_an_edit_of_one_runs_that_one(clone: Any, first: str) -> None:
+    assert clone.stages_run(clone.run("dvc", "repro", *TARGETS)) == []
+    set_params(clone.folder / "systems/gru4rec.yaml", {"dropout": 0.4})
+    again = clone.stages_run(clone.run("dvc", "repro", *TARGETS))
+    assert again == [f"baselines/dvc.yaml:{step}@gru4rec-retrieval" for step in STEPS]
+    set_params(clone.folder / "systems/gru4rec.yaml", {"dropout": 0.3})
+    clone.run("dvc", "repro", *TARGETS)
+
+
+def test_they_stand_beside_llm_srec(clone: Any, first: str) -> None:
+    clone.run("dvc", "repro")
+    said = clone.run("llmsrec", "summary", "--all")
+    lines = [line for line in said.splitlines() if line.lstrip().startswith(("GRU4Rec", "TALLRec"))]
+    assert len(lines) == 2 and "not ranked yet: bert4rec-retrieval" in said
+    said = clone.run("llmsrec", "compare", runs(clone)["gru4rec"].info.run_id, "candidate", "--no-latency")
+    assert "paired  yes" in said and "full NDCG@10" in said
+    refused = clone.run(
+        "llmsrec", "compare", runs(clone)["tallrec"].info.run_id, "candidate", "--no-latency", fails=True
+    )
+    assert "different protocols" in refused
