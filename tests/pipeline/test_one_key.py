@@ -73,11 +73,18 @@ def reads(stage: dict[str, Any], key: str) -> bool:
     return templated or any(key == name or key.startswith(f"{name}.") for name in plain(stage.get("params", [])))
 
 
+def filled(dep: str) -> str:
+    """With the values of params.yaml, as DVC fills them in."""
+    for key, value in KEYS.items():
+        dep = dep.replace(f"${{{key}}}", str(value))
+    return dep
+
+
 def re_run(key: str) -> list[str]:
     """Those that read the key, and those that read what changes of their outs."""
     same, again, changed = SAME.get(key, SAME[""]), [], []
     for name, stage in STAGES.items():
-        hit = any(related(dep, out) for dep in stage["deps"] if dep not in same for out in changed)
+        hit = any(related(filled(dep), out) for dep in stage["deps"] if dep not in same for out in changed)
         if reads(stage, key) or hit:
             again.append(name)
             changed += [out for out in plain([*stage.get("outs", []), *stage.get("metrics", [])]) if out not in same]

@@ -96,7 +96,7 @@ def test_a_title_with_many_changes_or_no_commit() -> None:
     committed = record.flatten(PARAMS.model_dump())
     many = change(PARAMS, "sasrec", dim=8, blocks=1, heads=2, dropout=0.0, epochs=9, lr=0.5, seed=9)
     assert record.title(many, None, committed) == (
-        "sasrec.dim 8, sasrec.blocks 1, sasrec.heads 2, sasrec.dropout 0.0, sasrec.lr 0.5, 2 more on Sample, embedded"
+        "sasrec.lr 0.5, sasrec.epochs 9, sasrec.seed 9, sasrec.dim 8, sasrec.blocks 1, 2 more on Sample, embedded"
     )
     assert record.title(many, None, {}) == "Sample, embedded"
     quiet = change(PARAMS, "registry", alias="other")
