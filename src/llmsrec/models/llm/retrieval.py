@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llmsrec import distributed
@@ -27,11 +25,11 @@ from llmsrec.engine.backbone import Backbone
 from llmsrec.engine.prefix_store import Budget
 from llmsrec.engine.readout import read_out, read_out_by_length
 from llmsrec.engine.shortcuts import choose
-from llmsrec.errors import DataError
-from llmsrec.files import atomic, read_json, write_json
+from llmsrec.files import read_json
 from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.heads import f_input, output_heads
+from llmsrec.models.llm.joined import Joined
 from llmsrec.progress import Progress
 from llmsrec.prompts.retrieval import PromptBatch, Prompts, PromptSettings
 
@@ -54,7 +52,7 @@ class Parts:
 ALL_PARTS = Parts()
 
 
-class LLMSRec(nn.Module):
+class LLMSRec(Joined):
     """The joined model. Only its heads and tokens (and LoRA adapters, if any) have gradients.
 
     f_I and f_CF-user are drawn in any case, but neither trained nor saved where `parts` does not have them.
@@ -120,34 +118,9 @@ class LLMSRec(nn.Module):
         self.padding, self.trunk = shortcuts.padding, shortcuts.trunk
         self.decoder, self.prefixes = shortcuts.decoder, shortcuts.prefixes
 
-    def configure_layers(self, gradient_checkpointing: bool, compile: bool) -> None:
-        """Have the backbone's layers computed again in the backward pass, or compiled. Values stay the same, but for
-        rounding where they are compiled.
-
-        Raises:
-            ParamsError: it cannot be done with this model, or on this machine.
-        """
-        if gradient_checkpointing:
-            backbones.checkpoint_layers(self.backbone)
-        if compile and self.decoder is not None:
-            self.decoder.compile()
-        elif compile:
-            backbones.compile_layers(self.backbone)
-
-    def train(self, mode: bool = True) -> "LLMSRec":
-        """Only the heads change mode: there is no dropout in what is distilled from, or in the frozen model."""
-        super().train(mode)
-        self.teacher.eval()
-        self.backbone.eval()
-        return self
-
     @property
     def device(self) -> torch.device:
         return self.user_out.device
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """Name to parameter of everything that has a gradient."""
-        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def item_inputs(self, item_ids: Tensor) -> Tensor:
         """f_I(E_i) of `[n]` items: `[n, d_llm]`."""
@@ -265,25 +238,6 @@ class LLMSRec(nn.Module):
         items = torch.arange(count, device=self.device) % (len(self.teacher.item_vectors()) - 1) + 1
         return self.f_U(self.teacher.item_vectors()[items])  # type: ignore[misc]
 
-    def save(self, folder: Path, settings: dict[str, Any]) -> None:
-        """Write the trained parameters and the settings that rebuild the model around them.
-
-        Raises:
-            DataError: LoRA's adapters are all zero, as they were before training: no gradient reached them.
-        """
-        tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in self.trainable().items()}
-        adapters = [tensor for name, tensor in tensors.items() if ".lora_B." in name]
-        if adapters and not any(tensor.any() for tensor in adapters):
-            raise DataError(
-                f"the adapters of the language model are zero after training, so nothing was learnt by them, and "
-                f"{folder} is not written; train for longer or at a higher learning rate, or without adapters (a rank "
-                "of 0)."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic(folder / "model.safetensors") as temporary:
-            save_file(tensors, temporary)
-        write_json(folder / "config.json", settings)
-
 
 def load(
     folder: Path,
@@ -310,20 +264,7 @@ def load(
         Parts(**config.get("parts", {})),
         item_codes,
     )
-    try:
-        tensors = load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise DataError(
-            f"{folder / 'model.safetensors'} cannot be read ({error}); run `dvc repro llm_srec`."
-        ) from error
-    trainable = model.trainable()
-    if tensors.keys() != trainable.keys():
-        odd = sorted(tensors.keys() ^ trainable.keys())[:3]
-        raise DataError(f"{folder / 'model.safetensors'} does not fit its config.json: {', '.join(odd)}.")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            trainable[name].copy_(tensor)
-    return model.eval()
+    return model.fill(folder, "run `dvc repro llm_srec`")
 
 
 def build(

@@ -7,21 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llmsrec import distributed
 from llmsrec.data.choices import COUNT, Choices
 from llmsrec.data.sequences import Sequences
 from llmsrec.data.titles import normalised
-from llmsrec.engine import backbone as backbones
 from llmsrec.engine import likelihood
 from llmsrec.engine.backbone import Backbone
 from llmsrec.engine.decoder import Decoder
@@ -30,9 +26,9 @@ from llmsrec.engine.readout import embed
 from llmsrec.engine.vocabulary import Vocabulary
 from llmsrec.engine.yardstick import busy_adapters
 from llmsrec.errors import DataError
-from llmsrec.files import atomic, read_json, write_json
 from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.heads import f_input
+from llmsrec.models.llm.joined import Joined
 from llmsrec.models.llm.retrieval import reported, token_batches
 from llmsrec.models.losses import language
 from llmsrec.prompts.answers import Answers
@@ -57,7 +53,7 @@ class Readings:
     texts: list[str]
 
 
-class TitleModel(nn.Module):
+class TitleModel(Joined):
     """The language model with what is trained around it.
 
     Args:
@@ -108,33 +104,9 @@ class TitleModel(nn.Module):
         with busy_adapters(self.backbone):
             self.way, self.decoder = self._choose_way()
 
-    def configure_layers(self, gradient_checkpointing: bool, compile: bool) -> None:
-        """As `LLMSRec.configure_layers`.
-
-        Raises:
-            ParamsError: it cannot be done with this model, or on this machine.
-        """
-        if gradient_checkpointing:
-            backbones.checkpoint_layers(self.backbone)
-        if compile and self.decoder is not None:
-            self.decoder.compile()
-        elif compile:
-            backbones.compile_layers(self.backbone)
-
-    def train(self, mode: bool = True) -> "TitleModel":
-        """The backbone stays in evaluation mode: no dropout in what is frozen."""
-        super().train(mode)
-        self.teacher.eval()
-        self.backbone.eval()
-        return self
-
     @property
     def device(self) -> torch.device:
         return self.item_codes.device
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """Name to parameter of everything that has a gradient."""
-        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     @contextmanager
     def text_alone(self) -> Iterator[None]:
@@ -258,44 +230,3 @@ class TitleModel(nn.Module):
     def _text(self, token_ids: list[list[int]]) -> list[str]:
         texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return normalised(pl.Series(texts, dtype=pl.String)).to_list()
-
-    def save(self, folder: Path, settings: dict[str, Any]) -> None:
-        """Write the trained parameters and the settings that rebuild the model around them.
-
-        Raises:
-            DataError: adapters are all zero, as they were before training: no gradient reached them.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in self.trainable().items()}
-        adapters = [tensor for name, tensor in tensors.items() if ".lora_B." in name]
-        if adapters and not any(tensor.any() for tensor in adapters):
-            raise DataError(
-                f"the adapters of the language model are zero after training, so they have learnt nothing; {folder} is "
-                "not written. Train for longer or at a higher learning rate."
-            )
-        with atomic(folder / "model.safetensors") as temporary:
-            save_file(tensors, temporary)
-        write_json(folder / "config.json", settings)
-
-    def fill(self, folder: Path) -> "TitleModel":
-        """Take the trained parameters that `save` wrote.
-
-        Raises:
-            DataError: a missing, damaged or mismatched file.
-        """
-        read_json(folder / "config.json")
-        path = folder / "model.safetensors"
-        try:
-            tensors = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{path} cannot be read ({error}); train the system again.") from error
-        trainable = self.trainable()
-        odd = sorted(tensors.keys() ^ trainable.keys()) or [
-            name for name, tensor in tensors.items() if tensor.shape != trainable[name].shape
-        ]
-        if odd:
-            raise DataError(f"{path} does not fit this system's settings: {', '.join(odd[:3])}; train it again.")
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                trainable[name].copy_(tensor)
-        return self.eval()
