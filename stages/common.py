@@ -18,8 +18,6 @@ from llmsrec import params as parameters
 from llmsrec.errors import DataError, LLMSRecError, explained
 from llmsrec.files import read_json, sha256, write_json
 
-PREFIXES = Path(".cache/prefixes")  # of the repository: keys and values of item prompts, by digest
-
 
 @dataclass(frozen=True)
 class Stage:

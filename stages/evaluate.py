@@ -12,7 +12,7 @@ from llmsrec.evaluation import asked, headline, plots, report, slices, test_user
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.llm import retrieval as llm_srec
-from stages.common import PREFIXES, Stage, run
+from stages.common import Stage, run
 
 DATA, MODELS, REPORTS = Path("data"), Path("models"), Path("reports")
 ITEMS, INTERACTIONS = DATA / "filtered/items.parquet", DATA / "filtered/interactions.parquet"
@@ -30,7 +30,7 @@ def main(stage: Stage) -> None:
     splits = asked.read(sequences, SPLIT, stage.params.split.by, stage.params.data.repeats, seed)
     test, histories = splits["test"], {name: of.histories for name, of in splits.items()}
     teacher = stage.params.model.teacher
-    models = vectors(teacher, histories, train, Budget.gib(stage.params.backbone.prefixes, stage.root / PREFIXES))
+    models = vectors(teacher, histories, train, Budget.of(stage.params.backbone.prefixes, stage.root))
     if not distributed.is_main():
         return
     ranks: report.Ranks = {}

@@ -10,7 +10,7 @@ from llmsrec.engine.prefix_store import Budget
 from llmsrec.export import bundle
 from llmsrec.files import read_json
 from llmsrec.models.llm import retrieval as llm_srec
-from stages.common import PREFIXES, Stage, run
+from stages.common import Stage, run
 
 BACKBONE, CHECKPOINT = Path("models/backbone"), Path("models/llm_srec")
 ITEMS = Path("data/filtered/items.parquet")
@@ -19,7 +19,7 @@ ITEMS = Path("data/filtered/items.parquet")
 def main(stage: Stage) -> None:
     counts = pl.read_parquet("data/split/train.parquet").group_by("item_id").agg(count=pl.len().cast(pl.Int64))
     catalogue = pl.read_parquet(ITEMS).join(counts, on="item_id", how="left", maintain_order="left")
-    prefixes = Budget.gib(stage.params.backbone.prefixes, stage.root / PREFIXES)
+    prefixes = Budget.of(stage.params.backbone.prefixes, stage.root)
     events = Sequences.read(Path("data/filtered/interactions.parquet"))
     bundle.write(
         Path("models/bundle"),

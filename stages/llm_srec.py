@@ -12,7 +12,7 @@ from llmsrec.files import write_json
 from llmsrec.models.llm import retrieval as llm_srec
 from llmsrec.training import start
 from llmsrec.training.retrieval import Validation, train
-from stages.common import PREFIXES, Stage, run
+from stages.common import Stage, run
 
 SPLIT = Path("data/split")
 
@@ -35,7 +35,7 @@ def main(stage: Stage) -> None:
         config["model"],
         loading,
         params.train.seed,
-        Budget.gib(backbone.prefixes, stage.root / PREFIXES),
+        Budget.of(backbone.prefixes, stage.root),
     )
     if begin:
         shape = start.shape_of("model", params.model, {"teacher", "d_prime", "head_hidden", "user_representation"})

@@ -181,6 +181,13 @@ class Cloze(NextItem):
     last_share: float = Field(ge=0, le=1)
 
 
+def heads_divide_dim(section: Any) -> Any:
+    """A validator of sections with attention."""
+    if section.dim % section.heads:
+        raise ValueError(f"dim {section.dim} must be a multiple of heads {section.heads}")
+    return section
+
+
 class SASRec(NextItem):
     system = "sasrec"
     dim: int = Field(ge=1)
@@ -192,11 +199,7 @@ class SASRec(NextItem):
     activation: Literal["relu", "gelu"]
     low_pass: float = Field(ge=0, lt=1)
 
-    @model_validator(mode="after")
-    def heads_divide_dim(self) -> "SASRec":
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} must be a multiple of heads {self.heads}")
-        return self
+    _heads = model_validator(mode="after")(heads_divide_dim)
 
     @model_validator(mode="after")
     def low_pass_has_its_place(self) -> "SASRec":

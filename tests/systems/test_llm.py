@@ -14,6 +14,7 @@ from llmsrec import params, systems
 from llmsrec.data.split import split_interactions
 from llmsrec.errors import ParamsError
 from llmsrec.files import read_json
+from llmsrec.models.llm import allmrec
 from llmsrec.models.llm.settings import LLMSettings, changed
 from llmsrec.systems import a_llmrec, llm
 from llmsrec.systems.task import Task
@@ -64,9 +65,9 @@ def test_a_llmrec_reads_the_codes_of_its_stage_1_and_trains_no_language_model(pl
     given = task(place, "a_llmrec")
     stage1 = given.settings.stage1.model_copy(update={"train": {"epochs": 2}, "code": 12})
     given = replace(given, settings=given.settings.model_copy(update={"stage1": stage1}))
-    a_llmrec.train_stage1(replace(given, folder=place / llm.STAGE1, resume=place / "resume1"))
+    a_llmrec.train_stage1(replace(given, folder=place / allmrec.STAGE1, resume=place / "resume1"))
     llm.train(given)
-    shutil.rmtree(place / llm.STAGE1)
+    shutil.rmtree(place / allmrec.STAGE1)
     ranked = llm.rank(given)
     assert ranked.ranks["test"]["full"].shape == (40,)
     names = set(load_file(given.folder / "model.safetensors"))

@@ -18,6 +18,7 @@ from llmsrec.errors import DataError
 from llmsrec.evaluation import metrics
 from llmsrec.files import read_json
 from llmsrec.models.cf import teacher as teachers
+from llmsrec.models.llm import allmrec
 from llmsrec.systems import a_llmrec, titles
 from llmsrec.systems.task import Task
 
@@ -80,9 +81,9 @@ def test_a_llmrec_reads_the_codes_of_its_stage_1_and_trains_no_language_model(pl
     given = task(place, "a_llmrec")
     stage1 = given.settings.stage1.model_copy(update={"train": {"epochs": 2}, "code": 12})
     given = replace(given, settings=given.settings.model_copy(update={"stage1": stage1}))
-    a_llmrec.train_stage1(replace(given, folder=place / titles.STAGE1, resume=place / "resume1"))
+    a_llmrec.train_stage1(replace(given, folder=place / allmrec.STAGE1, resume=place / "resume1"))
     titles.train(given)
-    shutil.rmtree(place / titles.STAGE1)
+    shutil.rmtree(place / allmrec.STAGE1)
     assert titles.rank(given).ranks["test"]["uni19_likelihood"].shape == (40,)
     tensors = load_file(given.folder / "model.safetensors")
     assert {name.split(".")[0] for name in tensors} == {"f_I", "f_U"}

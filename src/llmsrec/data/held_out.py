@@ -25,6 +25,13 @@ class HeldOut:
     histories: Sequences
     targets: np.ndarray
 
+    def rows(self, at_most: int, seed: int) -> np.ndarray:
+        """Numbers of the users from 0, ascending: of all, or of a sample of `at_most` by `seed`."""
+        rows = np.arange(len(self.users))
+        return (
+            rows if len(rows) <= at_most else np.sort(np.random.default_rng(seed).choice(rows, at_most, replace=False))
+        )
+
 
 def read(interactions: Sequences, split: Path, name: Literal["valid", "test"], by: str) -> HeldOut:
     """Valid or test of data/split, with the histories in their true order, also where training shuffled them.

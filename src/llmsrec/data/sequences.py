@@ -90,6 +90,18 @@ class Sequences:
         """`[U + 1]` events of each user; that of user 0 is 0."""
         return np.diff(self.offsets)
 
+    def preceding(self, users: np.ndarray, events: np.ndarray, length: int) -> np.ndarray:
+        """`[n, length]` int64: the items of `users` before `events`, which are places in `items`; right-aligned, 0 is
+        padding.
+        """
+        columns = events[:, None] - np.arange(length, 0, -1)
+        real = columns >= self.offsets[users][:, None]
+        return np.where(real, self.items[np.maximum(columns, 0)], 0).astype(np.int64)
+
+    def places(self) -> np.ndarray:
+        """`[N]` how many of its user's events lie before each."""
+        return np.arange(len(self.items)) - np.repeat(self.offsets[:-1], self.lengths())
+
     def of(self, user: int) -> tuple[np.ndarray, np.ndarray]:
         """A user's item ids and timestamps, in order."""
         window = slice(self.offsets[user], self.offsets[user + 1])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from llmsrec.errors import DataError
 
 KNOWN = 1 << 32  # added to an item's checksum, so that no checksum is 0, which means: not there yet
+FOLDER = Path(".cache/prefixes")  # of a repository: keys and values of item prompts, by digest
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Budget:
     memory: int = 2 << 30
     disk: int = 0
     folder: Path | None = None
+
+    @classmethod
+    def of(cls, settings: Any, root: Path) -> "Budget":
+        """From params.yaml's `backbone.prefixes`, for a repository, whose stages share what is kept."""
+        return cls.gib(settings, root / FOLDER)
 
     @classmethod
     def gib(cls, settings: Any, folder: Path) -> "Budget":

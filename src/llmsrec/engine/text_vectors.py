@@ -5,14 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from llmsrec.engine.backbone import Backbone, describe, load
+from llmsrec.params import Section
 from llmsrec.progress import Progress
 from llmsrec.prompts.retrieval import plain_text_encoder, special_tokens
 
 LONGEST = 128  # tokens of a text that are read; what follows is left out, and a shorter limit of the encoder counts
 BATCH_TOKENS = 4_096
+
+
+class Encoder(Section):
+    """Which text encoder: a folder, or a hub id with its commit; the configured backbone without `model`."""
+
+    model: str | None = Field(min_length=1)
+    revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
 
 
 @torch.no_grad()

@@ -1,7 +1,5 @@
 """A-LLMRec's stage 1, which comes before either of its forms; the forms themselves are in `llm` and `titles`."""
 
-from pathlib import Path
-
 import numpy as np
 
 from llmsrec.engine.text_vectors import load_encoder, text_vectors
@@ -9,11 +7,9 @@ from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.llm import allmrec
 from llmsrec.models.llm.allmrec import Autoencoders
 from llmsrec.models.llm.settings import changed
-from llmsrec.systems.task import Task
+from llmsrec.systems.task import BACKBONE, MODELS, Task
 from llmsrec.training import allmrec as training
 from llmsrec.training.loop import Curve
-
-MODELS, BACKBONE = Path("models"), Path("models/backbone")
 
 
 def train_stage1(task: Task) -> Curve:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from llmsrec import distributed
 from llmsrec.models.cf import teacher
-from llmsrec.params import Cloze, NextItem
+from llmsrec.params import Cloze, NextItem, heads_divide_dim
 from llmsrec.systems.task import Ranked, Task
 from llmsrec.training import next_item
 
@@ -27,11 +27,7 @@ class BERT4Rec(Cloze):
     heads: int = Field(ge=1)
     dropout: float = Field(ge=0, lt=1)
 
-    @model_validator(mode="after")
-    def heads_divide_dim(self) -> "BERT4Rec":
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} must be a multiple of heads {self.heads}")
-        return self
+    _heads = model_validator(mode="after")(heads_divide_dim)
 
 
 class NextItNet(NextItem):

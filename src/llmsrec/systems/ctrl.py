@@ -1,19 +1,16 @@
 """CTRL: SASRec from its items' texts, and beside it its control, the same SASRec from random values."""
 
-from pathlib import Path
-
 import numpy as np
 from torch import Tensor
 
 from llmsrec import distributed
 from llmsrec.engine.text_vectors import load_encoder, text_vectors
 from llmsrec.models.cf import teacher
-from llmsrec.systems.task import Ranked, Task
+from llmsrec.systems.task import BACKBONE, Ranked, Task
 from llmsrec.training import checkpoint, ctrl, next_item
 from llmsrec.training.loop import Curve
 from llmsrec.training.validation import Validation
 
-BACKBONE = Path("models/backbone")
 OWN, CONTROL = "ctrl", "ctrl_random"  # folders below the task's, and names in reports
 SETTINGS = {"ctrl": ctrl.Settings}
 

@@ -14,17 +14,15 @@ from llmsrec.engine.prefix_store import Budget
 from llmsrec.files import read_json
 from llmsrec.models.llm import allmrec, retrieval
 from llmsrec.models.llm.retrieval import LLMSRec, Parts
-from llmsrec.models.llm.settings import ALLMRecSettings, LLMSettings, changed
+from llmsrec.models.llm.settings import SETTINGS as SETTINGS
+from llmsrec.models.llm.settings import changed
 from llmsrec.params import Model, Train
-from llmsrec.systems.task import FILTERED, SPLIT, Ranked, Task
+from llmsrec.systems.task import BACKBONE, FILTERED, MODELS, SPLIT, Ranked, Task
 from llmsrec.training.loop import Curve
 from llmsrec.training.retrieval import Validation
 from llmsrec.training.schedules import SCHEDULES
 
-SETTINGS = {"tallrec": LLMSettings, "llara": LLMSettings, "collm": LLMSettings, "a_llmrec": ALLMRecSettings}
-STAGE1 = Path("models/a_llmrec-stage1")
-MODELS, BACKBONE, ITEMS = Path("models"), Path("models/backbone"), FILTERED / "items.parquet"
-PREFIXES = Path(".cache/prefixes")  # of the repository, LLM-SRec's too
+ITEMS = FILTERED / "items.parquet"
 
 
 def train(task: Task) -> Curve:
@@ -46,7 +44,7 @@ def train(task: Task) -> Curve:
         config["seed"],
         prefixes(task),
         Parts(**config["parts"]),
-        codes(task, STAGE1),
+        codes(task, allmrec.STAGE1),
     )
     model.configure_layers(params.backbone.gradient_checkpointing, params.backbone.compile)
     at_most = params.evaluate.validation_users
@@ -56,7 +54,7 @@ def train(task: Task) -> Curve:
     if distributed.is_main():
         model.save(task.folder, config)
         if task.system == "a_llmrec":
-            allmrec.copy(STAGE1, task.folder)
+            allmrec.copy(allmrec.STAGE1, task.folder)
     return curve
 
 
@@ -87,4 +85,4 @@ def codes(task: Task, folder: Path) -> Tensor | None:
 
 def prefixes(task: Task) -> Budget:
     """What the keys and values of item prompts' beginnings may take."""
-    return Budget.gib(task.params.backbone.prefixes, task.root / PREFIXES)
+    return Budget.of(task.params.backbone.prefixes, task.root)

@@ -1,19 +1,16 @@
 """RECFORMER: histories and items as texts, both through one small encoder."""
 
-from pathlib import Path
-
 import polars as pl
 
 from llmsrec import distributed
 from llmsrec.engine import backbone
 from llmsrec.models.text import recformer as models
 from llmsrec.models.text.item_texts import COLUMNS, ItemTexts
-from llmsrec.systems.task import FILTERED, Ranked, Task
+from llmsrec.systems.task import BACKBONE, FILTERED, Ranked, Task
 from llmsrec.training import recformer
 from llmsrec.training.loop import Curve
 from llmsrec.training.validation import Validation
 
-BACKBONE = Path("models/backbone")
 SETTINGS = {"recformer": recformer.Settings}
 
 

@@ -15,6 +15,7 @@ from llmsrec.evaluation import asked, report
 from llmsrec.evaluation.asked import Asked
 
 FILTERED, SPLIT = Path("data/filtered"), Path("data/split")
+MODELS, BACKBONE = Path("models"), Path("models/backbone")
 Ranks = dict[str, dict[str, np.ndarray]]  # split -> protocol -> [n] int32, 0-based
 
 

@@ -21,17 +21,16 @@ from llmsrec.files import read_json
 from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm import allmrec
-from llmsrec.models.llm.settings import ALLMRecSettings, LLMSettings, changed
+from llmsrec.models.llm.settings import SETTINGS as SETTINGS
+from llmsrec.models.llm.settings import changed
 from llmsrec.models.llm.titles import TitleModel
 from llmsrec.params import Model, Train
 from llmsrec.prompts.retrieval import PromptSettings
-from llmsrec.systems.task import Ranked, Task
+from llmsrec.systems.task import BACKBONE, MODELS, Ranked, Task
 from llmsrec.training import titles as training
 from llmsrec.training.loop import Curve
 
-SETTINGS = {"tallrec": LLMSettings, "llara": LLMSettings, "collm": LLMSettings, "a_llmrec": ALLMRecSettings}
-MODELS, BACKBONE, DRAWN = Path("models"), Path("models/backbone"), Path("data/titles/candidates.parquet")
-STAGE1 = Path("models/a_llmrec-stage1")
+DRAWN = Path("data/titles/candidates.parquet")
 STORED = {"valid": "valid", "test": "test", "test_shuffled": "test"}  # split -> whose titles it has
 
 
@@ -44,7 +43,7 @@ def train(task: Task) -> Curve:
         "seed": train_settings.seed,
         "item_embedding": task.settings.item_embedding,
     }
-    model = build(task, config, STAGE1)
+    model = build(task, config, allmrec.STAGE1)
     backbone = task.params.backbone
     model.configure_layers(backbone.gradient_checkpointing, backbone.compile)
     drawn, at_most = stored(task.valid.users, "valid"), task.params.evaluate.validation_users
@@ -55,7 +54,7 @@ def train(task: Task) -> Curve:
     if distributed.is_main():
         model.save(task.folder, config)
         if task.system == "a_llmrec":
-            allmrec.copy(STAGE1, task.folder)
+            allmrec.copy(allmrec.STAGE1, task.folder)
     return curve
 
 

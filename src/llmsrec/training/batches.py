@@ -78,9 +78,7 @@ class Samples:
 
     def before(self, users: np.ndarray, places: np.ndarray, length: int) -> np.ndarray:
         """`[T, length]` the items before each target, right-aligned and padded with 0, as the teacher takes them."""
-        columns = places[:, None] - np.arange(length, 0, -1)
-        real = columns >= self.sequences.offsets[users][:, None]
-        return np.where(real, self.sequences.items[np.maximum(columns, 0)], 0).astype(np.int64)
+        return self.sequences.preceding(users, places, length)
 
     @cached_property
     def popularity(self) -> np.ndarray:

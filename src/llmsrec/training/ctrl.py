@@ -10,18 +10,12 @@ from torch import Tensor
 
 from llmsrec import distributed, params
 from llmsrec.data.sequences import Sequences
+from llmsrec.engine.text_vectors import Encoder
 from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.text.ctrl import Alignment, text_table
 from llmsrec.training import loop, next_item
 from llmsrec.training.loop import Curve
 from llmsrec.training.validation import METRIC, Validation
-
-
-class Encoder(params.Section):
-    """Which text encoder; see `text_vectors.load_encoder`."""
-
-    model: str | None = Field(min_length=1)
-    revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
 
 
 class Settings(params.Section):
@@ -79,21 +73,8 @@ def align(
     """Pre-train `model` in place: its vectors of histories beside the text of what comes next."""
     pair = Alignment(model, vectors, torch.Generator().manual_seed(backbone.seed)).to(vectors.device).train()
     samples = next_item.Samples.of(sequences, backbone.model_copy(update={"samples": "prefixes"}))
-    train = params.Train(
-        start="scratch",
-        targets="all",
-        batch_size=backbone.batch_size,
-        lr=backbone.lr,
-        lr_decay=1.0,
-        beta2=0.98,
-        weight_decay=0.0,
-        input_lr=1.0,
-        epochs=settings.alignment_epochs,
-        evaluations_per_epoch=1,
-        patience=settings.alignment_epochs,
-        monitor="full/ndcg_10",
-        seed=backbone.seed,
-    )
+    epochs, seed = settings.alignment_epochs, backbone.seed
+    train = loop.plan(batch_size=backbone.batch_size, lr=backbone.lr, epochs=epochs, patience=epochs, seed=seed)
 
     def losses_at(rows: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         # Dropout knows no other generator than the global one.

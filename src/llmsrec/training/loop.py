@@ -161,10 +161,42 @@ def schedule(lengths: np.ndarray, train: Train) -> Iterator[tuple[float, np.ndar
             yield when, rows, np.random.default_rng([train.seed, number, index]), index in checks
 
 
-def one_after_the_other(first: Curve, second: Curve) -> Curve:
-    """The curve of two trainings of a model, of which the second begins where the first ends."""
-    steps, epochs = first[-1]["step"], first[-1]["epoch"]
-    return first + [entry | {"step": steps + entry["step"], "epoch": epochs + entry["epoch"]} for entry in second]
+def one_after_the_other(*curves: Curve) -> Curve:
+    """The curve of trainings of a model, each of which begins where the one before it ends."""
+    whole: Curve = []
+    for curve in curves:
+        before = {key: whole[-1][key] for key in ("step", "epoch")} if whole else {"step": 0, "epoch": 0}
+        whole += [entry | {key: before[key] + entry[key] for key in before} for entry in curve]
+    return whole
+
+
+def plan(
+    *,
+    batch_size: int,
+    lr: float,
+    epochs: int,
+    patience: int,
+    seed: int,
+    lr_decay: float = 1.0,
+    weight_decay: float = 0.0,
+    evaluations_per_epoch: int = 1,
+) -> Train:
+    """What `fit` reads of params.yaml's `train`, for a system that has these values in a file of its own."""
+    return Train(
+        start="scratch",
+        targets="all",
+        batch_size=batch_size,
+        lr=lr,
+        lr_decay=lr_decay,
+        beta2=0.98,
+        weight_decay=weight_decay,
+        input_lr=1.0,
+        epochs=epochs,
+        evaluations_per_epoch=evaluations_per_epoch,
+        patience=patience,
+        monitor="full/ndcg_10",
+        seed=seed,
+    )
 
 
 @contextmanager

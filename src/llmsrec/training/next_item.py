@@ -17,12 +17,11 @@ from torch import Tensor
 from llmsrec import distributed, params
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
-from llmsrec.evaluation import metrics, ranks
 from llmsrec.models.cf.teacher import Teacher, create
 from llmsrec.models.losses import next_item as losses
 from llmsrec.training import checkpoint
+from llmsrec.training.validation import METRIC, Validation
 
-METRIC = "valid/full/ndcg_10"
 POOL = 64  # batches' worth of users that are sorted by length together: wide enough to pad little, and still mixed
 BETAS = (0.9, 0.98)
 
@@ -118,7 +117,7 @@ class Samples:
     @classmethod
     def of(cls, train: Sequences, settings: params.NextItem) -> "Samples":
         """Each user's last events (`settings.samples: sequences`), or those up to each event but the first."""
-        place = np.arange(len(train.items)) - np.repeat(train.offsets[:-1], train.lengths())  # 0 = a user's first event
+        place = train.places()
         if settings.samples == "prefixes":
             ends = np.flatnonzero(place > 0)
         else:
@@ -230,16 +229,8 @@ def batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> l
 
 def validate(model: Teacher, histories: Sequences, targets: np.ndarray, repeats: str = "first") -> float:
     """NDCG@10 of all users' targets among all items outside their histories (of data.repeats `keep`: all items)."""
-    excluded = histories.excluded(repeats)
-    users = model.user_vectors(histories).cpu().numpy()
-    items = model.item_vectors().detach().cpu().numpy()
-
-    def rank(rows: np.ndarray) -> Tensor:
-        seen = ranks.select(excluded.offsets, excluded.items, rows)
-        return torch.from_numpy(ranks.rank(users[rows], items, targets[rows - 1], *seen)["full"])
-
-    found = distributed.spread_rows(rank, np.arange(1, histories.users + 1))
-    return float(metrics.ndcg(found.numpy(), 10).mean())
+    users, items = model.user_vectors(histories).cpu().numpy(), model.item_vectors().detach().cpu().numpy()
+    return Validation(histories, targets, histories.excluded(repeats)).score(users, items)
 
 
 def _weights(model: Teacher) -> dict[str, Tensor]:

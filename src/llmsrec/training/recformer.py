@@ -106,11 +106,8 @@ def best(curve: Curve) -> float:
 
 def one_curve(*phases: Curve) -> Curve:
     """The rows of phases that follow each other, with numbers that go on."""
-    rows: Curve = []
-    for number, phase in enumerate(phases, start=1):
-        before = {key: rows[-1][key] for key in ("step", "epoch")} if rows else {"step": 0, "epoch": 0}
-        rows += [{**row, "phase": number} | {key: before[key] + row[key] for key in before} for row in phase]
-    return rows
+    numbered = ([{**row, "phase": number} for row in phase] for number, phase in enumerate(phases, start=1))
+    return loop.one_after_the_other(*numbered)
 
 
 class Trainer:
@@ -128,7 +125,7 @@ class Trainer:
         self._model, self._texts, self._settings, self._resume = model, texts, settings, resume
         self._validation = validation
         self._device = model.word.weight.device
-        place = np.arange(len(sequences.items)) - np.repeat(sequences.offsets[:-1], sequences.lengths())
+        place = sequences.places()
         self._events, self._targets = sequences.items, np.flatnonzero(place > 0)
         self._starts = self._targets - np.minimum(place[self._targets], settings.max_items)
         if not len(self._targets):
@@ -149,19 +146,14 @@ class Trainer:
             return []
         settings, model = self._settings, self._model
         lengths = self._texts.lengths(self._events, self._starts, self._targets, settings.max_tokens)
-        train = params.Train(
-            start="scratch",
-            targets="all",
+        train = loop.plan(
             batch_size=settings.batch_size,
             lr=settings.lr,
             lr_decay=settings.lr_decay,
-            beta2=0.98,
             weight_decay=settings.weight_decay,
-            input_lr=1.0,
             epochs=epochs,
             evaluations_per_epoch=settings.evaluations_per_epoch,
             patience=patience or epochs * settings.evaluations_per_epoch,
-            monitor="full/ndcg_10",
             seed=settings.seed,
         )
 

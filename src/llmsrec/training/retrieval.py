@@ -73,9 +73,7 @@ class Validation:
     def of(cls, valid: HeldOut, drawn: Path, at_most: int, seed: int, repeats: str) -> "Validation":
         """All users of the valid split and their lists in candidates.parquet, or a sample of `at_most` by `seed`."""
         _, negatives = candidates.read(drawn, "valid")
-        rows = np.arange(len(valid.users))
-        if len(rows) > at_most:
-            rows = np.sort(np.random.default_rng(seed).choice(rows, at_most, replace=False))
+        rows = valid.rows(at_most, seed)
         return cls(valid.histories, rows + 1, valid.targets[rows], negatives[rows], repeats)
 
     def scores(self, model: Trainee) -> dict[str, float]:

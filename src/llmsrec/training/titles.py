@@ -39,9 +39,7 @@ class Validation:
     @classmethod
     def of(cls, valid: HeldOut, drawn: Choices, at_most: int, seed: int) -> "Validation":
         """All users of the valid split with their stored titles, or a sample of `at_most` by `seed`."""
-        rows = np.arange(len(valid.users))
-        if len(rows) > at_most:
-            rows = np.sort(np.random.default_rng(seed).choice(rows, at_most, replace=False))
+        rows = valid.rows(at_most, seed)
         return cls(valid.histories.of_users(rows + 1), drawn.rows(rows))
 
     def scores(self, model: TitleModel) -> dict[str, float]:
@@ -94,9 +92,7 @@ class Samples:
 
     def before(self, places: np.ndarray, rows: np.ndarray, length: int) -> np.ndarray:
         """`[B, length]` the items before the targets, right-aligned and padded with 0, as the teacher takes them."""
-        columns = places[:, None] - np.arange(length, 0, -1)
-        real = columns >= self.sequences.offsets[self.users[rows]][:, None]
-        return np.where(real, self.sequences.items[np.maximum(columns, 0)], 0).astype(np.int64)
+        return self.sequences.preceding(self.users[rows], places, length)
 
 
 def train(

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from llmsrec import distributed
 from llmsrec.data.held_out import HeldOut
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import metrics, ranks
@@ -34,11 +37,16 @@ class Validation:
         """
         histories, targets = valid.histories, valid.targets
         if at_most is not None and len(targets) > at_most:
-            rows = np.sort(np.random.default_rng(seed).choice(len(targets), at_most, replace=False))
+            rows = valid.rows(at_most, seed)
             histories, targets = histories.of_users(rows + 1), targets[rows]
         return cls(histories, targets, histories.excluded(repeats))
 
     def score(self, users: np.ndarray, items: np.ndarray) -> float:
-        """Full NDCG@10 by vectors `[U + 1, d]`, row 0 of no user, and `[I + 1, d]`."""
-        of = ranks.rank(users[1:], items, self.targets, self.excluded.offsets[1:], self.excluded.items)
-        return float(metrics.ndcg(of["full"], 10).mean())
+        """Full NDCG@10 by vectors `[U + 1, d]`, row 0 of no user, and `[I + 1, d]`; processes share the users."""
+
+        def rank(rows: np.ndarray) -> Tensor:
+            seen = ranks.select(self.excluded.offsets, self.excluded.items, rows)
+            return torch.from_numpy(ranks.rank(users[rows], items, self.targets[rows - 1], *seen)["full"])
+
+        of = distributed.spread_rows(rank, np.arange(1, len(self.targets) + 1))
+        return float(metrics.ndcg(of.numpy(), 10).mean())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from llmsrec.errors import DataError
 from llmsrec.files import atomic
 
+STAGE1 = Path("models/a_llmrec-stage1")  # where the pipeline has it
 CODES = "codes.safetensors"  # [I + 1, k] each: item, text, joint
 WEIGHTS = "model.safetensors"
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from llmsrec.engine.backbone import LoraTargets
+from llmsrec.engine.text_vectors import Encoder
 from llmsrec.errors import ParamsError
 from llmsrec.params import Model, Section, Train
 
@@ -32,13 +33,6 @@ class Instead(Section):
         if unknown:
             raise ValueError(f"params.yaml has no {' and no '.join(sorted(unknown))}")
         return self
-
-
-class Encoder(Section):
-    """An encoder of texts: a folder or a hub id with its commit; the configured backbone if `model` is empty."""
-
-    model: str | None
-    revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
 
 
 class Alignment(Section):
@@ -111,6 +105,10 @@ class ALLMRecSettings(LLMSettings):
     """A-LLMRec: f_I reads the codes of its stage 1."""
 
     stage1: Stage1
+
+
+# system -> the type of its file
+SETTINGS = {"tallrec": LLMSettings, "llara": LLMSettings, "collm": LLMSettings, "a_llmrec": ALLMRecSettings}
 
 
 def changed(section: Changed, values: dict[str, Any], where: str) -> Changed:
