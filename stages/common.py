@@ -59,8 +59,14 @@ class Stage:
         return (self.root / value).resolve()
 
 
-def load(name: str, folder: Path = Path()) -> Stage:
-    """Read the stage `name` of `folder`/dvc.yaml with its parameters; `train@x` is the item x of the group `train`."""
+def load(name: str, folder: Path = Path(), known: dict[Path, str] | None = None) -> Stage:
+    """Read the stage `name` of `folder`/dvc.yaml with its parameters; `train@x` is the item x of the group `train`.
+
+    Args:
+        known: digests of what other stages read, by path; those of this stage are added, so that who loads several
+            stages reads no file twice.
+    """
+    known = {} if known is None else known
     spec = YAML(typ="safe").load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"][name.partition("@")[0]]
     params, item = parameters.load(Path("params.yaml")), SimpleNamespace()
     if "foreach" in spec:
@@ -74,7 +80,10 @@ def load(name: str, folder: Path = Path()) -> Stage:
     files = [_resolve(file, params, item) for entry in listed if isinstance(entry, dict) for file in entry]
     plain |= {file: YAML(typ="safe").load((place / file).read_text(encoding="utf-8")) for file in files}
     paths = [_resolve(dep, params, item) for dep in spec.get("deps", [])]
-    deps = {path: _content(place / path) for path in paths}
+    for path in paths:
+        if (whole := (place / path).resolve()) not in known:
+            known[whole] = _content(place / path)
+    deps = {path: known[(place / path).resolve()] for path in paths}
     identity = json.dumps({"stage": name, "params": plain, "deps": deps}, sort_keys=True)
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     return Stage(name, _tree(values), hashlib.sha256(identity.encode()).hexdigest(), deps, root)
@@ -107,12 +116,16 @@ def _timed(main: Callable[[Stage], None], stage: Stage) -> None:
         write_json(stage.duration, {"seconds": time.monotonic() - began})
 
 
-def durations(*names: str, folder: Path = Path()) -> dict[str, float]:
-    """`llm_srec` -> the seconds that it took; a stage whose outs came from a cache, or lacks an input, is left out."""
+def durations(*names: str, folder: Path = Path(), known: dict[Path, str]) -> dict[str, float]:
+    """`llm_srec` -> the seconds that it took; a stage whose outs came from a cache, or lacks an input, is left out.
+
+    Args:
+        known: see `load`.
+    """
     found = {}
     for name in names:
         try:
-            file = load(name, folder).duration
+            file = load(name, folder, known).duration
         except DataError:
             continue
         if file.is_file():

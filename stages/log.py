@@ -22,7 +22,9 @@ EVERYWHERE = ("data.", "sample.", "split.")
 
 def main(stage: Stage) -> None:
     name = stage.name.partition("@")[2]
-    training, ranking = (load(f"{kind}@{name}", BASELINES) for kind in ("train", "rank"))
+    known: dict[Path, str] = {}
+    both = f"train@{name}", f"rank@{name}"
+    training, ranking = (load(which, BASELINES, known) for which in both)
     given, evaluation = task(ranking), read_json(OUT / f"{name}.json")
     params, test = parameters.load(Path("params.yaml")), given.asked["test"]
     keys = tuple(f"{key}." for key in vars(training.params) if key not in ("data", "split"))
@@ -51,7 +53,7 @@ def main(stage: Stage) -> None:
                 **{f"data/{part}": [path] for part, path in manifests.items()},
             },
             model=given.system,
-            seconds=durations(*(f"{kind}@{name}" for kind in ("train", "rank")), folder=BASELINES),
+            seconds=durations(*both, folder=BASELINES, known=known),
         )
         with tracking.connected(stage.root) as client:
             place_of = tracking.experiment(client, stage.params.registry.experiment, stage.root)

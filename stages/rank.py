@@ -39,12 +39,17 @@ def main(stage: Stage) -> None:
 def task(stage: Stage) -> Task:
     """What the system of the stage `train@<system>-<form>` or `rank@<system>-<form>` is given."""
     system, form = systems.parse(stage.name.partition("@")[2])
+    return task_of(stage, system, form, systems.folder(system, form))
+
+
+def task_of(stage: Stage, system: str, form: str, folder: Path) -> Task:
+    """What a system is given to work on in `folder`."""
     return Task(
         system,
         form,
         systems.settings(system, form, Path(f"systems/{system}.yaml")),
         stage.params,
-        systems.folder(system, form),
+        folder,
         stage.resume,
         stage.root,
         "cuda" if torch.cuda.is_available() else "cpu",

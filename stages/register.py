@@ -20,34 +20,25 @@ EVALUATION, REGISTERED = Path("metrics/evaluation.json"), Path("metrics/register
 
 def main(stage: Stage) -> None:
     params, evaluation = parameters.load(Path("params.yaml")), read_json(EVALUATION)
-    digest, experiment, baseline = identity(params), *map(os.environ.get, ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"))
+    known: dict[Path, str] = {}
+    digest = identity(params, known)
+    experiment, baseline = map(os.environ.get, ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"))
     manifests = {part: DATA / part / "manifest.json" for part in ("raw", "filtered", "split")}
-    tags = {
-        "data.source": params.data.source,
-        "data.category": params.data.category,
-        "backbone": params.backbone.model,
-        "started_from": params.train.start.removeprefix("scratch"),
-        "dvc.experiment": experiment or "",
-        "dvc.baseline": baseline or "",
-    }
+    tags = record.origin(params, experiment, baseline)
     committed = revisions.params(stage.root, baseline or "HEAD")
-    tags = {key: value for key, value in tags.items() if value}
+    reports = [REPORTS / name for name in (*record.REPORTS, record.TEST_USERS)] + [EVALUATION, BUNDLE / "parity.json"]
     told = record.Record(
         digest=digest,
         name=record.title(params, experiment, committed),
         params=record.used(params),
         evaluation=evaluation,
-        seconds=durations("filter", "split", "backbone", "sasrec", "llm_srec", "evaluate"),
+        seconds=durations("filter", "split", "backbone", "sasrec", "llm_srec", "evaluate", known=known),
         curve=read_json(MODEL / "curve.json"),
         data={part: sha256(path) for part, path in manifests.items()},
         tags=tags | record.evidence(REPORTS) | revisions.source(stage.root, experiment),
         files={
             "": [Path("params.yaml"), REPORTS / "plots"],
-            "reports": [
-                *(REPORTS / name for name in (*record.REPORTS, record.TEST_USERS)),
-                EVALUATION,
-                BUNDLE / "parity.json",
-            ],
+            "reports": reports,
             **{f"data/{part}": [path] for part, path in manifests.items()},
         },
     )
@@ -68,10 +59,14 @@ def main(stage: Stage) -> None:
     print(f"{settings.model} version {version} {state}; run {run_id}: {told.name}", flush=True)
 
 
-def identity(params: parameters.Params) -> str:
+def identity(params: parameters.Params, known: dict[Path, str]) -> str:
     """What makes a run another run: the inputs of its training and how it is evaluated, not where it is registered."""
-    code = {path: digest for path, digest in load("evaluate").deps.items() if path.endswith(".py")}
-    inputs = {"training": load("llm_srec").digest, "evaluation": params.evaluate.model_dump(), "code": code}
+    code = {path: digest for path, digest in load("evaluate", known=known).deps.items() if path.endswith(".py")}
+    inputs = {
+        "training": load("llm_srec", known=known).digest,
+        "evaluation": params.evaluate.model_dump(),
+        "code": code,
+    }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 

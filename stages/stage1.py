@@ -1,7 +1,6 @@
 """What a system trains before either of its forms: `python -m stages.stage1 a_llmrec` -> models/a_llmrec-stage1/."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,14 +8,13 @@ import torch
 from llmsrec.files import write_json
 from llmsrec.systems.a_llmrec import train_stage1
 from stages.common import Stage, run
-from stages.rank import task
+from stages.rank import task_of
 
 
 def main(stage: Stage) -> None:
     torch.use_deterministic_algorithms(True)
     system = stage.name.partition("@")[2]
-    given = replace(task(replace(stage, name=f"train@{system}-retrieval")), folder=Path(f"models/{system}-stage1"))
-    given = replace(given, resume=stage.resume)
+    given = task_of(stage, system, "retrieval", Path(f"models/{system}-stage1"))
     given.folder.mkdir(parents=True, exist_ok=True)
     write_json(given.folder / "curve.json", train_stage1(given))
 

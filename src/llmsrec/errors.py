@@ -4,10 +4,12 @@ Each message says what is wrong, the value, where it was found and what to do ab
 the message without a traceback and exit with status 1; the service answers with a 4xx.
 """
 
+import difflib
 import errno
 import json
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from llmsrec.redaction import redact
@@ -67,6 +69,12 @@ def explained(error: BaseException) -> str | None:
         return None
     name = getattr(error, "filename", None)
     return redact(f"cannot use {name or 'a file'}: {known[0]}; {known[1]}, then run the same command again.")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """What follows a name that means nothing: `; did you mean 'table7'?`, or a full stop where none is near."""
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.3)
+    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def shown(value: Any) -> str:

@@ -1,6 +1,7 @@
 """NDCG@k and HR@k of 0-based ranks with one relevant item a user (paper, Sec. 4: leave-last-out)."""
 
 import numpy as np
+import polars as pl
 
 from llmsrec.evaluation.names import METRICS
 
@@ -19,6 +20,12 @@ def per_user(ranks: np.ndarray, metric: str) -> np.ndarray:
     """`[n]` float64: each user's value of a metric such as `ndcg_10`."""
     name, k = metric.split("_")
     return {"ndcg": ndcg, "hr": hr}[name](ranks, int(k))
+
+
+def of_users(ranks: pl.DataFrame, model: str, split: str, protocol: str, metric: str) -> np.ndarray:
+    """`[n]` float64: each user's value of a metric, by user id, from rows like those of `ranks.parquet`."""
+    chosen = ranks.filter(model=model, split=split, protocol=protocol).sort("user_id")
+    return per_user(chosen["rank"].to_numpy(), metric)
 
 
 def summary(ranks: np.ndarray, metrics: tuple[str, ...] = METRICS) -> dict[str, float]:

@@ -40,6 +40,11 @@ def sliced(protocol: str) -> str:
     return metrics(protocol)[0]
 
 
+def shown(metric: str) -> str:
+    """`ndcg_10` -> `NDCG@10`"""
+    return metric.upper().replace("_", "@")
+
+
 def meaning(protocol: str, negatives: int) -> str:
     """`uni99: among 99 sampled items`"""
     return f"{protocol}: {PROTOCOLS[protocol].format(negatives=negatives)}"

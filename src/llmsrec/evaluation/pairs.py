@@ -8,7 +8,7 @@ import polars as pl
 
 from llmsrec.evaluation import significance
 from llmsrec.evaluation.metrics import per_user
-from llmsrec.evaluation.names import METRICS, MODELS, OURS, PROTOCOLS, TITLES, metrics, sliced
+from llmsrec.evaluation.names import METRICS, MODELS, OURS, PROTOCOLS, TITLES, metrics, shown, sliced
 from llmsrec.evaluation.tables import Table
 
 COMPARED = ("llm_srec", "sasrec")
@@ -69,7 +69,7 @@ def tables(rows: list[Row], resamples: int) -> list[Table]:
         f"{significance.LEVEL} % paired bootstrap over users, {resamples:,} resamples; * the interval is beyond 0"
     )
     of_order = [row.metric for row in rows if row.what in ("test_shuffled", "shuffle")]
-    metric = " and ".join(dict.fromkeys(map(_metric, of_order)))
+    metric = " and ".join(dict.fromkeys(map(shown, of_order)))
     parts = {
         "Test": [row for row in rows if row.what == "test"],
         f"Order: {metric} of shuffled histories, and what shuffling changes": [
@@ -134,14 +134,9 @@ def _note(rows: list[Row], interval: str) -> str:
 
 def _label(row: Row) -> str:
     """Such as `full NDCG@10`, `full shuffled`, `full cold`; of another model, with its name."""
-    words = {"test": _metric(row.metric), "test_shuffled": "shuffled", "shuffle": "shuffled - original"}
+    words = {"test": shown(row.metric), "test_shuffled": "shuffled", "shuffle": "shuffled - original"}
     label = f"{row.protocol} {words.get(row.what, row.what.replace('_', '-'))}"
     return label if row.model == OURS else f"{MODELS[row.model]} {label}"
-
-
-def _metric(name: str) -> str:
-    """`ndcg_10` -> `NDCG@10`"""
-    return name.upper().replace("_", "@")
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from llmsrec import params as parameters
 from llmsrec import systems
 from llmsrec.errors import DataError
 from llmsrec.evaluation import significance
-from llmsrec.evaluation.metrics import per_user
+from llmsrec.evaluation.metrics import of_users
 from llmsrec.evaluation.names import MODELS, OURS, PROTOCOLS, SASREC_TITLES, TITLES, VALID_RATIO, meaning
 from llmsrec.evaluation.tables import Table, text
 from llmsrec.files import read_json
@@ -61,19 +61,13 @@ def tables(frames: Frames, negatives: int, resamples: int, seed: int, figures: P
     return shown + ([_titles(titles, resamples, seed, figures)] if titles else [])
 
 
-def values(ranks: pl.DataFrame, model: str, split: str, protocol: str, metric: str = METRIC) -> np.ndarray:
-    """`[n]` a metric of each user, by user id."""
-    chosen = ranks.filter(model=model, split=split, protocol=protocol).sort("user_id")
-    return per_user(chosen["rank"].to_numpy(), metric)
-
-
 def _retrieval(ranks: pl.DataFrame, models: list[str], negatives: int, resamples: int, seed: int) -> Table:
     rows = []
     for model in models:
         cells: list[str] = []
         for protocol in PROTOCOLS:
-            own, ours = (values(ranks, of, "test", protocol) for of in (model, OURS))
-            shuffled = values(ranks, model, "test_shuffled", protocol)
+            own, ours = (of_users(ranks, of, "test", protocol, METRIC) for of in (model, OURS))
+            shuffled = of_users(ranks, model, "test_shuffled", protocol, METRIC)
             cells += [f"{own.mean():.4f}", _against(ours, own, resamples, seed) if model != OURS else "", ""]
             cells[-1] = f"{shuffled.mean() / own.mean() - 1:+.1%}" if own.mean() else "-"
         rows.append((MODELS[model], *cells))
@@ -91,13 +85,13 @@ def _titles(frames: Frames, resamples: int, seed: int, figures: Path | None) -> 
         system, _ = systems.parse(name)
         cells = []
         for protocol in TITLES:
-            found = significance.mean(values(frame, system, "test", protocol, "hr_1"), resamples, seed)
+            found = significance.mean(of_users(frame, system, "test", protocol, "hr_1"), resamples, seed)
             cells.append(f"{found['mean']:.4f} ({found['low']:.4f} .. {found['high']:.4f})")
         valid = read_json(figures / f"{name}.json")[system]["test"][TITLES[-1]][VALID_RATIO] if figures else None
         rows.append((MODELS[system], *cells, "-" if valid is None else f"{valid:.1%}"))
     first = next(iter(frames.values()))
     if not first.filter(protocol=SASREC_TITLES).is_empty():
-        found = significance.mean(values(first, "sasrec", "test", SASREC_TITLES, "hr_1"), resamples, seed)
+        found = significance.mean(of_users(first, "sasrec", "test", SASREC_TITLES, "hr_1"), resamples, seed)
         rows.append((MODELS["sasrec"], f"{found['mean']:.4f} ({found['low']:.4f} .. {found['high']:.4f})", "", "", ""))
     head = ("", "likelihood", "mean likelihood", "generated", "valid answers")
     note = f"the same 20 titles for all, 0.05 by chance; in brackets the {significance.LEVEL} % interval over users"

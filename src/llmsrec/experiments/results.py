@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from llmsrec import systems
 from llmsrec.errors import DataError
-from llmsrec.evaluation.metrics import per_user
+from llmsrec.evaluation.metrics import of_users
 from llmsrec.evaluation.names import OURS
 from llmsrec.experiments import compare
 from llmsrec.experiments.runs import MAIN, Run
@@ -56,8 +56,7 @@ class Results:
             side = self.side(Run(setting, what_of(model, protocol), seed))
             own = OURS if what_of(model, protocol) != MAIN and model != "sasrec" else model
             assert side.ranks is not None
-            chosen = side.ranks.filter(model=own, split=split, protocol=protocol).sort("user_id")
-            found.append(per_user(chosen["rank"].to_numpy(), metric))
+            found.append(of_users(side.ranks, own, split, protocol, metric))
         return np.stack(found)
 
     def pair(self, setting: str, model: str, protocol: str, metric: str) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import polars as pl
 
 from llmsrec.errors import LLMSRecError
 from llmsrec.evaluation import significance, towers
-from llmsrec.evaluation.metrics import per_user
+from llmsrec.evaluation.metrics import of_users, per_user
 from llmsrec.evaluation.names import MODELS
 from llmsrec.params import TOWERS, Gate
 from llmsrec.scoring.held_out import HeldOut
@@ -51,8 +51,7 @@ class Evaluated:
 
     def scores(self, model: str, split: str = "test") -> np.ndarray:
         """`[U]` float64: NDCG@10 among all items, of users 1..U."""
-        rows = self.ranks.filter(model=model, split=split, protocol=PROTOCOL).sort("user_id")
-        return per_user(rows["rank"].to_numpy(), METRIC)
+        return of_users(self.ranks, model, split, PROTOCOL, METRIC)
 
     def difference(self, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
         """The paired difference, with the resamples and the seed of the version's own report."""

@@ -8,7 +8,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from llmsrec.errors import DataError
-from llmsrec.evaluation.metrics import per_user
+from llmsrec.evaluation.metrics import of_users
 from llmsrec.promotion.gate import METRIC, PROTOCOL, Evaluated, Rival
 from llmsrec.registry.record import FORM, SYSTEM, paired
 
@@ -62,10 +62,11 @@ def _scores(client: MlflowClient, run: Run, system: str, ours: Evaluated) -> np.
         path = mlflow.artifacts.download_artifacts(
             run_id=run.info.run_id, artifact_path="reports/ranks.parquet", tracking_uri=client.tracking_uri
         )
-        rows = pl.read_parquet(path).filter(model=system, split="test", protocol=PROTOCOL).sort("user_id")
+        ranks = pl.read_parquet(path)
     except (MlflowException, OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"the ranks of {system}'s run {run.info.run_id} cannot be read; {REMEDY}.") from error
-    users = ours.ranks.filter(model="sasrec", split="test", protocol=PROTOCOL)["user_id"].sort()
-    if not rows["user_id"].equals(users):
+    rows = {"split": "test", "protocol": PROTOCOL}
+    theirs, users = ranks.filter(model=system, **rows)["user_id"], ours.ranks.filter(model="sasrec", **rows)["user_id"]
+    if not theirs.sort().equals(users.sort()):
         raise DataError(f"{system}'s run {run.info.run_id} has ranks of other users; {REMEDY}.")
-    return per_user(rows["rank"].to_numpy(), METRIC)
+    return of_users(ranks, system, "test", PROTOCOL, METRIC)

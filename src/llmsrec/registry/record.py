@@ -141,6 +141,19 @@ def title(params: Params, experiment: str | None, committed: dict[str, Any]) -> 
     return f"{', '.join(apart)} on {where}" if apart else where
 
 
+def origin(params: Params, experiment: str | None, baseline: str | None) -> dict[str, str]:
+    """Tags of where a run's data, backbone and first weights are from, of its DVC experiment and of that one's base."""
+    tags = {
+        "data.source": params.data.source,
+        "data.category": params.data.category,
+        "backbone": params.backbone.model,
+        "started_from": params.train.start.removeprefix("scratch"),
+        "dvc.experiment": experiment,
+        "dvc.baseline": baseline,
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
 def paired(digests: dict[str, str]) -> dict[str, str]:
     """Tags by which runs of the same users and candidates are found, of `comparison.json`'s `paired_by`."""
     return {f"paired.{file}": digest for file, digest in digests.items()}

@@ -1,11 +1,10 @@
 """The systems that LLM-SRec is compared with: what each is trained by and ranked with.
 
 A system is a file here with `SETTINGS` (system -> the type of systems/<system>.yaml), `train(task)`, which returns the
-curve, and `rank(task)`, which returns `{split: {protocol: ranks}}`; what both are given is a `task.Task`. SASRec and
-LLM-SRec are the main way's.
+curve, and `rank(task)`, which returns a `task.Ranked`; what both are given is a `task.Task`. SASRec and LLM-SRec belong
+to the main way.
 """
 
-import difflib
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from llmsrec.errors import ParamsError, RequestError
+from llmsrec.errors import ParamsError, RequestError, nearest
 
 FORMS = ("retrieval", "titles")
 # system -> form -> the file here that has it
@@ -49,10 +48,7 @@ def parse(name: str) -> tuple[str, str]:
         return system, form
     if system in MODULES and form in FORMS:
         raise RequestError(f"{system} has no form {form!r}; it has {' and '.join(MODULES[system])}.")
-    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.3)
-    raise RequestError(
-        f"there is no system {name!r}{f'; did you mean {near[0]!r}?' if near else '.'} These are: {', '.join(names())}."
-    )
+    raise RequestError(f"there is no system {name!r}{nearest(name, names())} These are: {', '.join(names())}.")
 
 
 def module(system: str, form: str) -> ModuleType:

@@ -1,10 +1,9 @@
 """The paper's tables and figures: one file each, with `TITLE`, `runs(seeds)` and `make(results)`."""
 
-import difflib
 import importlib
 from types import ModuleType
 
-from llmsrec.errors import RequestError
+from llmsrec.errors import RequestError, nearest
 
 NAMES = (
     "table3", "table4", "table6", "table7", "table9", "table11", "table12", "table13", "figure1", "figure3", "figure4",
@@ -19,9 +18,5 @@ def module(name: str) -> ModuleType:
         RequestError: there is none of that name.
     """
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.3)
-        raise RequestError(
-            f"there is no table or figure {name!r}{f'; did you mean {near[0]!r}?' if near else '.'} These are: "
-            f"{', '.join(NAMES)}."
-        )
+        raise RequestError(f"there is no table or figure {name!r}{nearest(name, NAMES)} These are: {', '.join(NAMES)}.")
     return importlib.import_module(f"llmsrec.experiments.paper.{name}")

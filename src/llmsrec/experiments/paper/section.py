@@ -47,8 +47,13 @@ def claim(text: str, ours: np.ndarray, theirs: np.ndarray, measures: Measures) -
     The whole interval above 0: it holds; all of it below: contradicted; else it is not beyond noise.
     """
     found = significance.difference(ours.mean(axis=0), theirs.mean(axis=0), measures.resamples, measures.seed)
-    verdict = "holds" if found["low"] > 0 else "contradicted" if found["high"] < 0 else "not beyond noise"
-    return Claim(text, f"{found['difference']:+.4f} ({found['low']:+.4f} .. {found['high']:+.4f})", verdict)
+    figure = f"{found['difference']:+.4f} ({found['low']:+.4f} .. {found['high']:+.4f})"
+    return Claim(text, figure, verdict(found["low"], found["high"]))
+
+
+def verdict(low: float, high: float) -> str:
+    """Of a figure that should be above 0, by the ends of its interval or the least and greatest of several."""
+    return "holds" if low > 0 else "contradicted" if high < 0 else "not beyond noise"
 
 
 def claim_of_change(text: str, ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray],

@@ -3,7 +3,7 @@
 from llmsrec.evaluation.names import MODELS, OURS
 from llmsrec.evaluation.tables import Table
 from llmsrec.experiments.paper import table3
-from llmsrec.experiments.paper.section import Claim, Section
+from llmsrec.experiments.paper.section import Claim, Section, verdict
 from llmsrec.experiments.results import Results, what_of
 from llmsrec.experiments.runs import Run, of
 
@@ -34,9 +34,14 @@ def make(results: Results) -> Section:
         if model in ("sasrec", OURS) or None in values or None in found[OURS]:
             continue
         apart = [float(theirs or 0) - float(ours or 0) for theirs, ours in zip(values, found[OURS], strict=True)]
-        verdict = "holds" if min(apart) > 0 else "contradicted" if max(apart) < 0 else "not beyond noise"
         figure = ", ".join(f"{value:+.3f}" for value in apart)
-        claims.append(Claim(f"a shuffle turns {MODELS[OURS]}'s vectors more than {MODELS[model]}'s", figure, verdict))
+        claims.append(
+            Claim(
+                f"a shuffle turns {MODELS[OURS]}'s vectors more than {MODELS[model]}'s",
+                figure,
+                verdict(min(apart), max(apart)),
+            )
+        )
     return Section(
         TITLE, [Table("Mean cosine of original and shuffled, a number a seed", ("", "cosine"), rows)], claims
     )

@@ -1,6 +1,6 @@
 """Table 11: the prompt with SASRec's user vector in it (Table 2 c) against the prompt without (Table 2 b)."""
 
-from llmsrec.evaluation.names import METRICS, OURS, PROTOCOLS
+from llmsrec.evaluation.names import METRICS, OURS, PROTOCOLS, shown
 from llmsrec.evaluation.tables import Table
 from llmsrec.experiments.paper.section import Section, change, claim, level, note
 from llmsrec.experiments.results import Results
@@ -30,7 +30,7 @@ def make(results: Results) -> Section:
                 results.values(setting, OURS, "test", protocol, metric)
                 for setting in ("user-representation", "original")
             )
-            name = metric.upper().replace("_", "@")
+            name = shown(metric)
             rows.append((name, level(explicit, measures), level(ours, measures), change(ours, explicit, measures)))
             if metric == "ndcg_10":
                 claims.append(claim(f"{protocol} {name}: better without it in the prompt", ours, explicit, measures))

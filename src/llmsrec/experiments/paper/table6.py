@@ -1,7 +1,7 @@
 """Table 6: all eleven systems."""
 
 from llmsrec import systems
-from llmsrec.evaluation.names import METRICS, MODELS, OURS, PROTOCOLS
+from llmsrec.evaluation.names import METRICS, MODELS, OURS, PROTOCOLS, shown
 from llmsrec.evaluation.tables import Table
 from llmsrec.experiments.paper.section import Section, claim, level, note
 from llmsrec.experiments.results import Results
@@ -36,7 +36,7 @@ def make(results: Results) -> Section:
             for model in PAPER
         }
         rows = [(MODELS[model], *(level(values[model][m], results.measures) for m in METRICS)) for model in PAPER]
-        head = ("", *(metric.upper().replace("_", "@") for metric in METRICS))
+        head = ("", *(shown(metric) for metric in METRICS))
         tables.append(Table(f"Test, {protocol}", head, rows, note(results.measures, results.seeds)))
         claims += [
             claim(

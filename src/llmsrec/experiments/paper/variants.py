@@ -1,11 +1,11 @@
 """LLM-SRec under several settings, on original and on shuffled histories: the rows of Tables 7 and 12."""
 
-from llmsrec.evaluation.names import OURS, PROTOCOLS
+from llmsrec.evaluation.names import OURS, PROTOCOLS, shown
 from llmsrec.evaluation.tables import Table
 from llmsrec.experiments.paper.section import change, level, note
 from llmsrec.experiments.results import Results
 
-METRICS = {"ndcg_10": "NDCG@10", "ndcg_20": "NDCG@20", "hr_10": "HR@10"}
+METRICS = ("ndcg_10", "ndcg_20", "hr_10")
 
 
 def tables(results: Results, settings: dict[str, str], shuffled_training: dict[str, str] | None = None) -> list[Table]:
@@ -31,4 +31,4 @@ def tables(results: Results, settings: dict[str, str], shuffled_training: dict[s
         return found
 
     said = note(results.measures, results.seeds)
-    return [Table(f"Test, {protocol}", ("", *METRICS.values()), rows(protocol), said) for protocol in PROTOCOLS]
+    return [Table(f"Test, {protocol}", ("", *map(shown, METRICS)), rows(protocol), said) for protocol in PROTOCOLS]
