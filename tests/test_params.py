@@ -44,6 +44,14 @@ def test_every_key_of_the_contract_is_there(values: dict[str, Any]) -> None:
             node = node[part]
 
 
+def test_the_file_opens_with_ten_keys_that_it_has(values: dict[str, Any]) -> None:
+    opening = (ROOT / "params.yaml").read_text().partition("\ndata:")[0]
+    keys = re.findall(r"\b[a-z]+\.[a-z_]+\b", opening.partition("The ten")[2])
+    assert len(set(keys)) == 10
+    for section, _, key in (key.partition(".") for key in keys):
+        assert key in values[section]
+
+
 def test_lists_and_mappings_are_in_block_style() -> None:
     """`dvc exp run -S` rewrites flow lists, so a flow list would change the file at the first override."""
     text = re.sub(r"#.*", "", (ROOT / "params.yaml").read_text())

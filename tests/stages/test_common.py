@@ -1,6 +1,5 @@
 """dvc.yaml says what each stage reads: its parameters and the code that it runs."""
 
-import ast
 import re
 import shutil
 from pathlib import Path
@@ -13,7 +12,7 @@ from ruamel.yaml import YAML
 from llmsrec import params as parameters
 from llmsrec import systems
 from llmsrec.models.cf import teacher
-from stages import common
+from stages import common, deps
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -21,62 +20,27 @@ BASELINES = YAML(typ="safe").load((ROOT / "baselines/dvc.yaml").read_text())["st
 SYSTEMS = BASELINES["train"]["foreach"]
 PARAMS = parameters.load(ROOT / "params.yaml")
 TUNING = YAML(typ="safe").load((ROOT / "tuning/dvc.yaml").read_text())["stages"]
-# Reading params.yaml, naming errors, hiding secrets and writing files whole decide nothing about a result.
-PLUMBING = {ROOT / f"src/llmsrec/{name}.py" for name in ("errors", "files", "params", "redaction", "__init__")}
-PLUMBING |= {path for path in (ROOT / "src/llmsrec").rglob("__init__.py") if len(ast.parse(path.read_text()).body) == 1}
 
 
-def imports(path: Path) -> set[Path]:
-    """Modules of the package that a file imports, wherever in the file it does so."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("llmsrec"):
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names if alias.name.startswith("llmsrec")}
-    found = set()
-    for name in names:
-        base = ROOT / "src" / name.replace(".", "/")
-        found |= {path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists()}
-    # A module may be run by its file's name, as MLflow does with the code of a model.
-    named = {ROOT / f"src/llmsrec/{name}" for name in re.findall(r'"(\w+/\w+\.py)"', path.read_text())}
-    return found | {module for module in named if module.exists()}
+@pytest.mark.parametrize("path", deps.PIPELINES)
+def test_dvc_yaml_lists_the_code_that_each_stage_runs(path: Path) -> None:
+    text = (ROOT / path).read_text()
+    assert text == deps.written(text), "`python -m stages.deps` writes it anew"
 
 
-def reached(path: Path) -> set[Path]:
-    seen: set[Path] = set()
-    todo = [path]
-    while todo:
-        current = todo.pop()
-        if current not in seen:
-            seen.add(current)
-            todo += imports(current) - PLUMBING
-    return seen - {path}
-
-
-TEACHER = ROOT / "src/llmsrec/models/cf/teacher.py"  # it imports a system by its name
-TEACHERS = {TEACHER.with_name(f"{system}.py") for system in teacher.CLASSES}
+def test_the_code_of_a_stage_is_followed_through_imports() -> None:
+    code = deps.code([ROOT / "stages/llm_srec.py"])
+    assert "src/llmsrec/engine/readout.py" in code, "imported by what the stage imports"
+    assert "src/llmsrec/models/cf/block.py" in code, "imported by teachers alone"
+    assert not {"src/llmsrec/models/cf/gru4rec.py", "src/llmsrec/errors.py", "src/llmsrec/models/__init__.py"} & code
 
 
 @pytest.mark.parametrize("stage", [*STAGES, *TUNING])
-def test_deps_hold_the_code_that_a_stage_runs(stage: str) -> None:
-    deps = [ROOT / common._resolve(dep, PARAMS, SimpleNamespace()) for dep in (STAGES | TUNING)[stage]["deps"]]
-    script = ROOT / f"stages/{stage}.py"
-    assert script in deps
-    needed = reached(script)
-    missing = {str(m.relative_to(ROOT)) for m in needed if not any(m == dep or dep in m.parents for dep in deps)}
-    assert not missing, f"{stage} runs code that dvc.yaml does not list: {sorted(missing)}"
-    if TEACHER in needed:
-        assert any(m == dep or dep in m.parents for m in TEACHERS for dep in deps), (
-            f"{stage} loads a teacher, and dvc.yaml lists none"
-        )
-        needed |= TEACHERS.union(*map(reached, TEACHERS))
-    idle = {
-        str(dep.relative_to(ROOT))
-        for dep in deps
-        if dep.is_relative_to(ROOT / "src") and not any(m == dep or dep in m.parents for m in needed)
-    }
-    assert not idle, f"{stage} lists code that it does not run: {sorted(idle)}"
+def test_what_loads_a_teacher_lists_one(stage: str) -> None:
+    listed = (STAGES | TUNING)[stage]["deps"]
+    loads = "src/llmsrec/models/cf/teacher.py" in listed
+    files = [f"src/llmsrec/models/cf/{name}.py" for name in (*teacher.CLASSES, "${model.teacher}")]
+    assert loads == any(path in listed for path in files)
 
 
 @pytest.mark.parametrize(
@@ -86,11 +50,10 @@ def test_deps_hold_the_code_that_a_system_runs(name: str) -> None:
     group, _, item = name.partition("@")
     of = BASELINES[group]["foreach"][item]
     slots = SimpleNamespace(key=item, item=SimpleNamespace(**of))
-    deps = [ROOT / common._resolve(dep, PARAMS, slots) for dep in BASELINES[group]["do"]["deps"]]
-    scripts = {ROOT / f"stages/{script}.py" for script in (group, "rank")}
+    listed = [ROOT / common._resolve(dep, PARAMS, slots) for dep in BASELINES[group]["do"]["deps"]]
     module = ROOT / f"src/llmsrec/systems/{of.get('module', item)}.py"
-    needed = {path for start in (*scripts, module) for path in (start, *reached(start))} | {module}
-    missing = {str(m.relative_to(ROOT)) for m in needed if not any(m == dep or dep in m.parents for dep in deps)}
+    starts = [ROOT / f"stages/{group}.py", ROOT / "stages/rank.py", module]
+    missing = {m for m in deps.code(starts) if not {ROOT / m, *(ROOT / m).parents} & set(listed)}
     assert not missing, f"{name} runs code that baselines/dvc.yaml does not list: {sorted(missing)}"
 
 

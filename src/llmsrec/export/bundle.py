@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import llmsrec
+from llmsrec import closure
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine.backbone_files import read_files
 from llmsrec.errors import DataError
@@ -26,36 +26,7 @@ from llmsrec.params import TOWERS
 from llmsrec.serving.bundle import FORMAT, Model, seal
 from llmsrec.training.start import ITEM_TABLE, TOKENS, WEIGHTS
 
-CODE = (
-    "__init__.py",
-    "data/__init__.py",
-    "data/titles.py",
-    "engine/__init__.py",
-    "engine/backbone.py",
-    "engine/backbone_checks.py",
-    "engine/backbone_files.py",
-    "engine/readout.py",
-    "engine/yardstick.py",
-    "errors.py",
-    "files.py",
-    "prompts/__init__.py",
-    "prompts/pieces.py",
-    "prompts/retrieval.py",
-    "redaction.py",
-    "registry/__init__.py",
-    "registry/pyfunc.py",
-    "serving/__init__.py",
-    "serving/bundle.py",
-    "serving/catalogue.py",
-    "serving/contents.py",
-    "serving/limits.py",
-    "serving/llm_tower.py",
-    "serving/neighbours.py",
-    "serving/recommender.py",
-    "serving/schema.py",
-    "serving/towers.py",
-    "times.py",
-)
+ENTRY = "registry/pyfunc.py"  # what MLflow loads of a bundle
 
 
 class Last(nn.Module):
@@ -240,8 +211,10 @@ def _write_backbone(folder: Path, model: LLMSRec, backbone: Path) -> None:
 
 
 def _write_code(folder: Path) -> None:
-    package = Path(llmsrec.__file__).parent
-    for name in CODE:
-        target = folder / "code" / "llmsrec" / name
+    package = closure.PACKAGE
+    modules = closure.reached([package / ENTRY])
+    modules |= {package / room / "__init__.py" for path in modules for room in path.relative_to(package).parents}
+    for path in modules:
+        target = folder / "code" / path.relative_to(package.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(package / name, target)
+        shutil.copyfile(path, target)
