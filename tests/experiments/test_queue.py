@@ -8,7 +8,9 @@ import pytest
 
 from llmsrec.errors import DataError
 from llmsrec.experiments import queue
+from llmsrec.experiments.dvc import dvc
 from llmsrec.experiments.runs import Run
+from llmsrec.experiments.workspace import Workspace
 from llmsrec.registry import revisions
 
 DVC_YAML = """\
@@ -52,9 +54,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_missing_is_run_once_and_a_failure_is_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = [Run("retrieval-only"), Run("original")]
-    queue.dvc("exp", "run", "--queue", "--name", first[0].name, *first[0].overrides())  # of a run that was killed
-    queue.complete(first, jobs=1)
+    first, workspace = [Run("retrieval-only"), Run("original")], Workspace(project)
+    dvc(
+        "exp", "run", "--queue", "--name", first[0].name, *first[0].overrides(workspace.values)
+    )  # of a run that was killed
+    queue.complete(first, workspace, jobs=1)
     there = revisions.experiments_here(project)
     assert set(there) == {one.name for one in first}
     told = {
@@ -65,23 +69,23 @@ def test_what_is_missing_is_run_once_and_a_failure_is_told(project: Path, capsys
     assert told[first[1].name]["model"]["distill"] is True
 
     capsys.readouterr()
-    queue.complete(first, jobs=1)
+    queue.complete(first, workspace, jobs=1)
     assert revisions.experiments_here(project) == there
     assert capsys.readouterr().out == ""
-    assert queue.dvc("queue", "status").count("paper-") == 2
+    assert dvc("queue", "status").count("paper-") == 2
 
     with pytest.raises(DataError, match=r"paper-original-main-s13 failed; `dvc queue logs paper-original-main-s13`"):
-        queue.complete([Run("original", seed=13)], jobs=1)
+        queue.complete([Run("original", seed=13)], workspace, jobs=1)
 
 
 def test_a_worker_that_is_at_work_is_not_waited_for(project: Path) -> None:
     waiting = f"import pathlib, time\nwhile not pathlib.Path({str(project / 'go')!r}).exists():\n    time.sleep(0.2)\n"
     (project / "register.py").write_text(waiting + REGISTER)
     subprocess.run(("git", "commit", "-qam", "it waits"), check=True)
-    one = Run("original")
-    queue.dvc("exp", "run", "--queue", "--name", one.name, *one.overrides())
-    queue.dvc("queue", "start", "--jobs", "1")  # returns, though nothing can end before `go` is there
+    one, workspace = Run("original"), Workspace(project)
+    dvc("exp", "run", "--queue", "--name", one.name, *one.overrides(workspace.values))
+    dvc("queue", "start", "--jobs", "1")  # returns, though nothing can end before `go` is there
     assert revisions.experiments_here(project) == {}
     (project / "go").touch()
-    queue.complete([one], jobs=1)
+    queue.complete([one], workspace, jobs=1)
     assert set(revisions.experiments_here(project)) == {one.name}

@@ -10,21 +10,37 @@ from llmsrec import systems
 from llmsrec.errors import DataError
 from llmsrec.experiments.results import Measures, Results, what_of
 from llmsrec.experiments.runs import SETTINGS, Run, of
+from llmsrec.experiments.workspace import Workspace
 from llmsrec.registry import tracking
 
 IDENTITY = ("-c", "user.name=test", "-c", "user.email=test@example.org")
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
 
+ROOT = Path(__file__).resolve().parents[2]
+
+
 def test_each_run_says_all_that_tells_it_from_the_others() -> None:
+    committed = Workspace(ROOT).values
     runs = of(SETTINGS, ["main"], [0, 7])
-    assert len(runs) == len({tuple(run.overrides()) for run in runs}) == len({run.name for run in runs})
+    assert len(runs) == len({tuple(run.overrides(committed)) for run in runs}) == len({run.name for run in runs})
     run = Run("no-uniform-shuffled", "gru4rec-retrieval", 7)
     assert run.name == "paper-no-uniform-shuffled-gru4rec-retrieval-s7"
-    said = run.overrides()[1::2]
-    assert {"model.uniform=false", "split.shuffle_train=true", "train.seed=7", "systems/gru4rec.yaml:seed=7"} <= {*said}
+    assert {"model.uniform=false", "split.shuffle_train=true"} <= {*run.overrides(committed)[1::2]}
     assert run.targets() == ["baselines/dvc.yaml:log@gru4rec-retrieval"]
-    assert "systems/tallrec.yaml:seed=7" not in Run("original", "tallrec-retrieval", 7).overrides()
+
+
+@pytest.mark.parametrize("what", ["main", *systems.names()])
+def test_seeds_are_counted_from_those_of_the_files(what: str) -> None:
+    """Every system's key is one that its files have, else `dvc exp run -S` refuses it."""
+    committed = Workspace(ROOT).values
+    first, third = (Run("original", what, seed).values(committed) for seed in (0, 2))
+    assert first.items() <= committed.items(), "seed 0 is what is committed"
+    moved = {key: third[key] - first[key] for key in first if first[key] != third[key]}
+    assert set(moved.values()) == {2} and len(moved) == (1 if what == "main" or systems.parse(what)[0] in LLM else 2)
+
+
+LLM = ("tallrec", "llara", "collm", "a_llmrec")
 
 
 def test_which_training_has_a_models_ranks() -> None:
@@ -49,7 +65,7 @@ def test_values_are_of_the_experiments_runs_which_get_their_names(pair: Any, tmp
         git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{run.name}", commit)
     with tracking.existing(pair.root, "") as client:
         before = client.get_run(pair.full).info.run_name
-        results = Results(client, pair.root, tmp_path, [0], Measures(50, 0, 99))
+        results = Results(client, Workspace(pair.root), tmp_path, [0], Measures(50, 0, 99))
         for run, run_id in ((ours, pair.full), (ablated, pair.ablated)):
             mean = results.values(run.setting, "llm_srec", "test", "uni99", "ndcg_10").mean()
             assert mean == pytest.approx(client.get_run(run_id).data.metrics["test/uni99/ndcg_10"])

@@ -17,7 +17,7 @@ def add(commands: Any, command_of: Callable[..., argparse.ArgumentParser], root:
     def show(options: argparse.Namespace) -> None:
         from llmsrec.experiments import command
 
-        print(command.show(options.seeds))
+        print(command.show(root(), options.seeds))
 
     def run(options: argparse.Namespace) -> None:
         from llmsrec.experiments import command, page

@@ -15,6 +15,7 @@ from llmsrec.evaluation.metrics import of_users
 from llmsrec.evaluation.names import OURS
 from llmsrec.experiments import compare
 from llmsrec.experiments.runs import MAIN, Run
+from llmsrec.experiments.workspace import Workspace
 from llmsrec.registry import names, revisions
 
 EXPERIMENT = "dvc.experiment"  # the run's tag
@@ -34,15 +35,17 @@ class Results:
 
     Args:
         client: of the registry.
-        root: the repository.
+        workspace: the repository.
         place: a folder for what is brought from afar.
         seeds: of every run; values of several are averaged user by user.
         measures: for intervals.
     """
 
-    def __init__(self, client: MlflowClient, root: Path, place: Path, seeds: list[int], measures: Measures) -> None:
-        self.client, self.root, self.place, self.seeds, self.measures = client, root, place, seeds, measures
-        self._commits = revisions.experiments_here(root)
+    def __init__(
+        self, client: MlflowClient, workspace: Workspace, place: Path, seeds: list[int], measures: Measures
+    ) -> None:
+        self.client, self.workspace, self.place, self.seeds, self.measures = client, workspace, place, seeds, measures
+        self._commits = revisions.experiments_here(workspace.root)
         self._sides: dict[Run, compare.Side] = {}
 
     def values(self, setting: str, model: str, split: str, protocol: str, metric: str) -> np.ndarray:
@@ -96,7 +99,10 @@ class Results:
 
     def _load(self, run: Run) -> compare.Side:
         commit = self._commits.get(run.name)
-        text = commit and revisions.show(self.root, commit, run.registered)
+        if commit:
+            text = revisions.show(self.workspace.root, commit, run.registered)
+        else:
+            text = (self.workspace.root / run.registered).read_text() if self.workspace.has(run) else None
         if not text:
             raise DataError(
                 f"the DVC experiment {run.name} {'ended before it was registered' if commit else 'is not there'}; "

@@ -3,37 +3,39 @@
 A run is one DVC experiment, shared by all tables that need it.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from llmsrec import systems
 
 MAIN = "main"  # LLM-SRec, its teacher and popularity: dvc.yaml
 # What the settings differ in is said in every run, whatever is committed.
-ORIGINAL = {
-    "split.shuffle_train": "false",
-    "model.distill": "true",
-    "model.uniform": "true",
+ORIGINAL: dict[str, Any] = {
+    "split.shuffle_train": False,
+    "model.distill": True,
+    "model.uniform": True,
     "model.distill_loss": "mse",
-    "model.user_representation": "false",
+    "model.user_representation": False,
     "train.targets": "all",
 }
-SETTINGS: dict[str, dict[str, str]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "original": {},
-    "shuffled": {"split.shuffle_train": "true"},  # paper, 2.3.1
-    "retrieval-only": {"model.distill": "false", "model.uniform": "false"},  # Table 7 (a)
+    "shuffled": {"split.shuffle_train": True},  # paper, 2.3.1
+    "retrieval-only": {"model.distill": False, "model.uniform": False},  # Table 7 (a)
     "retrieval-only-shuffled": {
-        "model.distill": "false", "model.uniform": "false", "split.shuffle_train": "true",
+        "model.distill": False, "model.uniform": False, "split.shuffle_train": True,
     },
-    "no-uniform": {"model.uniform": "false"},  # Table 7 (b), Table 13
-    "no-uniform-shuffled": {"model.uniform": "false", "split.shuffle_train": "true"},
-    "user-representation": {"model.user_representation": "true"},  # Table 11
+    "no-uniform": {"model.uniform": False},  # Table 7 (b), Table 13
+    "no-uniform-shuffled": {"model.uniform": False, "split.shuffle_train": True},
+    "user-representation": {"model.user_representation": True},  # Table 11
     "contrastive": {"model.distill_loss": "contrastive"},  # Table 12
     "last-target": {"train.targets": "last"},  # Figure 8
-    "last-target-shuffled": {"train.targets": "last", "split.shuffle_train": "true"},
-    "small-backbone": {"backbone.model": "embedded", "backbone.embedded.hidden_size": "64"},  # Figure 5
-    "large-backbone": {"backbone.model": "embedded", "backbone.embedded.hidden_size": "256"},
+    "last-target-shuffled": {"train.targets": "last", "split.shuffle_train": True},
+    "small-backbone": {"backbone.model": "embedded", "backbone.embedded.hidden_size": 64},  # Figure 5
+    "large-backbone": {"backbone.model": "embedded", "backbone.embedded.hidden_size": 256},
 }  # fmt: skip
 
 
@@ -44,7 +46,7 @@ class Run:
     Attributes:
         setting: a key of `SETTINGS`.
         what: `main`, or `<system>-<form>`.
-        seed: of its training.
+        seed: of its training, counted from the files' (`values`).
     """
 
     setting: str
@@ -56,11 +58,19 @@ class Run:
         """The DVC experiment's."""
         return f"paper-{self.setting}-{self.what}-s{self.seed}"
 
-    def overrides(self) -> list[str]:
+    def values(self, committed: dict[str, Any]) -> dict[str, Any]:
+        """All that tells this run from the others, by keys of params.yaml and `systems/<system>.yaml:<key>`.
+
+        Args:
+            committed: what these files hold now (`workspace.values`). Its seeds are those of the runs with seed 0.
+        """
+        keys = ("train.seed", *self._own_seed())
+        return {**ORIGINAL, **SETTINGS[self.setting], **{key: committed[key] + self.seed for key in keys}}
+
+    def overrides(self, committed: dict[str, Any]) -> list[str]:
         """Arguments of `dvc exp run`."""
-        values = {**ORIGINAL, **SETTINGS[self.setting], "train.seed": str(self.seed)}
-        own = [f"systems/{self.what.partition('-')[0]}.yaml:seed={self.seed}"] if self._has_its_seed() else []
-        return [part for pair in (*(f"{k}={v}" for k, v in values.items()), *own) for part in ("-S", pair)]
+        pairs = self.values(committed).items()
+        return [part for key, value in pairs for part in ("-S", f"{key}={json.dumps(value).strip(chr(34))}")]
 
     def targets(self) -> list[str]:
         """What DVC brings up to date."""
@@ -71,12 +81,13 @@ class Run:
         """The file of the experiment's commit that names its MLflow run."""
         return "metrics/registered.json" if self.what == MAIN else f"metrics/systems/{self.what}.json"
 
-    def _has_its_seed(self) -> bool:
-        """Whether it is trained by a schedule of its own, not by params.yaml's `train`."""
+    def _own_seed(self) -> list[str]:
+        """The key of its seed, where it is not trained by params.yaml's `train`."""
         if self.what == MAIN:
-            return False
+            return []
         system, form = systems.parse(self.what)
-        return systems.MODULES[system][form] in ("cf", "ctrl", "recformer")
+        keys = {"cf": f"systems/{system}.yaml:seed", "recformer": f"systems/{system}.yaml:seed", "ctrl": "sasrec.seed"}
+        return [keys[module]] if (module := systems.MODULES[system][form]) in keys else []
 
 
 def of(settings: Iterable[str], what: Iterable[str], seeds: Iterable[int]) -> list[Run]:

@@ -11,6 +11,7 @@ from llmsrec.errors import RequestError
 from llmsrec.experiments import page, paper
 from llmsrec.experiments.paper.section import change, claim, level
 from llmsrec.experiments.results import Measures
+from llmsrec.experiments.workspace import Workspace
 
 USERS = 400
 MEASURES = Measures(resamples=200, seed=0, negatives=99)
@@ -20,7 +21,7 @@ class Made:
     """Stands for `Results`: LLM-SRec is the best by far and alone loses from shuffling; all others are alike."""
 
     def __init__(self, root: Path) -> None:
-        self.seeds, self.measures, self.root = [0, 1], MEASURES, root
+        self.seeds, self.measures, self.workspace = [0, 1], MEASURES, Workspace(root)
         self.asked: set[tuple[str, str]] = set()
 
     def values(self, setting, model, split, protocol, metric):

@@ -29,7 +29,7 @@ def make(results: Results) -> Section:
         model: results.values("original", model, "test", "full", "hr_10")[0].astype(bool)
         for model in ("llm_srec", "a_llmrec", "sasrec")
     }
-    filtered = results.root / "data/filtered"
+    filtered = results.workspace.root / "data/filtered"
     titles = pl.read_parquet(filtered / "items.parquet", columns=["title"])["title"].to_list()
     events, users = Sequences.read(filtered / "interactions.parquet"), results.slices()["user_id"].to_list()
     tables = []

@@ -1,0 +1,47 @@
+"""What `dvc repro baselines/dvc.yaml` left in the repository: where its values are those of a run, it is that run."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from llmsrec.experiments.dvc import dvc
+from llmsrec.experiments.runs import MAIN, Run
+from llmsrec.registry.record import flatten
+
+SYSTEMS = "baselines/dvc.yaml"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The repository as it is checked out.
+
+    Attributes:
+        root: it, and where commands run.
+    """
+
+    root: Path
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """What params.yaml holds, flat, and each systems/<system>.yaml, as `systems/<system>.yaml:<key>`."""
+        files = {"": self.root / "params.yaml"}
+        files |= {f"systems/{path.name}:": path for path in (self.root / "systems").glob("*.yaml")}
+        read = {prefix: flatten(YAML(typ="safe").load(path.read_text())) for prefix, path in files.items()}
+        return {f"{prefix}{key}": value for prefix, flat in read.items() for key, value in flat.items()}
+
+    def has(self, run: Run) -> bool:
+        """Whether it was trained, ranked and logged here under its values, and nothing has changed since."""
+        if run.what == MAIN or not (self.root / run.registered).is_file():
+            return False
+        if any(self.values.get(key) != value for key, value in run.values(self.values).items()):
+            return False
+        return not any(f"{SYSTEMS}:{stage}@{run.what}" in self._changed for stage in ("train", "rank", "log"))
+
+    @cached_property
+    def _changed(self) -> dict[str, Any]:
+        """Stage -> what DVC says has changed of it."""
+        return json.loads(dvc("status", "--json", SYSTEMS))
