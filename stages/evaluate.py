@@ -9,6 +9,7 @@ from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine.prefix_store import Budget
 from llmsrec.evaluation import asked, headline, plots, report, slices, test_users, towers
+from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.llm import retrieval as llm_srec
@@ -24,7 +25,8 @@ Vectors = dict[str, np.ndarray]  # split -> [U, d], "items" -> [I + 1, d]; "cf":
 def main(stage: Stage) -> None:
     """Evaluate all users with a target; histories are those of the true order, also where training shuffled them."""
     torch.use_deterministic_algorithms(True)
-    seed, bootstrap = stage.params.evaluate.seed, stage.params.evaluate.bootstrap
+    settings = stage.params.evaluate
+    seed, bootstrap = settings.seed, Bootstrap(settings.bootstrap, settings.seed)
     sequences = Sequences.read(INTERACTIONS)
     train = Sequences.read(SPLIT / "train.parquet", sequences.users)
     splits = asked.read(sequences, SPLIT, stage.params.split.by, stage.params.data.repeats, seed)
@@ -38,16 +40,14 @@ def main(stage: Stage) -> None:
         ranks[model] = {name: of.rank(of_model[name], of_model["items"]) for name, of in splits.items()}
     groups = slices.of_test(sequences, train, test.users, test.targets)
     described = report.described({model: models[model] for model in {"llm_srec", teacher, "sasrec"}}, seed)
-    drawn = bootstrap, seed
     of_towers, common = towers.rank(ranks, teacher, models["llm_srec"], *test.to_rank)
-    comparison = report.comparison(ranks, groups, *drawn) | {"towers": towers.compare(of_towers, common, *drawn)}
-    comparison |= {"data": stage.data("filtered", "split"), "negatives": test.negatives.shape[1]}
-    comparison |= {"teacher": teacher}
+    comparison = report.comparison(ranks, groups, bootstrap) | {"towers": towers.compare(of_towers, common, bootstrap)}
+    comparison |= {"data": stage.data("filtered", "split"), "negatives": test.negatives.shape[1], "teacher": teacher}
     comparison["paired_by"] = {path.name: sha256(path) for path in (INTERACTIONS, CANDIDATES)}
     evaluation = report.evaluation(ranks, groups, described, towers.groups(of_towers))
     report.write_ranks(REPORTS / "ranks.parquet", ranks, {name: of.users for name, of in splits.items()})
     report.write_slices(REPORTS / "slices.parquet", groups, test.users)
-    test_users.write(REPORTS, DATA / "filtered", stage.params.evaluate.test_users, seed, test)
+    test_users.write(REPORTS, DATA / "filtered", settings.test_users, seed, test)
     write_json(REPORTS / "comparison.json", comparison)
     plots.training(REPORTS / "plots/training.png", read_json(MODELS / "llm_srec/curve.json"))
     for draw in (plots.shuffle, plots.slices, plots.towers):

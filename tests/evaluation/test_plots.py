@@ -7,6 +7,7 @@ from matplotlib.image import imread
 
 from llmsrec.errors import DataError
 from llmsrec.evaluation import plots, report, towers
+from llmsrec.evaluation.significance import Bootstrap
 
 CURVE = [
     {"step": 10 * n, "epoch": n / 4, "loss": 3 / n, "retrieval": 2 / n, "distill": 1 / n, "uniform": -1.0,
@@ -32,8 +33,8 @@ def compared(users=40, cold=7):
         "non_transition": place >= 20,
     }
     of = {"llm": ranks["llm_srec"]["test"], "cf": ranks["popularity"]["test"], "teacher": ranks["sasrec"]["test"]}
-    compared = {"negatives": 20, "towers": towers.compare(of, None, resamples=100, seed=0)}
-    return report.comparison(ranks, slices, resamples=100, seed=0) | compared
+    compared = {"negatives": 20, "towers": towers.compare(of, None, Bootstrap(100, 0))}
+    return report.comparison(ranks, slices, Bootstrap(100, 0)) | compared
 
 
 def drawn(tmp_path, draw, argument):

@@ -9,6 +9,7 @@ import pytest
 from llmsrec.errors import DataError
 from llmsrec.evaluation import report
 from llmsrec.evaluation.metrics import per_user, summary
+from llmsrec.evaluation.significance import Bootstrap
 
 SPLITS, PROTOCOLS = ("valid", "test", "test_shuffled"), ("full", "uni99")
 
@@ -29,7 +30,7 @@ def groups(users=40):
 
 
 def compared(ranks):
-    return report.comparison(ranks, groups(), resamples=200, seed=3)
+    return report.comparison(ranks, groups(), Bootstrap(200, 3))
 
 
 def test_evaluation_holds_each_metric_of_each_protocol():

@@ -7,7 +7,7 @@ import pytest
 
 from llmsrec.evaluation import significance
 from llmsrec.evaluation.metrics import ndcg
-from llmsrec.evaluation.significance import difference, mean
+from llmsrec.evaluation.significance import Bootstrap
 
 
 def slow_interval(values, resamples, seed):
@@ -22,7 +22,7 @@ def values(seed, users=400):
 
 
 def test_mean_agrees_with_drawing_users():
-    found = mean(values(0), 20_000, seed=1)
+    found = Bootstrap(20_000, 1).mean(values(0))
     low, high = slow_interval(values(0), 20_000, seed=2)
     assert found["mean"] == pytest.approx(values(0).mean())
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=6e-4)  # the interval is 0.044 wide
@@ -30,7 +30,7 @@ def test_mean_agrees_with_drawing_users():
 
 def test_difference_is_paired():
     ours, theirs = values(0) + 0.01, values(0)
-    found = difference(ours, theirs, 1000, seed=1)
+    found = Bootstrap(1000, 1).difference(ours, theirs)
     assert found["difference"] == pytest.approx(0.01)
     assert found["high"] - found["low"] < 1e-9  # every user gains the same; unpaired it would be 0.06 wide
     assert found["relative"] == pytest.approx(0.01 / theirs.mean())
@@ -38,7 +38,7 @@ def test_difference_is_paired():
 
 def test_difference_agrees_with_drawing_users():
     ours, theirs = values(0), np.where(np.arange(400) % 3 == 0, values(1), values(0))
-    found = difference(ours, theirs, 20_000, seed=1)
+    found = Bootstrap(20_000, 1).difference(ours, theirs)
     low, high = slow_interval(ours - theirs, 20_000, seed=2)
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=6e-4)
 
@@ -47,7 +47,7 @@ def test_all_resamples_of_three_users():
     three = np.array([0.0, 1.0, 5.0])
     means = [np.mean(draw) for draw in product(three, repeat=3)]
     low, high = np.percentile(np.repeat(means, 1000), [2.5, 97.5])
-    found = mean(three, 50_000, seed=0)
+    found = Bootstrap(50_000, 0).mean(three)
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-9)
 
 
@@ -55,39 +55,39 @@ def test_covers_the_truth_about_95_times_of_100():
     random = np.random.default_rng(0)
     inside = 0
     for seed in range(300):
-        found = mean((random.random(200) < 0.3).astype(float), 400, seed)
+        found = Bootstrap(400, seed).mean((random.random(200) < 0.3).astype(float))
         inside += found["low"] <= 0.3 <= found["high"]
     assert 0.90 <= inside / 300 <= 0.985
 
 
 def test_equal_seeds_give_equal_intervals_and_others_do_not():
-    assert mean(values(0), 200, seed=3) == mean(values(0), 200, seed=3)
-    assert mean(values(0), 200, seed=3) != mean(values(0), 200, seed=4)
+    assert Bootstrap(200, 3).mean(values(0)) == Bootstrap(200, 3).mean(values(0))
+    assert Bootstrap(200, 3).mean(values(0)) != Bootstrap(200, 4).mean(values(0))
 
 
 def test_chunks_change_nothing(monkeypatch):
-    whole = mean(values(0), 200, seed=3)
+    whole = Bootstrap(200, 3).mean(values(0))
     monkeypatch.setattr(significance, "CHUNK_BYTES", 8 * 11 * 7)  # seven resamples at a time
-    assert mean(values(0), 200, seed=3) == whole
+    assert Bootstrap(200, 3).mean(values(0)) == whole
 
 
 def test_swapping_the_models_turns_the_sign():
-    there, back = difference(values(0), values(1), 500, 0), difference(values(1), values(0), 500, 0)
+    there, back = Bootstrap(500, 0).difference(values(0), values(1)), Bootstrap(500, 0).difference(values(1), values(0))
     assert there["difference"] == -back["difference"]
     assert there["low"] < there["difference"] < there["high"]
 
 
 def test_one_user_and_equal_users_have_a_point():
-    assert mean(np.array([0.5]), 100, 0) == {"mean": 0.5, "low": 0.5, "high": 0.5}
-    assert difference(np.ones(9), np.ones(9), 100, 0) == {"difference": 0, "low": 0, "high": 0, "relative": 0}
+    assert Bootstrap(100, 0).mean(np.array([0.5])) == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert Bootstrap(100, 0).difference(np.ones(9), np.ones(9)) == {"difference": 0, "low": 0, "high": 0, "relative": 0}
 
 
 def test_nothing_is_relative_to_zero():
-    assert "relative" not in difference(np.ones(3), np.zeros(3), 100, 0)
+    assert "relative" not in Bootstrap(100, 0).difference(np.ones(3), np.zeros(3))
 
 
 def test_no_users_and_other_users_are_refused():
     with pytest.raises(ValueError, match="no users"):
-        mean(np.array([]), 100, 0)
+        Bootstrap(100, 0).mean(np.array([]))
     with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
-        difference(np.ones(3), np.ones(2), 100, 0)
+        Bootstrap(100, 0).difference(np.ones(3), np.ones(2))

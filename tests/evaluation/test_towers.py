@@ -7,7 +7,7 @@ from llmsrec.evaluation import ranks as ranking
 from llmsrec.evaluation import tables, towers
 from llmsrec.evaluation.metrics import per_user
 from llmsrec.evaluation.overlap import overlap
-from llmsrec.evaluation.significance import difference, mean
+from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.service import metrics
 from llmsrec.serving import schema
 
@@ -38,21 +38,21 @@ def test_cf_is_ranked_by_its_own_vectors_and_the_others_have_their_models_ranks(
 
 def test_each_figure_is_that_of_its_parts():
     of, common = ranks(llm=1, cf=9, teacher=0), np.linspace(0, 1, 40)
-    found = towers.compare(of, common, resamples=200, seed=3)
+    found = towers.compare(of, common, Bootstrap(200, 3))
     for metric in ("ndcg_10", "hr_10"):
         for tower, protocols in of.items():
             for protocol, rank in protocols.items():
-                assert found[metric][tower][protocol] == mean(per_user(rank, metric), 200, 3)
+                assert found[metric][tower][protocol] == Bootstrap(200, 3).mean(per_user(rank, metric))
     assert found["minus_teacher"].keys() == {"llm", "cf"}
     ours, theirs = (per_user(of[tower]["full"], "ndcg_10") for tower in ("cf", "teacher"))
-    assert found["minus_teacher"]["cf"]["full"] == difference(ours, theirs, 200, 3)
-    assert found["overlap_10"] == mean(common, 200, 3)
-    alone = towers.compare({name: of[name] for name in ("llm", "teacher")}, None, 200, 3)
+    assert found["minus_teacher"]["cf"]["full"] == Bootstrap(200, 3).difference(ours, theirs)
+    assert found["overlap_10"] == Bootstrap(200, 3).mean(common)
+    alone = towers.compare({name: of[name] for name in ("llm", "teacher")}, None, Bootstrap(200, 3))
     assert alone["minus_teacher"] == {"llm": found["minus_teacher"]["llm"]} and "overlap_10" not in alone
 
 
 def test_a_tower_that_is_below_its_teacher_is_named_with_both_figures():
-    found = towers.compare(ranks(llm=0, cf=9, teacher=0), None, 200, 3)
+    found = towers.compare(ranks(llm=0, cf=9, teacher=0), None, Bootstrap(200, 3))
     (said,) = towers.warnings(found, margin=0.01)
     cf, teacher = (found["ndcg_10"][name]["full"]["mean"] for name in ("cf", "teacher"))
     assert said == f"cf: {cf:.4f}, below its teacher's {teacher:.4f}: not to be served".replace(" 0.", " .")
@@ -65,7 +65,7 @@ def test_the_margin_is_where_a_tower_begins_to_be_worse():
 
 def test_the_table_has_a_row_a_tower_and_the_teacher_is_not_compared_with_itself():
     of = ranks(llm=1, cf=9, teacher=0)
-    found = towers.table(towers.compare(of, None, 200, 3))
+    found = towers.table(towers.compare(of, None, Bootstrap(200, 3)))
     assert [row[0] for row in found.rows] == list(towers.TOWERS)
     assert found.rows[2][-1] == "" and found.rows[1][-1].startswith("-0.")
     assert "cf" in tables.text([found])

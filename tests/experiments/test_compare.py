@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from llmsrec import cli
 from llmsrec.errors import DataError
 from llmsrec.evaluation.metrics import ndcg
+from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.experiments import compare
 from llmsrec.registry import names
 
@@ -56,7 +57,7 @@ def test_a_name_that_means_nothing(pair: Any, name: str) -> None:
 
 
 def test_the_figures_follow_from_the_ranks(pair: Any, sides: list[compare.Side]) -> None:
-    found = compare.between(*sides, resamples=200, seed=1)
+    found = compare.between(*sides, Bootstrap(200, 1))
     assert (found.why_unpaired, found.users) == (None, 60)
     rows = {(row.what, row.protocol, row.metric): row for row in found.rows}
     assert {row.model for row in found.rows} == {"llm_srec"}  # the teacher is the same
@@ -87,7 +88,7 @@ def test_another_teacher_is_shown(sides: list[compare.Side]) -> None:
     ranks = sides[1].ranks
     assert ranks is not None
     other = dataclasses.replace(sides[1], ranks=ranks.with_columns(rank=ranks["rank"] + (ranks["model"] == "sasrec")))
-    assert {row.model for row in compare.between(sides[0], other, 100, 0).rows} == {"llm_srec", "sasrec"}
+    assert {row.model for row in compare.between(sides[0], other, Bootstrap(100, 0)).rows} == {"llm_srec", "sasrec"}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_another_teacher_is_shown(sides: list[compare.Side]) -> None:
 def test_what_cannot_be_paired_is_said_and_shown_side_by_side(
     sides: list[compare.Side], change: dict[str, Any], why: str
 ) -> None:
-    found = compare.between(sides[0], dataclasses.replace(sides[1], **change), 100, 0)
+    found = compare.between(sides[0], dataclasses.replace(sides[1], **change), Bootstrap(100, 0))
     assert found.why_unpaired is not None and why in found.why_unpaired
     assert "paired comparison is not possible" in found.text()
     assert all(row.difference is None for row in found.rows)

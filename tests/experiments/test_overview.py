@@ -6,6 +6,7 @@ import pytest
 from llmsrec.errors import DataError
 from llmsrec.evaluation import report, tables
 from llmsrec.evaluation.names import PROTOCOLS, TITLES
+from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.experiments import overview
 from llmsrec.files import write_json
 
@@ -30,7 +31,7 @@ def reports(tmp_path):
 
 
 def test_each_system_stands_once_with_its_difference(reports):
-    text = tables.text(overview.tables(overview.read(reports), 99, 200, 0, reports / "ranks"))
+    text = tables.text(overview.tables(overview.read(reports), 99, Bootstrap(200, 0), reports / "ranks"))
     lines = {line.split("  ")[1].strip(): line for line in text.splitlines() if line.startswith("  ")}
     assert "0.7500" in lines["LLM-SRec"] and "0.2500" in lines["GRU4Rec"] and "+0.5000" in lines["GRU4Rec"]
     assert text.count("GRU4Rec") == 1

@@ -8,6 +8,7 @@ import pytest
 
 from llmsrec import systems
 from llmsrec.errors import DataError
+from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.experiments.results import Measures, Results, what_of
 from llmsrec.experiments.runs import SETTINGS, Run, of
 from llmsrec.experiments.workspace import Workspace
@@ -65,7 +66,7 @@ def test_values_are_of_the_experiments_runs_which_get_their_names(pair: Any, tmp
         git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{run.name}", commit)
     with tracking.existing(pair.root, "") as client:
         before = client.get_run(pair.full).info.run_name
-        results = Results(client, Workspace(pair.root), tmp_path, [0], Measures(50, 0, 99))
+        results = Results(client, Workspace(pair.root), tmp_path, [0], Measures(Bootstrap(50, 0), 99))
         for run, run_id in ((ours, pair.full), (ablated, pair.ablated)):
             mean = results.values(run.setting, "llm_srec", "test", "uni99", "ndcg_10").mean()
             assert mean == pytest.approx(client.get_run(run_id).data.metrics["test/uni99/ndcg_10"])

@@ -11,6 +11,7 @@ import polars as pl
 from mlflow import MlflowClient
 
 from llmsrec.evaluation import report, test_users, towers
+from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.files import read_json, write_json
 from llmsrec.promotion import gate
 from llmsrec.registry import card, record, tracking
@@ -59,11 +60,11 @@ def write_outs(folder: Path, tiny: Any, better: int = 2, order: bool = True, new
     slices = {"warm": np.arange(users) % 3 == 0, "cold": np.zeros(users, dtype=bool)}
     slices |= {"transition": np.arange(users) % 2 == 0, "non_transition": np.arange(users) % 2 == 1}
     of_towers = {"llm": ours, "cf": {protocol: ranks + 30 for protocol, ranks in teacher.items()}, "teacher": teacher}
-    comparison = report.comparison(ranks, slices, resamples=200, seed=5) | {
+    comparison = report.comparison(ranks, slices, Bootstrap(200, 5)) | {
         "negatives": 9,
         "data": tiny.config["data"],
         "paired_by": {"interactions.parquet": f"{1 + new}" * 64, "candidates.parquet": f"{2 + new}" * 64},
-        "towers": towers.compare(of_towers, random.random(users), resamples=200, seed=5),
+        "towers": towers.compare(of_towers, random.random(users), Bootstrap(200, 5)),
     }
     checks = {
         "passed": True,

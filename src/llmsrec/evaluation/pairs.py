@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from llmsrec.evaluation import significance
 from llmsrec.evaluation.metrics import per_user
 from llmsrec.evaluation.names import METRICS, MODELS, OURS, PROTOCOLS, TITLES, metrics, shown, sliced
+from llmsrec.evaluation.significance import LEVEL, Bootstrap
 from llmsrec.evaluation.tables import Table
 
 COMPARED = ("llm_srec", "sasrec")
@@ -24,7 +24,7 @@ class Row:
         protocol, metric: such as full and ndcg_10.
         users: behind it; None where that is not known.
         a, b: the means of A and B.
-        difference: of B minus A, paired (`significance.difference`); None where the users are not the same.
+        difference: of B minus A, paired (`Bootstrap.difference`); None where the users are not the same.
     """
 
     model: str
@@ -37,7 +37,7 @@ class Row:
     difference: dict[str, float] | None
 
 
-def compare(a: pl.DataFrame, b: pl.DataFrame, slices: pl.DataFrame | None, resamples: int, seed: int) -> list[Row]:
+def compare(a: pl.DataFrame, b: pl.DataFrame, slices: pl.DataFrame | None, bootstrap: Bootstrap) -> list[Row]:
     """Every figure of two `ranks.parquet` of the same users and candidates, under the protocols that both have.
 
     SASRec is there only if the two have another teacher. Slices are those of `slices.parquet`.
@@ -46,7 +46,7 @@ def compare(a: pl.DataFrame, b: pl.DataFrame, slices: pl.DataFrame | None, resam
     for model in COMPARED:
         sides = [frame.filter(model=model).sort("split", "protocol", "user_id") for frame in (a, b)]
         if model == OURS or not (sides[0].equals(sides[1]) or any(side.is_empty() for side in sides)):
-            rows += _of_model(model, sides, slices, resamples, seed)
+            rows += _of_model(model, sides, slices, bootstrap)
     return rows
 
 
@@ -65,9 +65,7 @@ def unpaired(a: dict[str, float], b: dict[str, float]) -> list[Row]:
 
 def tables(rows: list[Row], resamples: int) -> list[Table]:
     """Whole test, order and slices, each a table if it has rows."""
-    interval = (
-        f"{significance.LEVEL} % paired bootstrap over users, {resamples:,} resamples; * the interval is beyond 0"
-    )
+    interval = f"{LEVEL} % paired bootstrap over users, {resamples:,} resamples; * the interval is beyond 0"
     of_order = [row.metric for row in rows if row.what in ("test_shuffled", "shuffle")]
     metric = " and ".join(dict.fromkeys(map(shown, of_order)))
     parts = {
@@ -85,12 +83,12 @@ def tables(rows: list[Row], resamples: int) -> list[Table]:
 
 
 def _of_model(
-    model: str, sides: list[pl.DataFrame], slices: pl.DataFrame | None, resamples: int, seed: int
+    model: str, sides: list[pl.DataFrame], slices: pl.DataFrame | None, bootstrap: Bootstrap
 ) -> Iterator[Row]:
     """One model's rows; `sides` are its ranks in A and B, sorted by user within each split and protocol."""
 
     def row(what: str, protocol: str, metric: str, values: list[np.ndarray]) -> Row:
-        found = significance.difference(values[1], values[0], resamples, seed)
+        found = bootstrap.difference(values[1], values[0])
         return Row(
             model, what, protocol, metric, len(values[0]), float(values[0].mean()), float(values[1].mean()), found
         )

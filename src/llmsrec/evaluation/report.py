@@ -1,7 +1,7 @@
 """Ranks of all models made into what people read: metrics, comparisons with intervals, and a table."""
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 
 from llmsrec.errors import DataError
-from llmsrec.evaluation import significance
 from llmsrec.evaluation.metrics import per_user, summary
 from llmsrec.evaluation.names import HEADLINE, MODELS, PROTOCOLS, meaning, metrics, sliced
+from llmsrec.evaluation.significance import LEVEL, Bootstrap
 from llmsrec.evaluation.vectors import mean_cosine, mean_distance
 from llmsrec.files import atomic
 
@@ -95,37 +95,35 @@ def described(models: dict[str, dict[str, np.ndarray]], seed: int) -> dict[str, 
     return {model: describe(of["test"], of["test_shuffled"], seed) for model, of in models.items()}
 
 
-def comparison(ranks: Ranks, slices: Slices, resamples: int, seed: int) -> dict[str, Any]:
+def comparison(ranks: Ranks, slices: Slices, bootstrap: Bootstrap) -> dict[str, Any]:
     """reports/comparison.json: how sure the differences between models, and between original and shuffled, are.
 
     Args:
         ranks: of llm_srec and others, on test and test_shuffled.
         slices: of test's users.
-        resamples, seed: of the bootstrap (`significance`).
+        bootstrap: how intervals are made.
 
     Returns:
         `interval` (level, resamples, seed) and `users` (in each slice). Below protocol -> metric and protocol ->
         slice -> metric: `means` (model -> split: mean, low, high), `differences` (llm_srec_minus_<model>: difference,
         low, high, relative) and `shuffle` (model: the same of test_shuffled minus test).
     """
-    mean = partial(significance.mean, resamples=resamples, seed=seed)
-    difference = partial(significance.difference, resamples=resamples, seed=seed)
     ours = ranks["llm_srec"]["test"]
     users = {"all": len(next(iter(ours.values())))} | {name: int(members.sum()) for name, members in slices.items()}
     return {
-        "interval": {"level": significance.LEVEL, "resamples": resamples, "seed": seed},
+        "interval": {"level": LEVEL, **asdict(bootstrap)},
         "users": users,
         "means": {
-            model: {split: _measure(mean, slices, splits[split]) for split in ("test", "test_shuffled")}
+            model: {split: _measure(bootstrap.mean, slices, splits[split]) for split in ("test", "test_shuffled")}
             for model, splits in ranks.items()
         },
         "differences": {
-            f"llm_srec_minus_{model}": _measure(difference, slices, ours, splits["test"])
+            f"llm_srec_minus_{model}": _measure(bootstrap.difference, slices, ours, splits["test"])
             for model, splits in ranks.items()
             if model != "llm_srec"
         },
         "shuffle": {
-            model: _measure(difference, slices, splits["test_shuffled"], splits["test"])
+            model: _measure(bootstrap.difference, slices, splits["test_shuffled"], splits["test"])
             for model, splits in ranks.items()
         },
     }

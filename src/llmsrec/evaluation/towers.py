@@ -1,15 +1,15 @@
 """How well each tower of a version ranks, beside the teacher: SASRec, whose own ranking is the tower `teacher`."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from llmsrec.evaluation import ranks as ranking
-from llmsrec.evaluation import report, significance, tables
+from llmsrec.evaluation import report, tables
 from llmsrec.evaluation.metrics import per_user
 from llmsrec.evaluation.names import HEADLINE
 from llmsrec.evaluation.overlap import overlap
+from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.evaluation.tables import Table
 from llmsrec.params import TOWERS
 
@@ -51,35 +51,35 @@ def groups(ranks: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.nd
     return {group(tower): of for tower, of in ranks.items() if tower not in ("llm", "teacher")}
 
 
-def compare(
-    ranks: dict[str, dict[str, np.ndarray]], common: np.ndarray | None, resamples: int, seed: int
-) -> dict[str, Any]:
+def compare(ranks: dict[str, dict[str, np.ndarray]], common: np.ndarray | None, bootstrap: Bootstrap) -> dict[str, Any]:
     """`towers` of reports/comparison.json.
 
     Args:
         ranks: tower -> protocol -> `[U]` 0-based ranks of the users of test; `teacher` is one of the towers.
         common: `[U]` share that the top 10 of `llm` and `cf` have in common; None without `cf`.
-        resamples, seed: of the bootstrap (`significance`).
+        bootstrap: how intervals are made.
 
     Returns:
         `ndcg_10` and `hr_10` (tower -> protocol: mean, low, high), `minus_teacher` (tower -> protocol: the paired
         difference of NDCG@10 with its interval, but for the teacher) and, with `common`, `overlap_10`.
     """
-    mean = partial(significance.mean, resamples=resamples, seed=seed)
     found: dict[str, Any] = {
-        metric: {tower: {name: mean(per_user(of, metric)) for name, of in by.items()} for tower, by in ranks.items()}
+        metric: {
+            tower: {name: bootstrap.mean(per_user(of, metric)) for name, of in by.items()}
+            for tower, by in ranks.items()
+        }
         for metric in HEADLINE
     }
     teacher = ranks["teacher"]
     found["minus_teacher"] = {
         tower: {
-            name: significance.difference(per_user(of, "ndcg_10"), per_user(teacher[name], "ndcg_10"), resamples, seed)
+            name: bootstrap.difference(per_user(of, "ndcg_10"), per_user(teacher[name], "ndcg_10"))
             for name, of in by.items()
         }
         for tower, by in ranks.items()
         if tower != "teacher"
     }
-    return found if common is None else {**found, "overlap_10": mean(common)}
+    return found if common is None else {**found, "overlap_10": bootstrap.mean(common)}
 
 
 def worse(difference: dict[str, float], margin: float) -> bool:

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 from llmsrec import params as parameters
+from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.experiments import page, paper, queue
 from llmsrec.experiments.paper.section import Section
 from llmsrec.experiments.results import Measures, Results
@@ -43,7 +44,7 @@ def run(root: Path, names: list[str], seeds: list[int], jobs: int) -> list[Secti
 def make(workspace: Workspace, names: list[str], seeds: list[int]) -> list[Section]:
     """Tables whose runs are all there."""
     params = parameters.load(workspace.root / "params.yaml")
-    measures = Measures(params.evaluate.bootstrap, params.evaluate.seed, params.split.negatives)
+    measures = Measures(Bootstrap(params.evaluate.bootstrap, params.evaluate.seed), params.split.negatives)
     with tracking.existing(workspace.root, "Run this again") as client, tempfile.TemporaryDirectory() as place:
         results = Results(client, workspace, Path(place), seeds, measures)
         return [paper.module(name).make(results) for name in names]

@@ -14,6 +14,7 @@ from llmsrec import params as parameters
 from llmsrec.errors import DataError
 from llmsrec.evaluation import pairs, tables
 from llmsrec.evaluation.names import OURS
+from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.evaluation.tables import Table
 from llmsrec.export import smoke
 from llmsrec.files import read_json
@@ -110,13 +111,13 @@ def compare(root: Path, a: str, b: str, latency: bool = True) -> Comparison:
     with tracking.existing(root, "Compare again") as client, tempfile.TemporaryDirectory() as place:
         found = [names.find(client, root, params.registry.model, name) for name in (a, b)]
         sides = [load(client, one, Path(place) / str(number)) for number, one in enumerate(found)]
-        of_ranks = between(sides[0], sides[1], params.evaluate.bootstrap, params.evaluate.seed)
+        of_ranks = between(sides[0], sides[1], Bootstrap(params.evaluate.bootstrap, params.evaluate.seed))
         models = [_model(client, one, Path(place) / f"model{number}") for number, one in enumerate(found)]
         more = [_sizes(models)] + ([_latency(models, params.registry.gate.requests)] if latency else [])
         return replace(of_ranks, tables=[*of_ranks.tables, *more])
 
 
-def between(a: Side, b: Side, resamples: int, seed: int) -> Comparison:
+def between(a: Side, b: Side, bootstrap: Bootstrap) -> Comparison:
     """What their parameters and ranks, or metrics, tell."""
     why, users = unpaired(a, b), 0
     if why is None:
@@ -128,10 +129,10 @@ def between(a: Side, b: Side, resamples: int, seed: int) -> Comparison:
             )
         users = a.ranks["user_id"].n_unique()
         same = a.slices is not None and b.slices is not None and a.slices.equals(b.slices)
-        rows = pairs.compare(a.ranks, b.ranks, a.slices if same else None, resamples, seed)
+        rows = pairs.compare(a.ranks, b.ranks, a.slices if same else None, bootstrap)
     else:
         rows = pairs.unpaired(a.metrics, b.metrics)
-    return Comparison(str(a), str(b), why, users, rows, [_differing(a, b), *pairs.tables(rows, resamples)])
+    return Comparison(str(a), str(b), why, users, rows, [_differing(a, b), *pairs.tables(rows, bootstrap.resamples)])
 
 
 def _protocols(ranks: pl.DataFrame) -> str:

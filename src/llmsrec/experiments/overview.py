@@ -8,9 +8,9 @@ import polars as pl
 from llmsrec import params as parameters
 from llmsrec import systems
 from llmsrec.errors import DataError
-from llmsrec.evaluation import significance
 from llmsrec.evaluation.metrics import of_users
 from llmsrec.evaluation.names import MODELS, OURS, PROTOCOLS, SASREC_TITLES, TITLES, VALID_RATIO, meaning
+from llmsrec.evaluation.significance import LEVEL, Bootstrap
 from llmsrec.evaluation.tables import Table, text
 from llmsrec.files import read_json
 
@@ -22,7 +22,7 @@ def show(root: Path) -> str:
     """Tables of all that was ranked in a repository, and what was not."""
     settings, reports = parameters.load(root / "params.yaml"), root / "reports"
     frames, measured = read(reports), settings.evaluate
-    shown = tables(frames, settings.split.negatives, measured.bootstrap, measured.seed, reports / "ranks")
+    shown = tables(frames, settings.split.negatives, Bootstrap(measured.bootstrap, measured.seed), reports / "ranks")
     missing = [name for name in systems.names() if name not in frames]
     more = f"\n\nnot ranked yet: {', '.join(missing)}; `dvc repro baselines/dvc.yaml` does it" if missing else ""
     return text(shown) + more
@@ -46,60 +46,60 @@ def read(reports: Path) -> Frames:
     return frames
 
 
-def tables(frames: Frames, negatives: int, resamples: int, seed: int, figures: Path | None = None) -> list[Table]:
+def tables(frames: Frames, negatives: int, bootstrap: Bootstrap, figures: Path | None = None) -> list[Table]:
     """Retrieval under both protocols, and recommendation of titles where any was ranked.
 
     Args:
         negatives: of uni99.
-        resamples, seed: of the bootstrap (`significance`).
+        bootstrap: how intervals are made.
         figures: the folder of the systems' figures (`reports/ranks`), for the share of valid answers.
     """
     retrieval = pl.concat([frame for name, frame in frames.items() if not name.endswith("-titles")])
     present = set(retrieval["model"])
-    shown = [_retrieval(retrieval, [model for model in MODELS if model in present], negatives, resamples, seed)]
+    shown = [_retrieval(retrieval, [model for model in MODELS if model in present], negatives, bootstrap)]
     titles = {name: frame for name, frame in frames.items() if name.endswith("-titles")}
-    return shown + ([_titles(titles, resamples, seed, figures)] if titles else [])
+    return shown + ([_titles(titles, bootstrap, figures)] if titles else [])
 
 
-def _retrieval(ranks: pl.DataFrame, models: list[str], negatives: int, resamples: int, seed: int) -> Table:
+def _retrieval(ranks: pl.DataFrame, models: list[str], negatives: int, bootstrap: Bootstrap) -> Table:
     rows = []
     for model in models:
         cells: list[str] = []
         for protocol in PROTOCOLS:
             own, ours = (of_users(ranks, of, "test", protocol, METRIC) for of in (model, OURS))
             shuffled = of_users(ranks, model, "test_shuffled", protocol, METRIC)
-            cells += [f"{own.mean():.4f}", _against(ours, own, resamples, seed) if model != OURS else "", ""]
+            cells += [f"{own.mean():.4f}", _against(ours, own, bootstrap) if model != OURS else "", ""]
             cells[-1] = f"{shuffled.mean() / own.mean() - 1:+.1%}" if own.mean() else "-"
         rows.append((MODELS[model], *cells))
     head = ("", *(text for protocol in PROTOCOLS for text in (protocol, "LLM-SRec minus it", "shuffled")))
     note = (
         f"{'; '.join(meaning(protocol, negatives) for protocol in PROTOCOLS)}; difference with its "
-        f"{significance.LEVEL} % paired interval, * beyond 0; shuffled: what a shuffled history changes."
+        f"{LEVEL} % paired interval, * beyond 0; shuffled: what a shuffled history changes."
     )
     return Table("Test NDCG@10, retrieval", head, rows, note)
 
 
-def _titles(frames: Frames, resamples: int, seed: int, figures: Path | None) -> Table:
+def _titles(frames: Frames, bootstrap: Bootstrap, figures: Path | None) -> Table:
     rows = []
     for name, frame in frames.items():
         system, _ = systems.parse(name)
         cells = []
         for protocol in TITLES:
-            found = significance.mean(of_users(frame, system, "test", protocol, "hr_1"), resamples, seed)
+            found = bootstrap.mean(of_users(frame, system, "test", protocol, "hr_1"))
             cells.append(f"{found['mean']:.4f} ({found['low']:.4f} .. {found['high']:.4f})")
         valid = read_json(figures / f"{name}.json")[system]["test"][TITLES[-1]][VALID_RATIO] if figures else None
         rows.append((MODELS[system], *cells, "-" if valid is None else f"{valid:.1%}"))
     first = next(iter(frames.values()))
     if not first.filter(protocol=SASREC_TITLES).is_empty():
-        found = significance.mean(of_users(first, "sasrec", "test", SASREC_TITLES, "hr_1"), resamples, seed)
+        found = bootstrap.mean(of_users(first, "sasrec", "test", SASREC_TITLES, "hr_1"))
         rows.append((MODELS["sasrec"], f"{found['mean']:.4f} ({found['low']:.4f} .. {found['high']:.4f})", "", "", ""))
     head = ("", "likelihood", "mean likelihood", "generated", "valid answers")
-    note = f"the same 20 titles for all, 0.05 by chance; in brackets the {significance.LEVEL} % interval over users"
+    note = f"the same 20 titles for all, 0.05 by chance; in brackets the {LEVEL} % interval over users"
     return Table("Test HR@1, titles (uni19)", head, rows, note)
 
 
-def _against(ours: np.ndarray, theirs: np.ndarray, resamples: int, seed: int) -> str:
-    found = significance.difference(ours, theirs, resamples, seed)
+def _against(ours: np.ndarray, theirs: np.ndarray, bootstrap: Bootstrap) -> str:
+    found = bootstrap.difference(ours, theirs)
     mark = "*" if found["low"] > 0 or found["high"] < 0 else " "
     return f"{found['difference']:+.4f} ({found['low']:+.4f} .. {found['high']:+.4f}){mark}"
 

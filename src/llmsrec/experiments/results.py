@@ -13,6 +13,7 @@ from llmsrec import systems
 from llmsrec.errors import DataError
 from llmsrec.evaluation.metrics import of_users
 from llmsrec.evaluation.names import OURS
+from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.experiments import compare
 from llmsrec.experiments.runs import MAIN, Run
 from llmsrec.experiments.workspace import Workspace
@@ -23,10 +24,9 @@ EXPERIMENT = "dvc.experiment"  # the run's tag
 
 @dataclass(frozen=True)
 class Measures:
-    """How intervals are made: `resamples` of the bootstrap, by `seed`; `negatives` of uni99."""
+    """How intervals are made, and how many negatives uni99 has."""
 
-    resamples: int
-    seed: int
+    bootstrap: Bootstrap
     negatives: int
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 
 from llmsrec.errors import LLMSRecError
-from llmsrec.evaluation import significance, towers
+from llmsrec.evaluation import towers
 from llmsrec.evaluation.metrics import of_users, per_user
 from llmsrec.evaluation.names import MODELS
+from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.params import TOWERS, Gate
 from llmsrec.scoring.held_out import HeldOut
 
@@ -56,7 +57,7 @@ class Evaluated:
     def difference(self, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
         """The paired difference, with the resamples and the seed of the version's own report."""
         interval = self.comparison["interval"]
-        return significance.difference(ours, theirs, interval["resamples"], interval["seed"])
+        return Bootstrap(interval["resamples"], interval["seed"]).difference(ours, theirs)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from mlflow.entities import Metric, RunTag
 
 from llmsrec import params as parameters
 from llmsrec.errors import DataError
-from llmsrec.evaluation import significance, towers
+from llmsrec.evaluation import towers
 from llmsrec.evaluation.metrics import per_user
 from llmsrec.evaluation.names import HEADLINE, PROTOCOLS, meaning
+from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.evaluation.tables import Table, text
 from llmsrec.params import TOWERS
 from llmsrec.redaction import redact
@@ -129,14 +130,16 @@ def evaluate(root: Path, wanted: str, on: str = WORKSPACE, model: str | None = N
         data = held_out_data.read(folder, params.evaluate.test_users, params.evaluate.seed)
         print(f"{name} version {version.version}: {len(data.users):,} test users of {folder}", flush=True)
         bundle = Bundle.open(verified(client, version) / "artifacts/bundle")
-        measured = measure(f"{name}/{version.version}", bundle, data, params.evaluate)
+        measured = measure(
+            f"{name}/{version.version}", bundle, data, Bootstrap(params.evaluate.bootstrap, params.evaluate.seed)
+        )
         print(f"\n{measured.text()}", flush=True)
         _log(client, str(version.run_id), measured)
     print(f"\nMLflow run {version.run_id}: on/{measured.name}/...", flush=True)
     return measured
 
 
-def measure(version: str, bundle: Bundle, data: HeldOutData, settings: parameters.Evaluate) -> Evaluation:
+def measure(version: str, bundle: Bundle, data: HeldOutData, bootstrap: Bootstrap) -> Evaluation:
     """The figures of all towers that a bundle has, one after the other."""
     asked = {}
     for tower in TOWERS:
@@ -146,10 +149,7 @@ def measure(version: str, bundle: Bundle, data: HeldOutData, settings: parameter
         asked[tower] = held_out.rank(bundle, data.users, tower)
     scores = {
         tower: {
-            protocol: {
-                metric: significance.mean(per_user(ranks, metric), settings.bootstrap, settings.seed)
-                for metric in HEADLINE
-            }
+            protocol: {metric: bootstrap.mean(per_user(ranks, metric)) for metric in HEADLINE}
             for protocol, ranks in of.ranks.items()
         }
         for tower, of in asked.items()

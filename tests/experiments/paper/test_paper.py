@@ -8,13 +8,14 @@ import polars as pl
 import pytest
 
 from llmsrec.errors import RequestError
+from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.experiments import page, paper
 from llmsrec.experiments.paper.section import change, claim, level
 from llmsrec.experiments.results import Measures
 from llmsrec.experiments.workspace import Workspace
 
 USERS = 400
-MEASURES = Measures(resamples=200, seed=0, negatives=99)
+MEASURES = Measures(Bootstrap(200, 0), negatives=99)
 
 
 class Made:

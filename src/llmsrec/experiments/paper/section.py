@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from matplotlib.figure import Figure
 
-from llmsrec.evaluation import significance
+from llmsrec.evaluation.significance import LEVEL
 from llmsrec.evaluation.tables import Table
 from llmsrec.experiments.results import Measures
 
@@ -46,7 +46,7 @@ def claim(text: str, ours: np.ndarray, theirs: np.ndarray, measures: Measures) -
 
     The whole interval above 0: it holds; all of it below: contradicted; else it is not beyond noise.
     """
-    found = significance.difference(ours.mean(axis=0), theirs.mean(axis=0), measures.resamples, measures.seed)
+    found = measures.bootstrap.difference(ours.mean(axis=0), theirs.mean(axis=0))
     figure = f"{found['difference']:+.4f} ({found['low']:+.4f} .. {found['high']:+.4f})"
     return Claim(text, figure, verdict(found["low"], found["high"]))
 
@@ -64,19 +64,19 @@ def claim_of_change(text: str, ours: tuple[np.ndarray, np.ndarray], theirs: tupl
 
 def level(values: np.ndarray, measures: Measures) -> str:
     """The mean of `[seeds, n]` with its interval over users, and the seeds' standard deviation where there are some."""
-    found = significance.mean(values.mean(axis=0), measures.resamples, measures.seed)
+    found = measures.bootstrap.mean(values.mean(axis=0))
     spread = f" ± {values.mean(axis=1).std(ddof=1):.4f}" if len(values) > 1 else ""
     return f"{found['mean']:.4f}{spread} ({found['low']:.4f} .. {found['high']:.4f})"
 
 
 def change(values: np.ndarray, base: np.ndarray, measures: Measures) -> str:
     """The relative change from `base` to `values`, `[seeds, n]` each, with its paired interval."""
-    found = significance.change(values.mean(axis=0), base.mean(axis=0), measures.resamples, measures.seed)
+    found = measures.bootstrap.change(values.mean(axis=0), base.mean(axis=0))
     return f"{found['change']:+.1%} ({found['low']:+.1%} .. {found['high']:+.1%})" if found else "-"
 
 
 def note(measures: Measures, seeds: list[int], more: str = "") -> str:
     """What the brackets mean, and how many trainings are behind a row."""
     of_seeds = f"mean of {len(seeds)} seeds, ± their standard deviation" if len(seeds) > 1 else "one seed"
-    interval = f"In brackets: {significance.LEVEL} % bootstrap over users, paired where it is of a change"
+    interval = f"In brackets: {LEVEL} % bootstrap over users, paired where it is of a change"
     return f"{interval}; {of_seeds}. {more}".strip()
