@@ -8,17 +8,20 @@ import torch
 from llmsrec import distributed, systems
 from llmsrec.evaluation import report, slices
 from llmsrec.files import write_json
-from llmsrec.systems.task import Task
+from llmsrec.systems.task import Ranked, Task
 from stages.common import Stage, run
 
 OUT = Path("reports/ranks")
 
 
 def main(stage: Stage) -> None:
-    """reports/ranks/<system>-<form>.parquet, and its figures beside it."""
     torch.use_deterministic_algorithms(True)
     given = task(stage)
-    ranked = systems.module(given.system, given.form).rank(given)
+    write(given, systems.module(given.system, given.form).rank(given), OUT)
+
+
+def write(given: Task, ranked: Ranked, out: Path) -> None:
+    """`out`/<system>-<form>.parquet, and its figures beside it."""
     if not distributed.is_main():
         return
     name, test = f"{given.system}-{given.form}", given.asked["test"]
@@ -29,8 +32,8 @@ def main(stage: Stage) -> None:
     for split, protocols in ranked.figures.items():
         for protocol, figures in protocols.items():
             evaluation[given.system][split][protocol] |= figures
-    report.write_ranks(OUT / f"{name}.parquet", ranks, {split: of.users for split, of in given.asked.items()})
-    write_json(OUT / f"{name}.json", evaluation)
+    report.write_ranks(out / f"{name}.parquet", ranks, {split: of.users for split, of in given.asked.items()})
+    write_json(out / f"{name}.json", evaluation)
     for protocol, metrics in evaluation[given.system]["test"].items():
         figures = {key: value for key, value in metrics.items() if isinstance(value, float)}  # not the slices'
         print(f"{name} test/{protocol}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()), flush=True)

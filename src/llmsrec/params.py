@@ -41,11 +41,16 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Data(Section):
+class Where(Section):
+    """Where raw data come from."""
+
     source: Literal["sample", "hub", "files"]
     category: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)
     dir: str = Field(min_length=1)
     revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+
+
+class Data(Where):
     core: int = Field(ge=3)
     repeats: Literal["first", "keep"]
     user_fraction: float = Field(gt=0, le=1)
@@ -346,6 +351,10 @@ class Tune(Section):
     space: list[Dimension] = Field(min_length=1)
 
 
+class Cross(Where):
+    sample_seed: int = Seed
+
+
 class Drift(Section):
     false_alarms: float = Field(gt=0, lt=1)
     popularity: float = Field(ge=0)
@@ -367,6 +376,7 @@ class Params(Section):
     evaluate: Evaluate
     export: Export
     registry: Registry
+    cross: Cross
     drift: Drift
     tune: Tune
 

@@ -24,11 +24,14 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_each_run_says_all_that_tells_it_from_the_others() -> None:
     committed = Workspace(ROOT).values
     runs = of(SETTINGS, ["main"], [0, 7])
-    assert len(runs) == len({tuple(run.overrides(committed)) for run in runs}) == len({run.name for run in runs})
+    told_apart = {(*run.overrides(committed), *run.targets()) for run in runs}
+    assert len(runs) == len(told_apart) == len({run.name for run in runs})
     run = Run("no-uniform-shuffled", "gru4rec-retrieval", 7)
     assert run.name == "paper-no-uniform-shuffled-gru4rec-retrieval-s7"
     assert {"model.uniform=false", "split.shuffle_train=true"} <= {*run.overrides(committed)[1::2]}
     assert run.targets() == ["baselines/dvc.yaml:log@gru4rec-retrieval"]
+    assert Run("cross").targets() == ["cross/dvc.yaml:log@llm_srec-retrieval"]
+    assert Run("cross", "collm-retrieval").registered == "metrics/cross/collm-retrieval.json"
 
 
 @pytest.mark.parametrize("what", ["main", *systems.names()])

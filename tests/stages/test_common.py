@@ -19,6 +19,7 @@ STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 BASELINES = YAML(typ="safe").load((ROOT / "baselines/dvc.yaml").read_text())["stages"]
 SYSTEMS = BASELINES["train"]["foreach"]
 PARAMS = parameters.load(ROOT / "params.yaml")
+CROSS = YAML(typ="safe").load((ROOT / "cross/dvc.yaml").read_text())["stages"]
 TUNING = YAML(typ="safe").load((ROOT / "tuning/dvc.yaml").read_text())["stages"]
 
 
@@ -41,6 +42,21 @@ def test_what_loads_a_teacher_lists_one(stage: str) -> None:
     loads = "src/llmsrec/models/cf/teacher.py" in listed
     files = [f"src/llmsrec/models/cf/{name}.py" for name in (*teacher.CLASSES, "${model.teacher}")]
     assert loads == any(path in listed for path in files)
+
+
+@pytest.mark.parametrize("name", ["target", *(f"cross@{item}" for item in CROSS["cross"]["foreach"])])
+def test_deps_hold_the_code_that_other_data_are_asked_with(name: str) -> None:
+    group, _, item = name.partition("@")
+    spec = CROSS[group]["do"] if item else CROSS[group]
+    slots = SimpleNamespace(key=item, item=SimpleNamespace(**CROSS[group]["foreach"][item]) if item else None)
+    listed = [ROOT / common._resolve(dep, PARAMS, slots) for dep in spec["deps"]]
+    starts = [ROOT / f"stages/{script}.py" for script in (group, "rank" if item else "ingest")]
+    assert {*starts} <= {*listed}
+    missing = {m for m in deps.code(starts) if not {ROOT / m, *(ROOT / m).parents} & set(listed)}
+    assert not missing, f"{name} runs code that cross/dvc.yaml does not list: {sorted(missing)}"
+    if item:
+        main = item == "llm_srec-retrieval"
+        assert slots.item.folder == ("models/llm_srec" if main else str(systems.folder(*systems.parse(item))))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from llmsrec.evaluation.metrics import of_users
 from llmsrec.evaluation.names import OURS
 from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.experiments import compare
-from llmsrec.experiments.runs import MAIN, Run
+from llmsrec.experiments.runs import CROSS, MAIN, Run
 from llmsrec.experiments.workspace import Workspace
 from llmsrec.registry import names, revisions
 
@@ -85,15 +85,15 @@ class Results:
         return sorted((point.step, point.value) for point in points)
 
     def side(self, run: Run) -> compare.Side:
-        """What the registry has of a run, on the same users and candidates as all others.
+        """What the registry has of a run, on the same users and candidates as all others, but for those of other data.
 
         Raises:
             DataError: it is not there, or of other data.
         """
         if run not in self._sides:
             self._sides[run] = self._load(run)
-            first = next(iter(self._sides.values()))
-            if why := compare.unpaired(first, self._sides[run]):
+            alike = [side for known, side in self._sides.items() if (known.setting == CROSS) == (run.setting == CROSS)]
+            if why := compare.unpaired(alike[0], self._sides[run]):
                 raise DataError(f"{run.name} does not belong in a table with the others: {why}; run it again.")
         return self._sides[run]
 

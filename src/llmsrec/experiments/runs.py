@@ -12,6 +12,7 @@ from typing import Any
 from llmsrec import systems
 
 MAIN = "main"  # LLM-SRec, its teacher and popularity: dvc.yaml
+CROSS = "cross"  # the setting of what is asked about other data: cross/dvc.yaml
 # What the settings differ in is said in every run, whatever is committed.
 ORIGINAL: dict[str, Any] = {
     "split.shuffle_train": False,
@@ -36,6 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "last-target-shuffled": {"train.targets": "last", "split.shuffle_train": True},
     "small-backbone": {"backbone.model": "embedded", "backbone.embedded.hidden_size": 64},  # Figure 5
     "large-backbone": {"backbone.model": "embedded", "backbone.embedded.hidden_size": 256},
+    CROSS: {},  # Table 8: trained as `original`
 }  # fmt: skip
 
 
@@ -74,12 +76,21 @@ class Run:
 
     def targets(self) -> list[str]:
         """What DVC brings up to date."""
+        if self.setting == CROSS:
+            return [f"cross/dvc.yaml:log@{self._trained}"]
         return [] if self.what == MAIN else [f"baselines/dvc.yaml:log@{self.what}"]
 
     @property
     def registered(self) -> str:
         """The file of the experiment's commit that names its MLflow run."""
+        if self.setting == CROSS:
+            return f"metrics/cross/{self._trained}.json"
         return "metrics/registered.json" if self.what == MAIN else f"metrics/systems/{self.what}.json"
+
+    @property
+    def _trained(self) -> str:
+        """Its `<system>-<form>`, LLM-SRec's too."""
+        return "llm_srec-retrieval" if self.what == MAIN else self.what
 
     def _own_seed(self) -> list[str]:
         """The key of its seed, where it is not trained by params.yaml's `train`."""

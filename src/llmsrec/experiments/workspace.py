@@ -9,10 +9,10 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from llmsrec.experiments.dvc import dvc
-from llmsrec.experiments.runs import MAIN, Run
+from llmsrec.experiments.runs import CROSS, MAIN, Run
 from llmsrec.registry.record import flatten
 
-SYSTEMS = "baselines/dvc.yaml"
+SYSTEMS, OTHER_DATA = "baselines/dvc.yaml", "cross/dvc.yaml"
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,11 @@ class Workspace:
             return False
         if any(self.values.get(key) != value for key, value in run.values(self.values).items()):
             return False
-        return not any(f"{SYSTEMS}:{stage}@{run.what}" in self._changed for stage in ("train", "rank", "log"))
+        asked = (OTHER_DATA, "cross") if run.setting == CROSS else (SYSTEMS, "rank")
+        steps = ((SYSTEMS, "train"), asked, (asked[0], "log"))
+        return not any(f"{pipeline}:{stage}@{run.what}" in self._changed for pipeline, stage in steps)
 
     @cached_property
     def _changed(self) -> dict[str, Any]:
         """Stage -> what DVC says has changed of it."""
-        return json.loads(dvc("status", "--json", SYSTEMS))
+        return json.loads(dvc("status", "--json", SYSTEMS, OTHER_DATA))

@@ -67,6 +67,7 @@ def used(params: Params) -> dict[str, Any]:
         "checks.": True,
         "export.": True,
         "tune.": True,
+        "cross.": True,
         "sample.": params.data.source != "sample",
         "data.dir": params.data.source != "files",
         "data.revision": params.data.source != "hub",

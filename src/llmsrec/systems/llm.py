@@ -17,12 +17,10 @@ from llmsrec.models.llm.retrieval import LLMSRec, Parts
 from llmsrec.models.llm.settings import SETTINGS as SETTINGS
 from llmsrec.models.llm.settings import changed
 from llmsrec.params import Model, Train
-from llmsrec.systems.task import BACKBONE, FILTERED, MODELS, SPLIT, Ranked, Task
+from llmsrec.systems.task import BACKBONE, Ranked, Task
 from llmsrec.training.loop import Curve
 from llmsrec.training.retrieval import Validation
 from llmsrec.training.schedules import SCHEDULES
-
-ITEMS = FILTERED / "items.parquet"
 
 
 def train(task: Task) -> Curve:
@@ -37,8 +35,8 @@ def train(task: Task) -> Curve:
     }
     model = retrieval.build(
         BACKBONE,
-        MODELS / model_settings.teacher,
-        ITEMS,
+        task.models / model_settings.teacher,
+        task.catalogue,
         config["model"],
         config["backbone"],
         config["seed"],
@@ -48,7 +46,8 @@ def train(task: Task) -> Curve:
     )
     model.configure_layers(params.backbone.gradient_checkpointing, params.backbone.compile)
     at_most = params.evaluate.validation_users
-    valid = Validation.of(task.valid, SPLIT / "candidates.parquet", at_most, train_settings.seed, params.data.repeats)
+    drawn, seed = task.split / "candidates.parquet", train_settings.seed
+    valid = Validation.of(task.valid, drawn, at_most, seed, params.data.repeats)
     fit = SCHEDULES[of.schedule]
     curve = fit(model, task.sequences, valid, model_settings, train_settings, task.resume)
     if distributed.is_main():
@@ -61,8 +60,8 @@ def train(task: Task) -> Curve:
 def rank(task: Task) -> Ranked:
     """Rank by dot products of f_user's and f_item's vectors."""
     own = codes(task, task.folder)
-    teacher = MODELS / read_json(task.folder / "config.json")["model"]["teacher"]
-    model: LLMSRec = retrieval.load(task.folder, BACKBONE, teacher, ITEMS, prefixes(task), own)
+    teacher = task.models / read_json(task.folder / "config.json")["model"]["teacher"]
+    model: LLMSRec = retrieval.load(task.folder, BACKBONE, teacher, task.catalogue, prefixes(task), own)
     vectors = {"items": model.item_vectors().numpy()}
     for split, asked in task.asked.items():
         vectors[split] = model.user_vectors(asked.histories, label=split).numpy()[1:]

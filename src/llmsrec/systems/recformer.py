@@ -6,7 +6,7 @@ from llmsrec import distributed
 from llmsrec.engine import backbone
 from llmsrec.models.text import recformer as models
 from llmsrec.models.text.item_texts import COLUMNS, ItemTexts
-from llmsrec.systems.task import BACKBONE, FILTERED, Ranked, Task
+from llmsrec.systems.task import BACKBONE, Ranked, Task
 from llmsrec.training import recformer
 from llmsrec.training.loop import Curve
 from llmsrec.training.validation import Validation
@@ -17,7 +17,7 @@ SETTINGS = {"recformer": recformer.Settings}
 def train(task: Task) -> Curve:
     """Pre-train and fine-tune on the training split and the catalogue's texts, in the backbone's tokens."""
     settings = task.settings
-    catalogue = pl.read_parquet(FILTERED / "items.parquet")
+    catalogue = pl.read_parquet(task.catalogue)
     catalogue = catalogue.select(column for column in COLUMNS.values() if column in catalogue.columns)
     texts = ItemTexts.of(catalogue, backbone.load_tokenizer(BACKBONE), settings.attribute_tokens)
     repeats = task.params.data.repeats

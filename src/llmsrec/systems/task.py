@@ -14,8 +14,7 @@ from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import asked, report
 from llmsrec.evaluation.asked import Asked
 
-FILTERED, SPLIT = Path("data/filtered"), Path("data/split")
-MODELS, BACKBONE = Path("models"), Path("models/backbone")
+DATA, MODELS, BACKBONE = Path("data"), Path("models"), Path("models/backbone")
 Ranks = dict[str, dict[str, np.ndarray]]  # split -> protocol -> [n] int32, 0-based
 
 
@@ -48,6 +47,8 @@ class Task:
         resume: the folder that this training, and only this one, keeps its state in.
         root: the repository.
         device: where to compute.
+        data: the folder of `filtered` and `split`.
+        models: the folder of its teacher.
     """
 
     system: str
@@ -58,16 +59,28 @@ class Task:
     resume: Path
     root: Path
     device: str
+    data: Path = DATA
+    models: Path = MODELS
+
+    @property
+    def catalogue(self) -> Path:
+        """The file of items 1..I."""
+        return self.data / "filtered/items.parquet"
+
+    @property
+    def split(self) -> Path:
+        """The folder of the split and its candidates."""
+        return self.data / "split"
 
     @cached_property
     def interactions(self) -> Sequences:
         """All events that the filter left."""
-        return Sequences.read(FILTERED / "interactions.parquet")
+        return Sequences.read(self.data / "filtered/interactions.parquet")
 
     @cached_property
     def sequences(self) -> Sequences:
         """The training events, in their order or shuffled within users."""
-        return Sequences.read(SPLIT / "train.parquet", self.interactions.users)
+        return Sequences.read(self.split / "train.parquet", self.interactions.users)
 
     @property
     def items(self) -> int:
@@ -77,18 +90,18 @@ class Task:
     @cached_property
     def titles(self) -> list[str]:
         """Of items 1..I."""
-        return pl.read_parquet(FILTERED / "items.parquet", columns=["title"])["title"].to_list()
+        return pl.read_parquet(self.catalogue, columns=["title"])["title"].to_list()
 
     @cached_property
     def valid(self) -> HeldOut:
         """The validation split."""
-        return held_out.read(self.interactions, SPLIT, "valid", self.params.split.by)
+        return held_out.read(self.interactions, self.split, "valid", self.params.split.by)
 
     @cached_property
     def asked(self) -> dict[str, Asked]:
         """What is ranked: `valid`, `test` and `test_shuffled`."""
         params = self.params
-        return asked.read(self.interactions, SPLIT, params.split.by, params.data.repeats, params.evaluate.seed)
+        return asked.read(self.interactions, self.split, params.split.by, params.data.repeats, params.evaluate.seed)
 
     def rank_vectors(self, vectors: dict[str, np.ndarray]) -> Ranked:
         """Ranks under uni99 and full by dot products.

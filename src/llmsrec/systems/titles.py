@@ -26,7 +26,7 @@ from llmsrec.models.llm.settings import changed
 from llmsrec.models.llm.titles import TitleModel
 from llmsrec.params import Model, Train
 from llmsrec.prompts.retrieval import PromptSettings
-from llmsrec.systems.task import BACKBONE, MODELS, Ranked, Task
+from llmsrec.systems.task import BACKBONE, Ranked, Task
 from llmsrec.training import titles as training
 from llmsrec.training.loop import Curve
 
@@ -83,7 +83,7 @@ def build(task: Task, config: dict[str, Any], codes: Path) -> TitleModel:
     of = Model.model_validate(config["model"])
     holds = PromptSettings.of(of, config["item_embedding"])
     own = allmrec.read(codes) if task.system == "a_llmrec" else None
-    return TitleModel(backbone, teachers.load(MODELS / of.teacher, of.teacher), task.titles, holds, seed, own)
+    return TitleModel(backbone, teachers.load(task.models / of.teacher, of.teacher), task.titles, holds, seed, own)
 
 
 def read(model: TitleModel, asked: Asked, drawn: Choices, split: str) -> tuple[dict[str, np.ndarray], float]:

@@ -6,8 +6,8 @@ from types import ModuleType
 from llmsrec.errors import RequestError, nearest
 
 NAMES = (
-    "table3", "table4", "table6", "table7", "table9", "table11", "table12", "table13", "figure1", "figure3", "figure4",
-    "figure5", "figure6", "figure7", "figure8", "similarity",
+    "table3", "table4", "table6", "table7", "table8", "table9", "table11", "table12", "table13", "figure1", "figure3",
+    "figure4", "figure5", "figure6", "figure7", "figure8", "similarity",
 )  # fmt: skip
 
 

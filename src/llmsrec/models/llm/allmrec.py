@@ -20,6 +20,7 @@ from llmsrec.files import atomic
 STAGE1 = Path("models/a_llmrec-stage1")  # where the pipeline has it
 CODES = "codes.safetensors"  # [I + 1, k] each: item, text, joint
 WEIGHTS = "model.safetensors"
+AGAIN = "`dvc repro baselines/dvc.yaml:stage1@a_llmrec` makes it"
 
 
 class Autoencoders(nn.Module):
@@ -82,9 +83,31 @@ def save(folder: Path, model: Autoencoders, items: Tensor, texts: Tensor, cold: 
     folder.mkdir(parents=True, exist_ok=True)
     codes = {"item": model.item_codes(items), "text": model.text_codes(texts)}
     codes["joint"] = joint_codes(codes["item"], codes["text"], cold)
-    for name, tensors in ((CODES, codes), (WEIGHTS, dict(model.state_dict()))):
-        with atomic(folder / name) as temporary:
-            save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, temporary)
+    write(folder / CODES, codes)
+    write(folder / WEIGHTS, dict(model.state_dict()))
+
+
+def write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors under their names."""
+    with atomic(path) as temporary:
+        save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, temporary)
+
+
+def load(folder: Path) -> Autoencoders:
+    """The autoencoders that `save` wrote.
+
+    Raises:
+        DataError: they are missing or damaged.
+    """
+    path = folder / WEIGHTS
+    try:
+        tensors = load_file(path)
+        (k, d), w = tensors["item_encoder.weight"].shape, tensors["text_encoder.weight"].shape[1]
+        model = Autoencoders(d, w, k, seed=0)
+        model.load_state_dict(tensors)
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); {AGAIN}.") from error
+    return model
 
 
 def copy(source: Path, folder: Path) -> None:
@@ -103,6 +126,4 @@ def read(folder: Path) -> Tensor:
     try:
         return load_file(path)["joint"]
     except (OSError, SafetensorError, KeyError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}); `dvc repro baselines/dvc.yaml:stage1@a_llmrec` makes it."
-        ) from error
+        raise DataError(f"{path} cannot be read ({error}); {AGAIN}.") from error

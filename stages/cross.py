@@ -1,0 +1,38 @@
+"""Ranks other data's targets by a system that never met their items: `python -m stages.cross llm_srec-retrieval`."""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from llmsrec import systems
+from llmsrec.systems import llm, unseen
+from llmsrec.systems.task import MODELS, Task
+from stages.common import Stage, run
+from stages.rank import write
+
+CROSS, OUT, TARGET = Path("cross"), Path("reports/cross"), Path("data/target")
+TRAINED = MODELS / "llm_srec"
+
+
+def main(stage: Stage) -> None:
+    torch.use_deterministic_algorithms(True)
+    with TemporaryDirectory() as place:
+        given = task(stage, Path(place))
+        trained = TRAINED if given.system == "llm_srec" else systems.folder(given.system, given.form)
+        unseen.prepare(given, trained, MODELS)
+        write(given, llm.rank(given), OUT)
+
+
+def task(stage: Stage, place: Path = Path()) -> Task:
+    """What the system of the stage `cross@<system>-<form>` is given: the other data, and folders below `place`."""
+    system, _, form = stage.name.partition("@")[2].partition("-")
+    settings = systems.settings(system, form, Path("systems/a_llmrec.yaml")) if system == "a_llmrec" else None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder, models = place / system, place / "models"
+    return Task(system, form, settings, stage.params, folder, stage.resume, stage.root, device, TARGET, models)
+
+
+if __name__ == "__main__":
+    run(main, f"cross@{sys.argv[1]}", CROSS, parallel=True)

@@ -1,0 +1,37 @@
+"""What a system says of other data as an MLflow run: `python -m stages.log_cross llm_srec-retrieval`."""
+
+import sys
+from pathlib import Path
+
+from llmsrec import params as parameters
+from llmsrec.evaluation.names import MODELS
+from llmsrec.registry import record
+from stages.common import Stage, durations, load, run
+from stages.cross import CROSS, OUT, task
+from stages.log import log
+
+METRICS = Path("metrics/cross")
+
+
+def main(stage: Stage) -> None:
+    name = f"cross@{stage.name.partition('@')[2]}"
+    known: dict[Path, str] = {}
+    ranking, params = load(name, CROSS, known), parameters.load(Path("params.yaml"))
+    given = task(ranking)
+    log(
+        stage,
+        given,
+        OUT,
+        METRICS,
+        digest=ranking.digest,
+        name=f"{MODELS[given.system]}, trained on {params.data.category}, asked about {params.cross.category}",
+        params=record.used(params) | record.flatten(params.cross.model_dump(), "cross."),
+        curve=[],
+        tags={record.FORM: "cross", "data.category": params.cross.category},
+        files=[Path("params.yaml")],
+        seconds=durations(name, folder=CROSS, known=known),
+    )
+
+
+if __name__ == "__main__":
+    run(main, f"log@{sys.argv[1]}", CROSS)
