@@ -348,7 +348,10 @@ def summary(options: argparse.Namespace) -> None:
             f"dvc exp show --only-changed --drop '{UNCHANGING}'",
             "compares it; so do `dvc params diff`, `dvc metrics diff`",
         ),
-        ("mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db", "runs, curves and versions in the browser"),
+        (
+            "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db",
+            "runs, curves and versions in the browser; the list of runs has its metrics by Views > Quality",
+        ),
         (
             f"llmsrec recommend --model models:/{name}/{version}{good} --k 5 --history {events}",
             f"an answer here, to {titles}",

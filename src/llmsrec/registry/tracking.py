@@ -32,7 +32,7 @@ from llmsrec import params as parameters
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
 from llmsrec.redaction import redact
-from llmsrec.registry import verified, versions
+from llmsrec.registry import verified, versions, view
 from llmsrec.registry.address import REMEDY, own, reachable, reason, require, tracking_uri
 from llmsrec.registry.record import Record, check, metrics
 from llmsrec.registry.verified import BUNDLE, MODEL
@@ -105,19 +105,21 @@ def locked(root: Path) -> Iterator[None]:
 
 
 def experiment(client: MlflowClient, name: str, root: Path) -> str:
-    """The id of the experiment, made if it is missing.
+    """The id of the experiment, made if it is missing, with a view of its runs that has columns of quality.
 
     Its artifacts go below `root`, whatever folder this runs in: DVC deletes that of an `exp run --temp`.
     """
     found = client.get_experiment_by_name(name)
     if found is None:
         location = (root.absolute() / "mlruns/artifacts").as_uri() if client.tracking_uri == own(root) else None
-        return client.create_experiment(name, artifact_location=location, tags=KIND)
+        return client.create_experiment(name, artifact_location=location, tags=KIND | {view.TAG: view.text()})
     if found.lifecycle_stage != "active":
         raise DataError(
             f"the MLflow experiment {name!r} is deleted; bring it back (`mlflow experiments restore -x "
             f"{found.experiment_id}`) or name another one in `registry.experiment`."
         )
+    if view.TAG not in found.tags:
+        client.set_experiment_tag(found.experiment_id, view.TAG, view.text())
     return found.experiment_id
 
 
