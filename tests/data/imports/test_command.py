@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,26 @@ def test_each_error_leads_to_the_next_command_and_the_last_one_says_what_was_tak
     ]
     event = json.loads(gzip.decompress((folder / "in/Shop.jsonl.gz").read_bytes()))
     assert event == {"user_id": "7", "parent_asin": "A/1", "timestamp": 1_766_597_400_000}
+
+
+def test_a_file_alone_leads_to_the_whole_command(folder, capsys):
+    orders = (folder / "orders.csv").rename(folder / "my orders-2025.csv").name
+    whole = f"llmsrec import '{orders}' --user Kunde --item Artikel --time 'Bestellt am' --title Bezeichnung"
+    named = "--to data/incoming --category MyOrders2025"
+    for stated in ([], [*COLUMNS, "--title", "Bezeichnung"]):
+        assert cli.main(["import", orders, *stated]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith(f"Perhaps: {whole} {named}"), line
+    assert "state with --category" in line and not (folder / "data").exists()
+    arguments = shlex.split(f"{whole} {named}")[1:]
+    assert cli.main([*arguments, "--skip-bad", "--time-format", "%d.%m.%Y %H:%M"]) == 0
+    assert (folder / "data/incoming/MyOrders2025.jsonl.gz").exists()
+
+
+def test_a_known_format_needs_a_name_alone(folder, capsys):
+    (folder / "Ä.csv").write_text("user_id,parent_asin,rating,timestamp\na,b,5,1700000000000\n")
+    assert cli.main(["import", "Ä.csv"]) == 1
+    assert capsys.readouterr().err.endswith("Perhaps: llmsrec import 'Ä.csv' --to data/incoming --category Shop\n")
 
 
 def test_words_for_characters_that_a_shell_eats(folder, capsys):

@@ -110,7 +110,8 @@ def test_an_inch_mark_in_a_field_without_quotes_is_text():
 )
 def test_a_broken_row_is_named_by_its_line(data, message):
     with pytest.raises(DataError) as error:
-        delimited.parse_block(data, Dialect(","), WANTED, PATH, 1, Refusals(skip=False))
+        delimited.parse_block(data, Dialect(","), WANTED, PATH, 1, refused := Refusals(skip=False))
+        refused.check()
     assert message in str(error.value)
 
 

@@ -381,3 +381,28 @@ def test_titles_of_later_files_and_rows_fill_what_is_empty(tmp_path):
     assert written(tmp_path / "in")[1] == [
         {"parent_asin": "x", "title": "First"}, {"parent_asin": "y", "title": None}
     ]  # fmt: skip
+
+
+BAD = {  # line -> a row that cannot be read, each in a way of its own
+    2: "u;i;yesterday;;5",
+    3: "u;i;2024-01-01;;9",
+    4: ";i;2024-01-01;;5",
+    5: "u;i;2024-01-01",
+    6: "u;i;2024-13-01;;5",
+    7: "u;i;2024-01-01;;x",
+}
+
+
+def test_rows_that_cannot_be_read_are_named_in_the_order_of_lines(tmp_path: Path) -> None:
+    path, later = tmp_path / "z.csv", tmp_path / "a.csv"
+    fine = "u;i;2024-01-01;;5\n" * 9
+    path.write_text(HEADER + "".join(f"{row}\n" for row in BAD.values()) + fine)
+    later.write_text(HEADER + ";i;2024-01-01;;5\n" + fine)
+    columns = {**COLUMNS, "rating": "Note"}
+    manifest = run(request(path, later, columns=columns, skip_bad=True))
+    named = [(each["file"], each["line"]) for each in manifest["rows"]["first_refused"]]
+    assert named == [("z.csv", line) for line in (2, 3, 4, 5, 6)] and manifest["rows"]["refused"] == len(BAD) + 1
+    for first in (3, 4, 5):  # of one block, whatever is looked at first
+        path.write_text(HEADER + "".join(f"{BAD[line]}\n" for line in (first, *BAD) if line > 2) + fine)
+        with pytest.raises(DataError, match=r"z\.csv, line 2: "):
+            run(request(path, columns=columns))

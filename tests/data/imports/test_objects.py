@@ -85,5 +85,6 @@ def test_python_literals_are_read_and_never_run():
 )
 def test_a_broken_line_is_named(line, message):
     with pytest.raises(DataError) as error:
-        objects.parse_block(f"{{}}\n{line}\n".encode(), FIELDS, {}, PATH, 1, Refusals(skip=False))
+        objects.parse_block(f"{{}}\n{line}\n".encode(), FIELDS, {}, PATH, 1, refused := Refusals(skip=False))
+        refused.check()
     assert message in str(error.value)

@@ -24,8 +24,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Give the parser what it takes."""
     command.epilog = f"{command.epilog}\n\n{NOTES}"
     command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="events: orders, ratings, clicks")
-    command.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="what data.dir will be")
-    command.add_argument("--category", required=True, metavar="NAME", help="what data.category will be")
+    command.add_argument(
+        "--to", type=Path, default=Path("data/incoming"), metavar="FOLDER",
+        help="what data.dir will be (default: %(default)s)",
+    )  # fmt: skip
+    command.add_argument("--category", metavar="NAME", help="what data.category will be; must be stated")
     columns = command.add_argument_group("columns", "of the events; '' leaves out one that a known format has")
     columns.add_argument("--user", metavar="COLUMN")
     columns.add_argument("--item", metavar="COLUMN")
@@ -55,7 +58,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Import, and print what was taken."""
     from llmsrec.data.imports.importing import run as import_files
-    from llmsrec.data.imports.request import Request
+    from llmsrec.data.imports.request import Request, unnamed
     from llmsrec.data.imports.sources import Writing
 
     roles = ("user", "item", "time", "title", "rating", "store")
@@ -63,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     request = Request(
         files=options.files,
         to=options.to,
-        category=options.category,
+        category=options.category or "",
         items=options.items,
         format=options.format,
         columns={role: column for role, column in stated.items() if column is not None},
@@ -78,6 +81,8 @@ def run(options: argparse.Namespace) -> None:
         zone=options.time_zone,
         skip_bad=options.skip_bad,
     )
+    if not request.category:
+        raise unnamed(request)
     print("\n".join(lines(import_files(request), options.to)))
 
 

@@ -47,7 +47,7 @@ def run(request: Request) -> dict[str, Any]:
     parts = open_events(request)
     catalogue_part = open_catalogue(request, parts[0].known)
     events_path, items_path, manifest_path = request.outputs()
-    refusals, refused_items = Refusals(request.skip_bad), Refusals(request.skip_bad)
+    refusals, refused_items = Refusals(request.skip_bad, request.files), Refusals(request.skip_bad)
     with (
         atomic(events_path) as events,
         atomic(items_path) as items,
@@ -109,7 +109,9 @@ def _frames(part: Part, refusals: Refusals) -> Iterator[pl.DataFrame]:
     with tqdm(desc=source.path.name, unit=" rows", unit_scale=True, mininterval=1, disable=None) as progress:
         for table in tables(source, part.columns, refusals):
             progress.update(table.num_rows)
-            yield rows.whole(rows.tidy(table), source.path, part.columns, refusals)
+            frame = rows.whole(rows.tidy(table), source.path, part.columns, refusals)
+            refusals.check()
+            yield frame
 
 
 def _way(request: Request, stores: list[Path]) -> times.Way:
@@ -144,6 +146,7 @@ def _write_events(
                 misfit = pl.when(pl.col("timestamp").is_null()).then(pl.col("time"))
                 remedy = times.remedy(way)
                 frame = rows.refuse(frame, misfit, part.source.path, refusals, lambda v: times.why(v, way), remedy)
+                refusals.check()
                 progress.update(batch.num_rows)
                 if frame.height == 0:
                     continue

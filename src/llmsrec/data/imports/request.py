@@ -1,5 +1,6 @@
 """What is to be imported: files, columns and target, with all that can be wrong before a row is read."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -92,6 +93,21 @@ def check_target(request: Request) -> bool:
     if sources & {events.resolve(), items.resolve()}:
         raise RequestError(f"{request.to} holds the import's own source; choose another --category or --to.")
     return bool(present)
+
+
+def unnamed(request: Request) -> RequestError:
+    """The error for an import without a category, with the whole command to begin with.
+
+    Raises:
+        RequestError: columns are not stated either.
+        DataError: a file that cannot be read.
+    """
+    words = re.findall("[A-Za-z0-9]+", request.files[0].name.partition(".")[0])
+    named = replace(request, category="".join(word[0].upper() + word[1:] for word in words)[:100] or "Shop")
+    open_events(named)
+    columns = " ".join(f"{FLAGS[role]} {shlex.quote(column)}" for role, column in request.columns.items())
+    command = " ".join(_command(named).format(columns).split())
+    return RequestError(f"state with --category what data.category will be. Perhaps: {command}")
 
 
 def open_events(request: Request) -> list[Part]:

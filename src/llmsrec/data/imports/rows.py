@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 
 from llmsrec.data.imports.columns import REQUIRED
-from llmsrec.data.imports.refusals import EXAMPLES, Refusals
+from llmsrec.data.imports.refusals import EXAMPLES, Refusal, Refusals
 from llmsrec.errors import shown
 
 # What exports write where there is nothing; an order without a customer must not become the customer "NULL".
@@ -32,9 +32,7 @@ def whole(frame: pl.DataFrame, path: Path, columns: Mapping[str, str], refusals:
 
     Args:
         columns: role -> column of the file, for messages.
-
-    Raises:
-        DataError: a row is refused and rows are not to be left out.
+        refusals: gets the others.
     """
     reasons = [
         pl.when(pl.col(role).is_null()).then(pl.lit(f"the {role} (column {columns[role]}) is empty"))
@@ -71,8 +69,6 @@ def refuse(
     bad = marked.filter(pl.col("_reason").is_not_null()).select("line", "_reason")
     if bad.height == 0:
         return frame
-    apart = Refusals(refusals.skip)
-    for line, value in bad.head(EXAMPLES).rows():
-        apart.add(path, line, say(value) or value, remedy)
-    refusals.more(bad.height, apart.examples)
+    rows = bad.head(EXAMPLES).rows()
+    refusals.more(bad.height, [Refusal(path, line, say(value) or value, remedy) for line, value in rows])
     return marked.filter(pl.col("_reason").is_null()).drop("_reason")

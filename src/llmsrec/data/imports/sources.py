@@ -127,7 +127,7 @@ def tables(source: Source, columns: Mapping[str, str], refusals: Refusals) -> It
                 header = source.before - line + 1  # lines of it in this block, or all of the block
                 lines = block.split(b"\n", header)
                 block, line = lines[-1] if len(lines) > header else b"", source.before + 1
-            apart = Refusals(refusals.skip)
+            apart = Refusals(refusals.skip, refusals.files)
             pending.append((apart, pool.submit(parse, block, line, apart)))
             if len(pending) > AHEAD:
                 yield first()
