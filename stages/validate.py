@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from llmsrec.data import checks
+from llmsrec.data.tally import tally
 from llmsrec.errors import DataError
 from llmsrec.files import atomic
 from stages.common import Stage, run
@@ -27,7 +28,7 @@ def main(stage: Stage) -> None:
         raise DataError("\n".join(lines))
     with atomic(PASSED) as temporary:
         temporary.write_text("All checks passed.\n", encoding="utf-8")
-    print(f"{report.held} rules hold -> {REPORT}, {DOCS}/index.html", *report.warnings(), sep="\n")
+    print(f"{tally(report.suites())} -> {REPORT}, {DOCS}/index.html", *report.warnings(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pytest
 
 from llmsrec.data import checks
 from llmsrec.data.checks import Report, rules, shares, tables
+from llmsrec.data.tally import tally
 from llmsrec.data.titles import UNTITLED
 from llmsrec.errors import DataError
 from llmsrec.files import write_json
@@ -508,6 +509,7 @@ def test_the_pages_count_what_their_rules_speak_of(tmp_path):
     assert f"{USERS * EVENTS} events" in index and f"0 of {ITEMS} items break it" in index
     assert "0.0% (0 of 80 events)" in index and "5 to 9" in index, "shares, and a picture"
     assert str(USERS * EVENTS) in re.sub("<[^>]*>", " ", (tmp_path / "docs/raw.reviews.html").read_text())
+    assert tally(report.suites()) in index
 
 
 @pytest.mark.parametrize("without", [1, EVENTS * USERS])

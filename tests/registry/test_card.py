@@ -42,7 +42,7 @@ def test_every_section_says_something(facts: card.Facts) -> None:
     assert "300 events of 31 items" in sections["Data"]
     assert "40 users, 30 items, 252 events" in sections["Data"]
     assert facts.config["data"]["split"][:16] in sections["Data"]
-    assert "1 data checks passed" in sections["Data"]
+    assert "data checks: 1 rules hold" in sections["Data"]
     assert "losses: retrieval 1, distillation 1 (mse), uniformity 1" in sections["Training"]
     assert "models:/llm-srec/3" in sections["How to load"]
 

@@ -16,6 +16,7 @@ from great_expectations.render.view import DefaultJinjaPageView
 
 from llmsrec.data.checks.pictures import Picture
 from llmsrec.data.checks.shares import percent
+from llmsrec.data.tally import tally
 from llmsrec.files import atomic
 
 # The pages of Great Expectations take styles, icons and scripts from the network; this is enough to read them without.
@@ -111,7 +112,8 @@ def _index(report: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
     first = f"<h2>Look at these first</h2>{_rules(report['suites'], broken=True)}" if beyond else ""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{verdict}</title>{STYLE}</head><body>'
-        f'<h1>{verdict}</h1>{first}{"".join(sections)}<p class="data">Data: {digests}</p></body></html>\n'
+        f"<h1>{verdict}</h1><p>{tally(report['suites'])}</p>{first}{''.join(sections)}"
+        f'<p class="data">Data: {digests}</p></body></html>\n'
     )
 
 

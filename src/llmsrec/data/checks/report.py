@@ -37,11 +37,6 @@ class Report:
         """Whether every rule held, but for those that only warn."""
         return all(suite["success"] for suite in self.suites())
 
-    @property
-    def held(self) -> int:
-        """How many rules hold."""
-        return sum(outcome["success"] for suite in self.suites() for outcome in suite["expectations"])
-
     def suites(self) -> list[dict[str, Any]]:
         """Plain values of each table's rules."""
         suites = []
