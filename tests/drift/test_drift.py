@@ -18,6 +18,7 @@ from llmsrec.errors import DataError
 from llmsrec.files import read_json
 from llmsrec.serving.bundle import Bundle, verify
 from llmsrec.serving.recommender import Recommender
+from llmsrec.serving.schema import parse
 from llmsrec.serving.towers import History
 
 ROOT = Path(__file__).parents[2]
@@ -234,6 +235,32 @@ def test_data_is_compared_too(tiny: Any, known: Path, root: Path, capsys: Any) -
 def test_of_a_users_requests_the_last_counts(tmp_path: Path) -> None:
     path = log(tmp_path / "log.jsonl", [["a"], ["b"], ["a", "c"], ["d"], ["e"]], ["x", "y", "x", None, None])
     assert [asins for asins, _ in requests.read(path)] == [["b"], ["a", "c"], ["d"], ["e"]]
+
+
+@pytest.mark.parametrize("time", [START + 5 * DAY, "2014-02-04T00:00:00Z"])
+@pytest.mark.parametrize(
+    "times",
+    [(START, START + DAY), ("2020-01-01", "2020-01-02T01:00:00+01:00"), (), (None, None), (START, "2020-01-02")],
+)
+def test_times_of_a_log_are_read_as_the_service_reads_them(tmp_path: Path, times: tuple[Any, ...], time: Any) -> None:
+    history = [{"parent_asin": "a"}, {"parent_asin": "b"}]
+    history = [{**event, "timestamp": when} for event, when in zip(history, times, strict=True)] if times else history
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps({"time": time, "user": None, "tower": "llm", "history": history}) + "\n")
+    ((asins, read),) = requests.read(path)
+    if any(times):  # the service itself
+        assert read == [event.timestamp for event in parse([{"history": history, "k": 1, "tower": "llm"}])[0].history]
+    else:  # the service's present was when the request came
+        assert read == [START + 5 * DAY] * 2
+    assert asins == ["a", "b"]
+
+
+def test_a_part_of_the_times_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    history = [{"parent_asin": "a", "timestamp": START}, {"parent_asin": "b"}]
+    path.write_text(json.dumps({"time": START, "tower": "llm", "history": history}))
+    with pytest.raises(DataError, match=r"log\.jsonl, line 1: .*timestamp` is missing"):
+        requests.read(path)
 
 
 def test_an_old_bundle_says_what_to_do(tiny: Any) -> None:

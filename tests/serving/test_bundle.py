@@ -219,3 +219,18 @@ def test_no_path_of_the_machine_and_no_pickle_is_in_a_bundle(copy: Path, tiny: A
     for path in copy.rglob("*.*"):
         for secret in (b"site-packages", str(tiny.folder).encode(), str(Path.home()).encode() + b"/"):
             assert secret not in path.read_bytes() if path.is_file() else True, path
+
+
+@pytest.mark.parametrize("said", [None, "the first of repeats kept", ["keep"]])
+@pytest.mark.parametrize("section", ["protocol", "teacher"])
+def test_a_section_that_is_none_is_one_line_and_one_that_lacks_is_of_before(
+    copy: Path, section: str, said: Any
+) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {section: said}))
+    seal(copy)
+    with pytest.raises(DataError, match=rf"config\.json is not a bundle's: `{section}` is .*Export the model again"):
+        Bundle.open(copy)
+    (copy / "config.json").write_text(json.dumps({name: of for name, of in config.items() if name != section}))
+    seal(copy)
+    assert (Bundle.open(copy).repeats, Bundle.open(copy).teacher) == (False, "sasrec")

@@ -3,19 +3,22 @@
     {"time": 1764000000000, "user": "9f2c", "tower": "cf",
      "history": [{"parent_asin": "B00A", "timestamp": 1391040000000}, ...]}            (in one line)
 
-`time` is when it came, ms since epoch; `user`, a keyed hash of the user's id, may be missing or null: then each line
-counts as another user. `history` is as it was sent. Other fields (status, latency, the answer) are allowed and not
-read. A service logs a share of its requests, drawn by user.
+`time` is when it came, ms since epoch or ISO 8601; `user`, a keyed hash of the user's id, may be missing or null: then
+each line counts as another user. `history` is as it was sent, and read as the service read it: times in ISO 8601, too,
+and where no event has one, the present, which was `time`. Other fields (status, latency, the answer) are allowed and
+not read. A service logs a share of its requests, drawn by user.
 """
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from llmsrec.data.json_lines import blocks
 from llmsrec.errors import DataError
 from llmsrec.scoring.histories import BYTES, reason
-from llmsrec.serving.schema import Events
+from llmsrec.serving.schema import Events, as_ms, in_order
+from llmsrec.times import of_iso
 
 MOST = 50_000  # users; of more, those who came last
 EXAMPLE = 'a line is {"time": 1764000000000, "user": "9f2c", "tower": "cf", "history": [{"parent_asin": "B00A", ...}]}'
@@ -26,10 +29,18 @@ class Logged(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    time: int
+    time: Annotated[int, BeforeValidator(as_ms)]
     user: str | None = None
     tower: str
     history: Events
+
+    @model_validator(mode="before")
+    @classmethod
+    def present_is_when_it_came(cls, line: Any) -> Any:
+        """A history without times has that of the request, as it had when the service answered."""
+        came = line.get("time") if isinstance(line, dict) else None
+        came = of_iso(came) if isinstance(came, str) else came
+        return {**line, "history": in_order(line.get("history"), came)} if isinstance(came, int) else line
 
 
 def read(path: Path) -> list[tuple[list[str], list[int]]]:

@@ -39,6 +39,9 @@ def _shapes(bundle: "Bundle") -> dict[str, int]:
     for name, kind in (("shapes", dict), ("backbone", dict), ("prompts", dict), ("distilled", bool)):
         if not isinstance(config.get(name), kind):
             raise _error(bundle, "config.json", f"`{name}` is {shown(config.get(name))}")
+    for name in ("protocol", "teacher"):  # bundles from before lack them, or keys of theirs
+        if not isinstance(config.get(name, {}), dict):
+            raise _error(bundle, "config.json", f"`{name}` is {shown(config[name])}")
     shapes: dict[str, int] = config["shapes"]
     for name in SHAPES:
         value = shapes.get(name)

@@ -37,6 +37,19 @@ def _time_schema(schema: dict[str, Any]) -> None:
     }
 
 
+def as_ms(value: Any) -> Any:
+    """A time in ISO 8601 as ms since epoch; what is no text stays as it is.
+
+    Raises:
+        ValueError: the text is no time.
+    """
+    if not isinstance(value, str):
+        return value
+    if (ms := of_iso(value)) is None:
+        raise ValueError(TIME_EXAMPLE)
+    return ms
+
+
 Sent = TypeVar("Sent", bound=Strict)
 
 
@@ -47,16 +60,7 @@ class Event(Strict):
     model_config = ConfigDict(json_schema_extra=_time_schema)
 
     parent_asin: Id
-    timestamp: int
-
-    @field_validator("timestamp", mode="before")
-    @classmethod
-    def iso_is_ms(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        if (ms := of_iso(value)) is None:
-            raise ValueError(TIME_EXAMPLE)
-        return ms
+    timestamp: Annotated[int, BeforeValidator(as_ms)]
 
     @field_validator("timestamp")
     @classmethod
@@ -66,17 +70,21 @@ class Event(Strict):
         return value
 
 
-def in_order(history: Any) -> Any:
-    """A history none of whose events has a time, with the present for each, so that they stay in their order."""
+def in_order(history: Any, present: int | None = None) -> Any:
+    """A history none of whose events has a time, with the present for each, so that they stay in their order.
+
+    Args:
+        present: ms since epoch; None for now.
+    """
     if not isinstance(history, list) or not all(isinstance(event, dict) for event in history):
         return history
     if any(event.get("timestamp") is not None for event in history):
         return history
-    now = int(time.time() * 1000)
+    now = int(time.time() * 1000) if present is None else present
     return [{**event, "timestamp": now} for event in history]
 
 
-Events = Annotated[list[Event], BeforeValidator(in_order)]
+Events = Annotated[list[Event], BeforeValidator(lambda history: in_order(history))]
 
 
 class Filter(Strict):
