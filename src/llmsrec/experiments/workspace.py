@@ -39,11 +39,18 @@ class Workspace:
             return False
         if any(self.values.get(key) != value for key, value in run.values(self.values).items()):
             return False
-        asked = (OTHER_DATA, "cross") if run.setting == CROSS else (SYSTEMS, "rank")
-        steps = ((SYSTEMS, "train"), asked, (asked[0], "log"))
-        return not any(f"{pipeline}:{stage}@{run.what}" in self._changed for pipeline, stage in steps)
+        own = f"{SYSTEMS}:{{}}@{run.what}".format
+        if run.setting == CROSS:
+            asked = f"{OTHER_DATA}:{{}}@{run.what}".format
+            return own("train") not in self._changed and not {asked("cross"), asked("log")} & {*self._changed_of_others}
+        return not {own("train"), own("rank"), own("log")} & {*self._changed}
 
     @cached_property
     def _changed(self) -> dict[str, Any]:
         """Stage -> what DVC says has changed of it."""
-        return json.loads(dvc("status", "--json", SYSTEMS, OTHER_DATA))
+        return json.loads(dvc("status", "--json", SYSTEMS))
+
+    @cached_property
+    def _changed_of_others(self) -> dict[str, Any]:
+        """The same of what is asked about other data."""
+        return json.loads(dvc("status", "--json", OTHER_DATA))
