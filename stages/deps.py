@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from llmsrec.closure import PACKAGE, reached
+from llmsrec.closure import PACKAGE, imports, reached
 from llmsrec.files import atomic
 from llmsrec.models.cf import teacher
 
@@ -17,6 +17,7 @@ PIPELINES = (Path("dvc.yaml"), Path("tuning/dvc.yaml"))
 PLUMBING = {PACKAGE / f"{name}.py" for name in ("closure", "errors", "files", "params", "redaction")}
 LOADER = PACKAGE / "models/cf/teacher.py"  # imports a system by its name
 TEACHERS = {PACKAGE / f"models/cf/{system}.py" for system in teacher.CLASSES}
+ONLY_NAMED = TEACHERS - frozenset().union(*map(imports, TEACHERS))  # not what another one is made of
 STAGE = re.compile(r"^  (\w+):\n(?:    .*\n)+", re.M)
 CODE = re.compile(r"(?:^      - src/llmsrec/.*\n)+", re.M)
 
@@ -44,11 +45,11 @@ def written(pipeline: str) -> str:
 def code(starts: Iterable[Path]) -> set[str]:
     """The modules that results of these depend on, from the repository's root.
 
-    With what teachers import, but without the teachers themselves.
+    With what teachers import, but without the teachers themselves, unless another one is made of them.
     """
     modules = reached(starts, PLUMBING)
     if LOADER in modules:
-        modules = reached({*starts, *TEACHERS}, PLUMBING) - TEACHERS
+        modules = reached({*starts, *TEACHERS}, PLUMBING) - ONLY_NAMED
     return {
         f"src/{path.relative_to(PACKAGE.parent)}"
         for path in modules

@@ -32,6 +32,7 @@ TEACHERS = {
     "gru4rec": {"hidden": 12, "layers": 1, "embedding_dropout": 0.2, "dropout": 0.2},
     "bert4rec": {"blocks": 2, "heads": 2, "dropout": 0.2},
     "nextitnet": {"dilations": [1, 2], "dropout": 0.2},
+    "ctrl": {"blocks": 2, "heads": 2, "dropout": 0.2},
 }
 
 

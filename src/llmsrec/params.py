@@ -224,7 +224,7 @@ class Weights(Section):
 
 
 class Model(Section):
-    teacher: Literal["sasrec", "gru4rec", "bert4rec", "nextitnet"]
+    teacher: Literal["sasrec", "gru4rec", "bert4rec", "nextitnet", "ctrl"]
     d_prime: int = Field(ge=1)
     distill: bool
     uniform: bool

@@ -52,6 +52,7 @@ EXPECTED = {
     "registry": ["register"],
     "tune": [],
     "drift": [],
+    "cross": [],
 }
 
 

@@ -70,6 +70,8 @@ def test_deps_hold_the_code_that_a_system_runs(name: str) -> None:
     module = ROOT / f"src/llmsrec/systems/{of.get('module', item)}.py"
     starts = [ROOT / f"stages/{group}.py", ROOT / "stages/rank.py", module]
     missing = {m for m in deps.code(starts) if not {ROOT / m, *(ROOT / m).parents} & set(listed)}
+    if of["system"] in teacher.CLASSES:
+        assert ROOT / f"src/llmsrec/models/cf/{of['system']}.py" in listed
     assert not missing, f"{name} runs code that baselines/dvc.yaml does not list: {sorted(missing)}"
 
 

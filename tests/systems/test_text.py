@@ -87,7 +87,10 @@ def test_ctrls_control_is_the_main_ways_sasrec(place):
     control = teacher.load(given.folder / "ctrl_random")
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), control.parameters(), strict=True))
     assert [row["control/loss"] for row in curve] == [row["loss"] for row in rows]
-    assert list(ctrl.rank(given).beside) == ["ctrl_random"]
+    ranked = ctrl.rank(given)
+    assert list(ranked.beside) == ["ctrl_random"]
+    users = teacher.load(given.folder, "ctrl").user_vectors(given.asked["test"].histories).numpy()[1:]
+    assert np.array_equal(ctrl.vectors(given, "ctrl")["test"], users), "what ranks is what teaches"
 
 
 def test_the_alignments_epochs_come_first_and_a_control_may_take_longer():

@@ -29,7 +29,7 @@ MODULES = {
     "collm": {"retrieval": "llm", "titles": "titles"},
     "a_llmrec": {"retrieval": "llm", "titles": "titles"},
 }
-CF = ("gru4rec", "bert4rec", "nextitnet")  # those that may teach LLM-SRec, beside SASRec
+CF = ("gru4rec", "bert4rec", "nextitnet")  # trained alike; with CTRL those that may teach LLM-SRec beside SASRec
 
 
 def names() -> list[str]:

@@ -1,5 +1,7 @@
 """CTRL: SASRec from its items' texts, and beside it its control, the same SASRec from random values."""
 
+from pathlib import Path
+
 import numpy as np
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from llmsrec.training import checkpoint, ctrl, next_item
 from llmsrec.training.loop import Curve
 from llmsrec.training.validation import Validation
 
-OWN, CONTROL = "ctrl", "ctrl_random"  # folders below the task's, and names in reports
+OWN, CONTROL = "ctrl", "ctrl_random"  # names in reports
 SETTINGS = {"ctrl": ctrl.Settings}
 
 
@@ -43,7 +45,7 @@ def train(task: Task) -> Curve:
             repeats,
         )
         if distributed.is_main():
-            teacher.save(model, task.folder / name)
+            teacher.save(model, folder(task, name))
     return beside(aligned, curves[OWN], curves[CONTROL])
 
 
@@ -54,9 +56,14 @@ def rank(task: Task) -> Ranked:
     return own
 
 
+def folder(task: Task, name: str) -> Path:
+    """CTRL's is the task's, as it may teach LLM-SRec; its control's is below."""
+    return task.folder if name == OWN else task.folder / name
+
+
 def vectors(task: Task, name: str) -> dict[str, np.ndarray]:
     """The vectors of the items and of all users, by one of the two."""
-    model = teacher.load(task.folder / name).to(task.device)
+    model = teacher.load(folder(task, name)).to(task.device)
     users = {split: model.user_vectors(of.histories).cpu().numpy()[1:] for split, of in task.asked.items()}
     return {"items": model.item_vectors().detach().cpu().numpy(), **users}
 

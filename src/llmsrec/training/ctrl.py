@@ -11,7 +11,7 @@ from torch import Tensor
 from llmsrec import distributed, params
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine.text_vectors import Encoder
-from llmsrec.models.cf.teacher import Teacher
+from llmsrec.models.cf.teacher import Teacher, create
 from llmsrec.models.text.ctrl import Alignment, text_table
 from llmsrec.training import loop, next_item
 from llmsrec.training.loop import Curve
@@ -52,7 +52,8 @@ def first(
         DataError: another process trains in `resume`, or a checkpoint cannot be written.
     """
     with torch.random.fork_rng():
-        model = next_item.build(len(vectors) - 1, backbone)
+        random = torch.Generator().manual_seed(backbone.seed)
+        model = create("ctrl", len(vectors) - 1, backbone.shape()).initialise(random)
         generator = torch.Generator().manual_seed(backbone.seed)
         with torch.no_grad():
             model.item.weight.copy_(text_table(vectors, backbone.dim, settings.scale, generator))

@@ -26,7 +26,9 @@ CONFIG = "config.json"
 INIT_STD = 0.02
 # system -> its class, in the module of the system's name beside this one. It is imported where it is used alone, so
 # that an edit to one system re-trains no other.
-CLASSES = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "bert4rec": "BERT4Rec", "nextitnet": "NextItNet"}
+CLASSES = {
+    "sasrec": "SASRec", "gru4rec": "GRU4Rec", "bert4rec": "BERT4Rec", "nextitnet": "NextItNet", "ctrl": "CTRL",
+}  # fmt: skip
 
 
 class Teacher(nn.Module):
