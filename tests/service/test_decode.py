@@ -5,6 +5,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmsrec.service import decode
 from llmsrec.service.decode import Call, Refused
@@ -36,6 +38,27 @@ def test_a_call_keeps_its_body_and_says_each_requests_tower() -> None:
     assert call(json.dumps({"inputs": [{"tower": tower} for tower in towers]}).encode()).towers == towers
     large = {"inputs": [{"history": "x" * decode.SMALL}]}
     assert call(json.dumps(large).encode()).requests == large["inputs"], "read in a thread"
+
+
+TEXT = st.one_of(
+    st.text('a\\":{é', max_size=5), st.sampled_from(['"tower": "cf"', '"title": "x"', "tower", '\\"tower": "llm"'])
+)
+VALUE = st.one_of(st.none(), st.integers(), TEXT)
+NAMES = st.sampled_from(["title", "k", "x"])
+
+
+@given(st.lists(st.tuples(st.dictionaries(NAMES, VALUE), st.sampled_from(["llm", "cf", "teacher", None])), max_size=4))
+def test_what_a_text_shows_at_a_glance_are_the_towers_that_it_holds(requests: Any) -> None:
+    """With and without spaces; where no request names a tower, it is the default; strings that look alike are none."""
+    sent = [request | ({"tower": tower} if tower else {}) for request, tower in requests]
+    named = sorted({tower for _, tower in requests if tower})
+    for separators in ((",", ":"), (", ", " : ")):
+        body = json.dumps({"inputs": sent}, separators=separators).encode()
+        assert decode.glance(body, decode.INVOCATIONS) == (named or ["llm"])
+    for request, _ in requests:
+        body = json.dumps(request).encode()
+        right = decode.decoded(body, decode.SIMILAR).towers if isinstance(request.get("title"), str) else ["cf"]
+        assert decode.glance(body, decode.SIMILAR) == right
 
 
 def nested(levels: int) -> bytes:

@@ -1,12 +1,24 @@
 """A worker's process, as the service ends it."""
 
 import asyncio
+import fcntl
+import json
 import os
+import resource
 import signal
+import socket
+import subprocess
+import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from llmsrec.service.workers import Settings, Worker
+import pytest
+
+from llmsrec.service.worker.wire import Frames, frame
+from llmsrec.service.workers import MAIN, Settings, Worker
+from tests.service.conftest import request
 
 
 def test_a_process_that_has_just_died_is_no_error_to_who_ends_it(tmp_path: Path) -> None:
@@ -23,3 +35,36 @@ def test_a_process_that_has_just_died_is_no_error_to_who_ends_it(tmp_path: Path)
         return process.returncode
 
     assert asyncio.run(end()) == -signal.SIGKILL
+
+
+def test_a_worker_that_is_started_while_a_thousand_connections_are_open_answers(tiny: Any) -> None:
+    """Its socket's number is that of the service's next free descriptor, and `select` takes none beyond 1023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip(f"a process may open {hard} files here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        number = fcntl.fcntl(theirs, fcntl.F_DUPFD, 1500)
+        settings = json.dumps(asdict(Settings(llm=False, rows=4, cost=4, wait_s=0.0, waiting=4)))
+        command = [sys.executable, "-B", str(MAIN), str(tiny.bundle), str(number), settings]
+        process = subprocess.Popen(command, pass_fds=[number])
+        os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        theirs.close()
+        frames, came = Frames(), list[Any]()
+
+        def until(name: str) -> Any:
+            while not any(name in header for header, _ in came):
+                data = ours.recv(2**16)
+                assert data, "the worker hung up"
+                came.extend(frames.feed(data))
+            return next(header for header, _ in came if name in header)
+
+        assert until("ready")["ready"]["towers"]
+        body = json.dumps({"inputs": [request([1, 2])]}).encode()
+        call = {"id": 1, "path": "/invocations", "rows": [0], "by": time.monotonic() + 600}
+        ours.sendall(frame(call, body))
+        assert until("id")["status"] == 200
+        ours.close()
+        assert process.wait(timeout=60) == 0

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from llmsrec.serving.recommender import Tower
-from llmsrec.serving.towers import History
+from llmsrec.serving.towers import History, Tower
 
 POSITIONS = 8192  # of a batch: tokens of the `llm` tower, places of the others
 SCORES = 1 << 25  # of a batch: users times items

@@ -8,14 +8,13 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, Router
 
 from llmsrec.service import decode, memory, openapi
+from llmsrec.service.connection import CROWDED
 from llmsrec.service.decode import Refused
-from llmsrec.service.edge import App, Edge
+from llmsrec.service.edge import PROBES, Edge
 from llmsrec.service.logs import RequestLog
 from llmsrec.service.metrics import Metrics, tower_label
 from llmsrec.service.swap import Swap
@@ -49,34 +48,52 @@ class Service:
 
     async def invocations(self, request: Request) -> Response:
         """A call: decode, have it answered, count it."""
-        began, about, towers = time.monotonic(), request.scope["about"], []
-        status = 500
+        began, about, path = time.monotonic(), request.scope["about"], request.scope["path"]
+        towers: list[Any] = []
+        status, by = 500, began + self.deadline_s
         try:
             headers = request.scope["headers_by_name"]
+            loaded = self.swap.current
+            if loaded is None:
+                raise Refused(503, "no version is loaded yet; /readyz says how far it is", {"retry-after": "5"})
             decode.check_headers(headers.get("content-type", ""), headers.get("content-encoding", ""))
             body = await decode.read(request.receive, BODY_S)
             if body is None:
                 status = 499  # the client has gone, and hears nothing
                 return Response(status_code=400)
-            call = await decode.decode(body, request.scope["path"])
+            towers = decode.glance(body, path)
+            if after_s := loaded.full(towers, by):
+                raise Refused.overloaded(after_s)
+            call = await decode.decode(body, path)
             towers = call.towers
-            response = await self._answer(call, began + self.deadline_s, about, headers.get("x-user"))
+            response = await self._answer(call, by, about, headers.get("x-user"))
             status = 200
             return response
+        except Overloaded as overloaded:
+            status = 429
+            raise Refused.overloaded(overloaded.after_s) from overloaded
         except Refused as refused:
             status = refused.status
             raise
         finally:
             self.metrics.answered(tower_label(towers), status, len(towers), time.monotonic() - began)
 
+    def overloaded(self, path: str, body: bytes) -> int | None:
+        """After how many seconds to send a call again that cannot be let in; it is not read for that."""
+        loaded = self.swap.current
+        if loaded is None or path not in decode.FORMS:
+            return None
+        towers = decode.glance(body, path)
+        after_s = loaded.full(towers, time.monotonic() + self.deadline_s)
+        if after_s:
+            self.metrics.answered(tower_label(towers), 429, 0, 0.0)
+        return after_s
+
     async def _answer(self, call: decode.Call, by: float, about: dict[str, Any], user: str | None) -> Response:
         loaded = self.swap.current
-        if loaded is None:
-            raise Refused(503, "no version is loaded yet; /readyz says how far it is", {"retry-after": "5"})
+        assert loaded  # it is never taken back
         try:
             answered = await loaded.answer(call, by)
-        except Overloaded as overloaded:
-            raise Refused(429, str(overloaded), {"retry-after": str(overloaded.after_s)}) from overloaded
         except TimeoutError as error:
             raise Refused(504, f"the request was not answered within {self.deadline_s:g} s, and is dropped") from error
         if answered.status != 200:
@@ -151,25 +168,21 @@ def application(service: Service, hosts: list[str], token: str | None) -> Edge:
         "/metrics": ("GET", service.figures),
         "/openapi.json": ("GET", service.document),
     }
-    router = Router(
-        [Route(path, endpoint, methods=[method]) for path, (method, endpoint) in paths.items()], redirect_slashes=False
-    )
-    return Edge(_refusing(router, ", ".join(paths)), hosts, token)
-
-
-def _refusing(router: Router, paths: str) -> App:
-    """Starlette's own errors as ours."""
+    listed = ", ".join(paths)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        scope["app"] = None  # else the router answers by itself
-        try:
-            await router(scope, receive, send)
-        except HTTPException as error:
-            if error.status_code == 404:
-                raise Refused(404, f"there is no such path; there are {paths}") from error
-            raise Refused(error.status_code, f"the path takes another method; there are {paths}") from error
+        if scope["state"].get(CROWDED) and scope["path"] not in PROBES:
+            await decode.read(receive, BODY_S)  # what is sent to a closed connection takes the answer with it
+            raise Refused(429, "too many connections are open", {"retry-after": "1", "connection": "close"})
+        if scope["path"] not in paths:
+            raise Refused(404, f"there is no such path; there are {listed}")
+        method, endpoint = paths[scope["path"]]
+        if scope["method"] != method and (scope["method"], method) != ("HEAD", "GET"):
+            raise Refused(405, f"the path takes another method; there are {listed}", {"allow": method})
+        response = await endpoint(Request(scope, receive))
+        await response(scope, receive, send)
 
-    return app
+    return Edge(app, hosts, token, service.overloaded)
 
 
 def _mlflow() -> str:

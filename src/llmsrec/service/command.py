@@ -26,7 +26,7 @@ from llmsrec.service.workers import Settings
 LOCAL = ["127.0.0.1", "localhost", "::1"]
 LLM = {"rows": 32, "cost": 4096, "wait_s": 0.002}  # tokens: a batch of 32 prompts of a few hundred
 OTHERS = {"rows": 16, "cost": 16, "wait_s": 0.0}  # each goes through SASRec by itself, so waiting would gain nothing
-CONNECTIONS, BACKLOG = 4096, 2048
+BACKLOG = 2048
 SLACK_S = 5.0  # beyond the deadline, for answers that are on their way
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,8 @@ def run(registry: Registry, options: argparse.Namespace) -> None:
     with bound(options.host, options.port) as listener:
         registry.version()  # what cannot be had is said before anybody is told to wait
         logs.set_up()
-        asyncio.run(_serve(registry, options, listener, secret, asked))
+        with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto").get_loop_factory()) as runner:
+            runner.run(_serve(registry, options, listener, secret, asked))
 
 
 def token(path: Path | None) -> str | None:
@@ -88,6 +89,18 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
+def configuration(edge: Edge, ends_s: int) -> uvicorn.Config:
+    """Uvicorn's settings; nothing stands between our connections and the edge.
+
+    Args:
+        ends_s: what calls that are being answered are given once nothing new is taken.
+    """
+    return uvicorn.Config(
+        edge, http=Connection, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+        proxy_headers=False, backlog=BACKLOG, timeout_graceful_shutdown=ends_s,
+    )  # fmt: skip
+
+
 class _Server(uvicorn.Server):
     """Leaves signals to `_serve`: uvicorn would stop listening before anybody could see that we are no longer ready."""
 
@@ -107,11 +120,7 @@ async def _serve(
     swap = Swap(registry, settings(options), metrics, options.deadline + SLACK_S)
     service = Service(swap, metrics, options.deadline, asked, secret is not None)
     edge = application(service, [*LOCAL, options.host, *options.allow_host], secret)
-    config = uvicorn.Config(
-        edge, http=Connection, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-        limit_concurrency=CONNECTIONS, backlog=BACKLOG, timeout_graceful_shutdown=int(options.deadline + SLACK_S),
-    )  # fmt: skip
-    server = _Server(config)
+    server = _Server(configuration(edge, int(options.deadline + SLACK_S)))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -6,6 +6,7 @@ what comes before: the body's size, type, form and depth.
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,9 @@ FORMS = {
     RANK: f'send {{{EVENTS}, "candidates": ["...", "..."], "tower": "llm"}}',
     SIMILAR: 'send {"parent_asin": "...", "k": 10} or {"title": "...", "k": 10}',
 }
+# Keys as they stand in a body's text. Within a string their quotes would be escaped, so what is found is part of none;
+# a key that is itself written with escapes is not found.
+TOWER, TITLE = re.compile(rb'"tower"\s*:\s*"(\w{1,20})"'), re.compile(rb'"title"\s*:\s*"')
 
 
 class Refused(Exception):
@@ -33,6 +37,11 @@ class Refused(Exception):
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.headers = status, message, headers or {}
+
+    @classmethod
+    def overloaded(cls, after_s: int) -> "Refused":
+        """More waits than may wait, or than can be answered in time."""
+        return cls(429, f"too many requests wait already; try again in {after_s} s", {"retry-after": str(after_s)})
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,13 @@ def check_headers(content_type: str, encoding: str) -> None:
         raise Refused(415, "the body is compressed (content-encoding), which is not read here; send it as it is")
 
 
+def glance(body: bytes, path: str) -> list[str]:
+    """The towers that a body asks for, each once, as far as its text shows them without being read as JSON."""
+    if path == SIMILAR:
+        return ["llm" if TITLE.search(body) else "cf"]
+    return sorted({name.decode() for name in TOWER.findall(body)}) or ["llm"]
+
+
 async def decode(body: bytes, path: str = INVOCATIONS) -> Call:
     """Read a body; large ones in a thread, so that others need not wait."""
     return decoded(body, path) if len(body) <= SMALL else await asyncio.to_thread(decoded, body, path)
@@ -141,10 +157,11 @@ def _of_one(body: bytes, path: str, value: Any) -> Call:
 
 def deeper(value: Any, levels: int) -> bool:
     """Whether lists and objects lie in one another more than `levels` deep."""
-    if not isinstance(value, list | dict):
-        return False
-    inside = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(deeper(part, levels - 1) for part in inside)
+    layer = [value] if isinstance(value, list | dict) else []
+    for _ in range(levels):
+        inside = [part.values() if isinstance(part, dict) else part for part in layer]
+        layer = [value for values in inside for value in values if isinstance(value, list | dict)]
+    return bool(layer)
 
 
 def _object(form: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

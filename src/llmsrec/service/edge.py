@@ -1,6 +1,7 @@
 """What each request passes on its way in and out: its id, the Host it is for, a token, errors in one line, the log."""
 
 import asyncio
+import functools
 import hmac
 import json
 import logging
@@ -41,13 +42,18 @@ class Edge:
     Args:
         hosts: names in a Host header that are answered; `*` answers all.
         token: what `Authorization: Bearer ...` must hold, if anything.
+        overloaded: of a path and a body, after how many seconds to try again where the call cannot be let in.
 
     Attributes:
         closing: connections are closed after their answers, so that clients go elsewhere.
     """
 
-    def __init__(self, app: App, hosts: list[str], token: str | None) -> None:
+    def __init__(
+        self, app: App, hosts: list[str], token: str | None, overloaded: Callable[[str, bytes], int | None]
+    ) -> None:
         self._app, self._hosts, self._token = app, {host.lower() for host in hosts}, token
+        self._overloaded_for = overloaded
+        self._overloaded, self._logged_at = 0, 0.0  # calls that were told 429 since the log said so, and when it did
         self.closing = False
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -82,8 +88,27 @@ class Edge:
             log.exception("a request failed", extra={"request_id": request_id})
             if not begun:
                 await reply(answer, 500, "the request failed; the service's log says why", {})
-        if scope["method"] != "GET" or (scope["path"] not in PROBES and about.get("status") != 200):
+        if about.get("status") == 429:
+            self._log_overload()
+        elif scope["method"] != "GET" or (scope["path"] not in PROBES and about.get("status") != 200):
             log.info("answered", extra=about | {"ms": round(1000 * (time.monotonic() - began), 2)})
+
+    def refusal(self, scope: Message, body: bytes) -> bytes | None:
+        """The whole answer to a call that cannot be let in, before anything else is looked at; None for others."""
+        if self.closing or (after_s := self._overloaded_for(scope["path"], body)) is None:
+            return None
+        self._log_overload()
+        sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+        request_id = sent if ID.fullmatch(sent) else uuid.uuid4().hex
+        head, content = _too_many(after_s)
+        return b"%bx-request-id: %b\r\n\r\n%b" % (head, request_id.encode(), content)
+
+    def _log_overload(self) -> None:
+        """A line a second at most: one for each call would take the time that calls are answered in."""
+        self._overloaded += 1
+        if (now := time.monotonic()) - self._logged_at >= 1:
+            log.warning("calls were told to come again", extra={"status": 429, "calls": self._overloaded})
+            self._overloaded, self._logged_at = 0, now
 
     def _check(self, headers: dict[str, str]) -> None:
         """Raise Refused for another Host than ours, or without the token."""
@@ -100,11 +125,25 @@ class Edge:
             raise Refused(401, message, {"www-authenticate": "Bearer"})
 
 
+@functools.lru_cache
+def _too_many(after_s: int) -> tuple[bytes, bytes]:
+    """Head, but for its end, and body of an answer 429."""
+    refused = Refused.overloaded(after_s)
+    content, headers = error(429, refused.message, refused.headers)
+    lines = [b"HTTP/1.1 429 Too Many Requests", *(b"%b: %b" % pair for pair in headers)]
+    return b"\r\n".join(lines) + b"\r\n", content
+
+
 async def reply(send: Send, status: int, message: str, headers: dict[str, str]) -> None:
-    """Send an error as MLflow's scoring server sends errors: a code and one sentence."""
+    """Send an error."""
+    body, encoded = error(status, message, headers)
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})
+
+
+def error(status: int, message: str, headers: dict[str, str]) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """Body and headers of an error as MLflow's scoring server has them: a code and one sentence."""
     sentence = " ".join(message.split())[:LONGEST]
     body = json.dumps({"error_code": CODES.get(status, "INTERNAL_ERROR"), "message": sentence}).encode()
     listed = {"content-type": "application/json", "content-length": str(len(body)), **headers}
-    encoded = [(name.encode(), value.encode()) for name, value in listed.items()]
-    await send({"type": "http.response.start", "status": status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})
+    return body, [(name.encode(), value.encode()) for name, value in listed.items()]

@@ -1,6 +1,7 @@
 """A version that is loaded: a worker for the `llm` tower and one for all others, so that these never wait for it."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,6 +74,11 @@ class Loaded:
         """Whether every worker can answer at once."""
         return all(worker.ready for worker in self.workers.values())
 
+    def full(self, towers: Iterable[str], by: float) -> int | None:
+        """After how many seconds to try again, where a call to some towers is sure not to be let in."""
+        waits = [self.workers[name].full(1, by) for name in {self._worker(tower) for tower in towers}]
+        return max((seconds for seconds in waits if seconds), default=None)
+
     async def answer(self, call: Call, by: float) -> Answered:
         """Answer a call, each request by the worker of its tower.
 
@@ -82,9 +88,8 @@ class Loaded:
         self.calls += 1
         try:
             parts = self._parts(call)
-            replies = await asyncio.gather(
-                *(self.workers[name].ask(call.path, call.body, rows, by) for name, rows in parts.items())
-            )
+            asked = [self.workers[name].ask(call.path, call.body, rows, by) for name, rows in parts.items()]
+            replies = await asyncio.gather(*asked) if len(asked) > 1 else [await asked[0]]
         finally:
             self.calls -= 1
             if not self.calls:
@@ -95,8 +100,11 @@ class Loaded:
         """Worker -> the requests that it answers; a call that nobody can answer is the `others`', who say why."""
         parts: dict[str, list[int]] = {}
         for row, tower in enumerate(call.towers):
-            parts.setdefault("llm" if tower == "llm" and "llm" in self.workers else "others", []).append(row)
+            parts.setdefault(self._worker(tower), []).append(row)
         return parts or {"others": []}
+
+    def _worker(self, tower: Any) -> str:
+        return "llm" if tower == "llm" and "llm" in self.workers else "others"
 
     async def drained(self, seconds: float) -> None:
         """Wait until no call is being answered, at most so long."""

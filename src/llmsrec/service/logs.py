@@ -1,5 +1,6 @@
 """The service's log, a JSON object a line, and, where asked for, the log of requests that `llmsrec drift` reads."""
 
+import functools
 import hashlib
 import hmac
 import json
@@ -23,7 +24,7 @@ class JsonLines(logging.Formatter):
         line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
-            "message": redact(record.getMessage()),
+            "message": _redacted(record.getMessage()),
         }
         line |= {name: value for name, value in vars(record).items() if name not in STANDARD}
         if record.exc_info and record.exc_info[1]:
@@ -34,6 +35,12 @@ class JsonLines(logging.Formatter):
                 trace = trace.tb_next
             line |= {"error": type(error).__name__, "where": where}
         return json.dumps(line, default=str)
+
+
+@functools.lru_cache(maxsize=256)
+def _redacted(message: str) -> str:
+    """`redact`, once for each of the few messages that come again and again."""
+    return redact(message)
 
 
 def set_up() -> None:

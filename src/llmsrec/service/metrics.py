@@ -1,6 +1,6 @@
 """What `/metrics` tells: counters, times and sizes in Prometheus' text format."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
@@ -69,7 +69,7 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def tower_label(towers: list[object]) -> str:
+def tower_label(towers: Sequence[object]) -> str:
     """The towers of a call as a label: one of few values, whatever was sent."""
     if not towers:
         return "none"

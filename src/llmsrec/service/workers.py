@@ -46,7 +46,7 @@ class Overloaded(Exception):
     """
 
     def __init__(self, after_s: int) -> None:
-        super().__init__(f"too many requests wait already; try again in {after_s} s")
+        super().__init__(after_s)
         self.after_s = after_s
 
 
@@ -138,7 +138,8 @@ class Worker:
             Overloaded: see there.
             TimeoutError: the deadline passed.
         """
-        self._admit(len(rows), by)
+        if after_s := self.full(len(rows), by):
+            raise Overloaded(after_s)
         self._numbers += 1
         asked = _Asked(path, rows, body, by, asyncio.get_running_loop().create_future())
         self._asked[self._numbers] = asked
@@ -155,11 +156,16 @@ class Worker:
             self._restart.cancel()
         await self._end(ENDS_S)
 
-    def _admit(self, rows: int, by: float) -> None:
-        """A call as large as all that may wait is let in where nothing waits."""
+    def full(self, rows: int, by: float) -> int | None:
+        """After how many seconds to try again, where so many requests more may not wait; None where they may.
+
+        They may not if more waits than may wait, or than can be answered by their deadline. A call as large as all that
+        may wait is let in where nothing waits.
+        """
         takes = self.waiting * (self._seconds or 0.0)
         if self.waiting and (self.waiting + rows > self._settings.waiting or time.monotonic() + takes > by):
-            raise Overloaded(max(1, math.ceil(takes)))
+            return max(1, math.ceil(takes))
+        return None
 
     def _send(self, number: int, asked: _Asked) -> None:
         assert self._transport

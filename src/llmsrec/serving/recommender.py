@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -14,22 +14,12 @@ from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.catalogue import Catalogue
 from llmsrec.serving.neighbours import Directions
 from llmsrec.serving.schema import Answer, Filter, Neighbours, Reason, Recommendation, Request, Similar
-from llmsrec.serving.towers import ITEMS, CFTower, History, Teacher
+from llmsrec.serving.towers import ITEMS, CFTower, History, Teacher, Tower, widest
 
 if TYPE_CHECKING:
     from llmsrec.serving.llm_tower import LLMTower
 
-# Histories that go through a tower at once. One where that costs nothing: the last digits of a product depend on how
-# many rows it has.
-BATCH = {"cf": 1, "teacher": 1, "llm": 32}
-
-
-class Tower(Protocol):
-    """What gives `[B, d']` (`teacher`: `[B, d]`) user vectors of `B` histories, and how many positions each takes."""
-
-    def vectors(self, histories: list[History]) -> np.ndarray: ...
-
-    def lengths(self, histories: list[History]) -> np.ndarray: ...
+BATCH = 32  # histories that go through the `llm` tower at once; for others see `towers.widest`
 
 
 class Recommender:
@@ -48,6 +38,7 @@ class Recommender:
         self._directions = {tower: directions[name] for tower, name in ITEMS.items()}
         self._catalogue = Catalogue(bundle)
         self._towers: dict[str, Tower] = {"cf": CFTower(bundle), "teacher": Teacher(bundle)}
+        self._batches = {"llm": BATCH}
         self._loading = threading.Lock()
 
     @classmethod
@@ -95,12 +86,19 @@ class Recommender:
             else:
                 answers[row] = self._answer(request, history, self._counts)
         for name, rows in by_tower.items():
-            for start in range(0, len(rows), BATCH[name]):
-                batch = rows[start : start + BATCH[name]]
+            size = self._batch(name) if len(rows) > 1 else 1
+            for start in range(0, len(rows), size):
+                batch = rows[start : start + size]
                 vectors = self.tower(name).vectors([histories[row] for row in batch])
                 for row, vector in zip(batch, vectors, strict=True):
                     answers[row] = self._answer(requests[row], histories[row], vector @ self._item_vectors[name])
         return [answers[row] for row in range(len(requests))]
+
+    def _batch(self, name: str) -> int:
+        """How many histories go through a tower at once; tried when that is asked for first."""
+        if name not in self._batches:
+            self._batches[name] = widest(self.tower(name), len(self._asins))
+        return self._batches[name]
 
     def check(self, requests: Sequence[Request]) -> None:
         """Raise what `recommend` raises for requests that cannot be answered together, before any work."""

@@ -1,11 +1,13 @@
 """The readers of a history but for the language model: `cf`, and the teacher that it was distilled into."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from llmsrec.serving.bundle import Bundle
 
+WIDEST = 16  # histories; more at once gain little
 # tower -> the tensor of a bundle that holds the item vectors which its user vectors are multiplied with
 ITEMS = {"llm": "item_vectors", "cf": "item_vectors", "teacher": "item_embeddings"}
 
@@ -23,6 +25,14 @@ class History:
     items: np.ndarray
     timestamps: np.ndarray
     unknown: list[str]
+
+
+class Tower(Protocol):
+    """What gives `[B, d']` (`teacher`: `[B, d]`) user vectors of `B` histories, and how many positions each takes."""
+
+    def vectors(self, histories: list[History]) -> np.ndarray: ...
+
+    def lengths(self, histories: list[History]) -> np.ndarray: ...
 
 
 class Teacher:
@@ -59,3 +69,24 @@ class CFTower:
     def lengths(self, histories: list[History]) -> np.ndarray:
         """`[B]`, see `Teacher`."""
         return self._teacher.lengths(histories)
+
+
+def widest(tower: Tower, items: int) -> int:
+    """How many histories may go through a tower at once so that each gets the very vector that it gets alone.
+
+    The last digits of a product depend on its number of rows where the processor has other kernels for one row than for
+    several. They depend on the number alone and not on what the rows hold, so each number is tried once; if any gives
+    another vector, the answer is 1, else WIDEST.
+
+    Args:
+        items: of the catalogue.
+    """
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 2 * WIDEST, WIDEST)
+    histories = [
+        History(random.integers(1, items + 1, length), np.zeros(length, dtype=np.int64), []) for length in lengths
+    ]
+    alone = np.concatenate([tower.vectors([history]) for history in histories])
+    sizes = range(2, WIDEST + 1)
+    same = all(np.array_equal(tower.vectors(histories[:size]), alone[:size]) for size in sizes)
+    return WIDEST if same else 1

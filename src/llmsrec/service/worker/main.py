@@ -7,6 +7,7 @@ One thread: while a batch is computed, what arrives waits in the socket, and is 
 """
 
 import json
+import math
 import os
 import select
 import signal
@@ -33,12 +34,18 @@ class Worker:
         self._llm = settings["llm"]
         self._batcher = Batcher(settings["rows"], settings["cost"], settings["wait_s"])
         self._frames = Frames()
+        self._to_send: list[bytes] = []
 
     def run(self) -> None:
         """Until the other side hangs up and nothing waits any more."""
+        poll = select.poll()  # `select` takes no descriptor beyond 1023, and a busy service has more than that
+        poll.register(self._channel, select.POLLIN)
         while True:
-            ready, _, _ = select.select([self._channel], [], [], self._batcher.patience(time.monotonic()))
-            if ready:
+            if self._to_send:  # all of a batch at once: each piece would wake the service
+                self._channel.sendall(b"".join(self._to_send))
+                self._to_send.clear()
+            patience = self._batcher.patience(time.monotonic())
+            if poll.poll(None if patience is None else math.ceil(1000 * patience)):
                 data = self._channel.recv(PIECE)
                 if not data:
                     return
@@ -143,7 +150,7 @@ class Worker:
         self._send({"id": number, "status": status, "message": message})
 
     def _send(self, header: dict[str, Any], body: bytes = b"") -> None:
-        self._channel.sendall(frame(header, body))
+        self._to_send.append(frame(header, body))
 
 
 def explained(error: Exception) -> tuple[int, str]:
