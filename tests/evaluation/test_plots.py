@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from llmsrec.errors import DataError
@@ -105,6 +106,40 @@ def test_the_same_bytes_each_time_whatever_the_readers_own_style(tmp_path, draw)
         draw(tmp_path / "b.png", compared())
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert b"Software" not in (tmp_path / "a.png").read_bytes()
+
+
+def limits(monkeypatch, draw, argument):
+    """The ends of a picture's axes of scores."""
+    with monkeypatch.context() as patch:
+        figures = []
+        patch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+        draw(None, argument)
+    axes = figures[0].axes
+    return [one.get_ylim() for one in (axes[1:] if draw is plots.training else axes)]
+
+
+def scaled(value, factor):
+    if isinstance(value, dict):
+        return {key: scaled(of, factor) for key, of in value.items()}
+    return value * factor if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize("draw", [plots.shuffle, plots.slices, plots.towers, plots.training])
+def test_pictures_of_like_runs_have_the_same_axes(monkeypatch, draw):
+    one = CURVE if draw is plots.training else compared()
+    other = [scaled(row, 1.01) for row in one] if draw is plots.training else scaled(one, 1.01)
+    ends = limits(monkeypatch, draw, one)
+    assert ends == limits(monkeypatch, draw, other)
+    assert all(low == 0 and high in plots.ENDS for low, high in ends)
+
+
+@pytest.mark.parametrize(
+    ("highest", "end"), [(0.04, 0.05), (0.128, 0.15), (0.39, 0.5), (0.99, 1.1), (1.0, 1.1), (0, 0.05)]
+)
+def test_an_axis_ends_above_its_scores(highest, end):
+    axes = Figure().subplots()
+    plots.from_zero(axes, [highest])
+    assert axes.get_ylim() == (0, end)
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from llmsrec import cli
 from llmsrec import params as parameters
 from llmsrec.tuning import command, report, space, study
+from llmsrec.tuning.trials import trainer
 
 
 @pytest.fixture
@@ -70,6 +71,17 @@ def test_a_winner_of_other_parameters_is_not_written(tuned: Any, edit: dict[str,
     assert said in error
     assert error.count("\n") == 1
     assert (place.folder / "params.yaml").read_text() == before
+
+
+def test_trials_that_do_not_begin_from_the_version_of_train_start_say_so(
+    place: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(place.folder)
+    for version, said in (("llm-srec/3", 1), ("scratch", 0)):
+        place.edit(train__start=version, tune__fidelity="full")
+        trainer(parameters.load(Path("params.yaml")), Path("cache"))
+        out = capsys.readouterr().out
+        assert out.count("train.start is llm-srec/3, but trials begin from scratch") == said
 
 
 def test_each_trial_is_a_nested_run_once(tuned: Any) -> None:

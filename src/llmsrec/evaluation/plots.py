@@ -23,6 +23,7 @@ TOWER_COLORS = {"llm": "#0072b2", "cf": "#56b4e9", "teacher": "#e69f00"}
 LINES = {"loss": "#222222", "retrieval": "#0072b2", "distill": "#d55e00", "uniform": "#009e73"}
 SLICES = ("all", "warm", "cold", "transition", "non_transition")
 METRIC = "ndcg_10"
+ENDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.1)  # of an axis of scores
 STYLE = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -59,7 +60,9 @@ def training(path: Path, curve: list[dict[str, Any]]) -> None:
                 )
         label(losses, "Loss", "epoch", "weighted loss, mean since the last check")
         label(scores, "Validation, with the best of each", "epoch", "NDCG@10")
-        scores.margins(y=0.15)
+        from_zero(
+            scores, [row[key] for row in curve for key in row if key.startswith("valid/") and key.endswith(METRIC)]
+        )
         save(figure, path)
 
 
@@ -80,6 +83,10 @@ def shuffle(path: Path, comparison: dict[str, Any]) -> None:
                         f"{change:+.1%}", (place + 0.2, top), xytext=(0, 4), textcoords="offset points", ha="center"
                     )
             axes.set_xticks(range(len(models)), [MODELS[model] for model in models])
+            ends = (
+                comparison["means"][model][split][protocol] for model in models for split in ("test", "test_shuffled")
+            )
+            from_zero(axes, [found[METRIC]["high"] for found in ends])
             label(axes, title, "", "NDCG@10")
         figure.suptitle(f"Test: original (solid) and shuffled (pale) histories, {_interval(comparison)}")
         save(figure, path)
@@ -92,13 +99,16 @@ def slices(path: Path, comparison: dict[str, Any]) -> None:
         models = [model for model in MODELS if model in comparison["means"]]
         shown = [name for name in SLICES if comparison["users"].get(name)]
         for axes, (protocol, title) in zip(figure.subplots(2, 1), titles(comparison).items(), strict=True):
+            highest = []
             for number, model in enumerate(models):
                 measured = comparison["means"][model]["test"][protocol]
                 found = [(measured if name == "all" else measured[name])[METRIC] for name in shown]
+                highest += [score["high"] for score in found]
                 places = np.arange(len(shown)) + (number - (len(models) - 1) / 2) * 0.81 / len(models)
                 _bars(axes, places, 0.75 / len(models), found, [COLORS[model]] * len(shown), 1.0, label=MODELS[model])
             ticks = [f"{name.replace('_', '-')}\n{comparison['users'][name]:,} users" for name in shown]
             axes.set_xticks(range(len(shown)), ticks)
+            from_zero(axes, highest)
             label(axes, title, "", "NDCG@10")
         figure.suptitle(
             "Test: warm and cold targets (top and bottom 35 % of items), transition and non-transition users "
@@ -118,6 +128,7 @@ def towers(path: Path, comparison: dict[str, Any]) -> None:
             _bars(axes, np.arange(len(names)), 0.5, scores, [TOWER_COLORS[name] for name in names], 1.0)
             axes.axhline(found["teacher"][protocol]["mean"], color=TOWER_COLORS["teacher"], linestyle="--", linewidth=1)
             axes.set_xticks(range(len(names)), names)
+            from_zero(axes, [score["high"] for score in scores])
             label(axes, title, "", "NDCG@10")
         figure.suptitle(f"Test: what each tower of the version ranks, {_interval(comparison)}; dashed: the teacher")
         save(figure, path)
@@ -142,6 +153,12 @@ def _bars(
     errors = np.abs(np.array([[one["low"], one["high"]] for one in found]).T - means)
     axes.bar(places, means, width, color=colors, alpha=alpha, label=label or None)
     axes.errorbar(places, means, errors, fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
+
+
+def from_zero(axes: Axes, scores: list[float]) -> None:
+    """End the axis at the next of `ENDS` above all scores: pictures of like runs have one axis, side by side."""
+    above = 1.1 * max(scores, default=0.0)  # what is written above the highest has room
+    axes.set_ylim(0, next((end for end in ENDS if end >= above), ENDS[-1]))
 
 
 def label(axes: Axes, title: str, x: str, y: str) -> None:

@@ -17,6 +17,7 @@ from llmsrec.registry import trials as logged
 from llmsrec.tuning import space
 from llmsrec.tuning.study import FINISHED, SETTING, digest
 
+STEP = 0.05  # of the objective's axis
 FEWEST = 4  # complete trials from which importances are estimated
 ENDED = (*FINISHED, TrialState.FAIL)
 
@@ -87,6 +88,7 @@ def draw_history(path: Path, found: dict[str, Any]) -> None:
         if pruned:
             axes.plot(*np.array(pruned).T, "x", color="#8c8c8c", label="pruned, last check")
         _scale(axes, [value for _, value in complete], [value for _, value in pruned])
+        _rounded(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(-0.5, len(found["trials"]) - 0.5 if len(found["trials"]) > 1 else 0.5)
         label(axes, f"Study {found['study']}, fidelity {found['fidelity']}", "trial", found["objective"])
@@ -105,6 +107,12 @@ def _scale(axes: Axes, complete: list[float], pruned: list[float]) -> None:
         axes.set_ylim(bottom, best + 0.3 * (best - quarter))
         said = f"{below} below {bottom:.3f}, the lowest {shown[0]:.3f}"
         axes.text(0.01, 0.02, said, transform=axes.transAxes, color="#8c8c8c")
+
+
+def _rounded(axes: Axes) -> None:
+    """Widen the axis of the objective to whole `STEP`s, so that studies of like values have one axis, side by side."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(STEP * np.floor(low / STEP), STEP * np.ceil(high / STEP))
 
 
 def draw_importance(path: Path, found: dict[str, Any]) -> None:

@@ -46,6 +46,12 @@ def trainer(params: Params, cache: Path) -> Trainer:
     Args:
         cache: folder for the language model's outputs.
     """
+    if params.train.start != "scratch":
+        print(
+            f"train.start is {params.train.start}, but trials begin from scratch: a version fixes the shapes that a "
+            "study may search, and what wins from its weights says little about other values",
+            flush=True,
+        )
     interactions = Sequences.read(INTERACTIONS)
     sequences, valid = Sequences.read(TRAIN, interactions.users), _valid(params)
     settings = params.evaluate.validation_users, params.train.seed, params.data.repeats
