@@ -54,6 +54,7 @@ class Data(Where):
     core: int = Field(ge=3)
     repeats: Literal["first", "keep"]
     user_fraction: float = Field(gt=0, le=1)
+    cold_fraction: float = Field(ge=0, lt=1)
     seed: int = Seed
 
 

@@ -29,6 +29,7 @@ EXPECTED = {
     "data.core": ["filter", *AFTER_DATA],
     "data.repeats": ["filter", *AFTER_DATA],
     "data.user_fraction": ["filter", *AFTER_DATA],
+    "data.cold_fraction": ["filter", *AFTER_DATA],
     "data.seed": ["filter", *AFTER_DATA],
     "split.negatives": ["split", "validate", *AFTER_MODEL],
     "split.seed": ["split", "validate", *AFTER_MODEL],

@@ -12,8 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from llmsrec.data import cold
+from llmsrec.data.catalogue import catalogue_of
 from llmsrec.data.parts import join, spread, texts, working
-from llmsrec.data.titles import UNTITLED, clean, plain
+from llmsrec.data.titles import UNTITLED
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, sha256, write_json
 
@@ -74,40 +76,47 @@ class Counts:
 
 
 def filter_reviews(
-    raw: Path, out: Path, core: int, user_fraction: float, seed: int, repeats: Literal["first", "keep"] = "first"
+    raw: Path,
+    out: Path,
+    core: int,
+    user_fraction: float,
+    seed: int,
+    repeats: Literal["first", "keep"] = "first",
+    cold_fraction: float = 0.0,
 ) -> dict[str, Any]:
     """Write `out`/interactions.parquet, items.parquet, users.parquet and manifest.json, and return the manifest.
 
     Args:
         repeats: `first`: of a user's events with an item the first is kept. `keep`: all are. The core counts each pair
             of user and item once in both, so the users and items that are left are the same.
+        cold_fraction: this share of the items is set aside before the core, see `llmsrec.data.cold`.
 
     Raises:
-        DataError: nothing is left; the message has the counts after each step.
+        DataError: nothing is left, or nothing of what was set aside; the message has the counts after each step.
     """
     with working(out) as folder:
         parts, item_ids = spread(raw / "reviews.parquet", folder)
-        steps, pairs = prepare(parts, len(item_ids), user_fraction, seed, repeats)
+        aside = cold.draw(item_ids, cold_fraction, seed) if cold_fraction else None
+        steps, pairs = prepare(parts, len(item_ids), user_fraction, seed, repeats, aside)
         rounds, counts, left = core_rounds(parts, pairs, core)
         steps += rounds
         if counts.users == 0:
             counted = "; ".join("{step}: {users} users, {items} items, {events} events".format(**of) for of in steps)
             raise DataError(
                 f"{raw / 'reviews.parquet'}: no event is left of data.core {core} ({counted}). "
-                f"{_remedy(parts, pairs, core, user_fraction)}"
+                f"{_remedy(parts, pairs, core, user_fraction, cold_fraction)}"
             )
         item_of, kept = dense(counts.items > 0, item_ids)
+        if aside is not None:
+            held_out = events_aside(parts, left)
+            cold_of, cold_kept = dense(cold.kept(held_out, len(item_ids), core, cold_fraction), item_ids)
         events = write_events(parts, left, item_of, out)
     if repeats == "keep":
         steps.append({**steps[-1], "step": "with repeats", "events": events})
-    catalogue = pl.scan_parquet(raw / "items.parquet")
-    named = kept.lazy().rename({"id": "item_id", "raw_id": "parent_asin"})
-    # the catalogue holds more items than are kept, and a join in memory would hold it whole
-    known = catalogue.join(named.select("parent_asin"), on="parent_asin", how="semi").collect(engine="streaming").lazy()
-    items = tidy(named.join(known, on="parent_asin", how="left", maintain_order="left").collect())
+    items = catalogue_of(kept, raw / "items.parquet")
     with atomic(out / "items.parquet") as temporary:
         items.write_parquet(temporary)
-    manifest = {
+    manifest: dict[str, Any] = {
         "steps": steps,
         "items_with_title": int((items["title"] != UNTITLED).sum()),
         "core": core,
@@ -119,19 +128,31 @@ def filter_reviews(
     }
     if repeats == "keep":
         manifest |= {"ties": TIE_RULE.split(";")[0], "repeats": REPEATS_RULE}
+    if aside is not None:
+        sizes = cold.write(out, held_out, cold_of, catalogue_of(cold_kept, raw / "items.parquet"))
+        manifest["cold"] = {"fraction": cold_fraction, **sizes}
+        manifest["outputs"] |= {name: sha256(out / name) for name in (cold.ITEMS, cold.EVENTS)}
     write_json(out / "manifest.json", manifest)
     return manifest
 
 
 def prepare(
-    parts: list[Path], items: int, user_fraction: float, seed: int, repeats: str
+    parts: list[Path],
+    items: int,
+    user_fraction: float,
+    seed: int,
+    repeats: str,
+    aside: np.ndarray | None = None,
 ) -> tuple[list[dict[str, Any]], Counts]:
     """Turn each part of reviews into `Events` beside it (`.npz`), and its users into `.users.parquet`.
+
+    Args:
+        aside: mask of the items whose events go into a file of their own (`.aside.npz`), without repeats.
 
     Returns:
         The steps so far, and the counts of the different pairs of user and item.
     """
-    raw, first, drawn = Counts(items), Counts(items), Counts(items)
+    raw, first, drawn, left = (Counts(items) for _ in range(4))
     chosen = sample_users(_users(parts), user_fraction, seed) if user_fraction < 1 else None
     before = 0  # users of the parts before
     for path in parts:
@@ -142,11 +163,20 @@ def prepare(
             events = events.where(chosen[before + events.users])
         drawn.add(events.users[events.first], events.items[events.first])
         before += len(user_ids)
+        if aside is not None:
+            held_out = aside[events.items]
+            events.where(held_out & events.first).save(path.with_suffix(".aside.npz"))
+            events = events.where(~held_out)
+        left.add(events.users[events.first], events.items[events.first])
         (events if repeats == "keep" else events.where(events.first)).save(path.with_suffix(".npz"))
         user_ids.to_frame("raw_user_id").write_parquet(path.with_suffix(".users.parquet"), compression="lz4")
         path.unlink()
     steps = [raw.step("raw"), first.step("first of repeats")]
-    return steps + ([drawn.step(f"user_fraction {user_fraction}")] if user_fraction < 1 else []), drawn
+    if user_fraction < 1:
+        steps.append(drawn.step(f"user_fraction {user_fraction}"))
+    if aside is not None:
+        steps.append(left.step("without cold items"))
+    return steps, left
 
 
 def read(part: Path) -> tuple[Events, pl.Series]:
@@ -208,12 +238,14 @@ def core_rounds(parts: list[Path], pairs: Counts, core: int) -> tuple[list[dict[
     return steps, left, paths
 
 
-def _remedy(parts: list[Path], pairs: Counts, core: int, user_fraction: float) -> str:
+def _remedy(parts: list[Path], pairs: Counts, core: int, user_fraction: float, cold_fraction: float) -> str:
     """What leaves an event, where `core` leaves none: the largest core that does, if there is one that can be split."""
     for lower in range(core - 1, LEAST_CORE - 1, -1):
         rounds, _, _ = core_rounds(parts, pairs, lower)
         if rounds[-1]["users"]:
             return "data.core {} leaves {users} users, {items} items, {events} events.".format(lower, **rounds[-1])
+    if cold_fraction:
+        return f"No lower data.core leaves any; lower data.cold_fraction (now {cold_fraction})."
     if user_fraction < 1:
         return f"No lower data.core leaves any; raise data.user_fraction (now {user_fraction})."
     return (
@@ -250,6 +282,21 @@ def write_events(parts: list[Path], left: list[Path], item_of: np.ndarray, out: 
     return count
 
 
+def events_aside(parts: list[Path], left: list[Path]) -> pl.DataFrame:
+    """The events of the items that were set aside, of users that are left: `user_id, item` (a code) `, timestamp`."""
+    frames, before = [], 0
+    for part, path in zip(parts, left, strict=True):
+        aside, users = Events.load(part.with_suffix(".aside.npz")), Events.load(path).users
+        stays = np.bincount(users, minlength=int(aside.users.max(initial=0)) + 1) > 0
+        numbers = np.cumsum(stays, dtype=np.int32) + np.int32(before)
+        aside = aside.where(stays[aside.users])
+        frames.append(
+            pl.DataFrame({"user_id": numbers[aside.users], "item": aside.items, "timestamp": aside.timestamps})
+        )
+        before += int(stays.sum())
+    return pl.concat(frames)
+
+
 def dense(left: np.ndarray, raw_ids: pl.Series) -> tuple[np.ndarray, pl.DataFrame]:
     """A map from code to dense id (int32; 0 where not `left`), and the table `id, raw_id` in byte order.
 
@@ -264,16 +311,3 @@ def dense(left: np.ndarray, raw_ids: pl.Series) -> tuple[np.ndarray, pl.DataFram
     id_of = np.zeros(len(raw_ids), dtype=np.int32)
     id_of[codes[order]] = ids
     return id_of, pl.DataFrame({"id": ids, "raw_id": strings.gather(order)})
-
-
-def tidy(catalogue: pl.DataFrame) -> pl.DataFrame:
-    """`title`, `store` and `categories` as plain text; no store is null, no categories an empty list."""
-    names = catalogue.select("item_id", pl.col("categories")).explode("categories")
-    names = names.with_columns(plain(names["categories"]).alias("categories")).drop_nulls()
-    categories = names.group_by("item_id", maintain_order=True).agg("categories")
-    return (
-        catalogue.drop("categories")
-        .with_columns(clean(catalogue["title"]).alias("title"), plain(catalogue["store"]).alias("store"))
-        .join(categories, on="item_id", how="left", maintain_order="left")
-        .with_columns(pl.col("categories").fill_null(pl.lit([], pl.List(pl.String))))
-    )
