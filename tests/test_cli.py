@@ -25,7 +25,7 @@ def test_recommend_from_a_bundle_as_table_and_as_json(tiny: Any, capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[2] for line in lines[:3]] == [item["parent_asin"] for item in answer["items"]]
     assert lines[0].endswith(answer["items"][0]["title"])
-    assert lines[3:] == ["not in the catalogue: X9"]
+    assert lines[3:] == ["unknown items: X9"]
 
 
 def test_what_a_user_wishes_is_in_the_request(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from llmsrec.drift import command as drifting
 from llmsrec.errors import RequestError, explained
 from llmsrec.experiments import arguments as experimenting
 from llmsrec.files import atomic, read_json
+from llmsrec.items import command as adding
 from llmsrec.scoring import command as scoring
 from llmsrec.service import arguments as serving
 from llmsrec.serving import command as recommending
@@ -63,6 +64,15 @@ def parser() -> argparse.ArgumentParser:
         "llmsrec serve models:/llm-srec@staging --port 8080",
     )  # fmt: skip
     serving.add(command)
+
+    command = commands.add_parser("items", help="make a registered version's catalogue longer, without training")
+    parts = command.add_subparsers(dest="part", required=True, metavar="add")
+    part = _add(
+        parts, "add", items_add,
+        "register a version with new items beside its own: their vectors come from their titles, and no alias is moved",
+        "llmsrec items add new.jsonl --model models:/llm-srec@staging",
+    )  # fmt: skip
+    adding.add_arguments(part)
 
     command = _add(
         commands, "drift", drift, "compare requests, or data, with the training data of a version; status 3 is drift",
@@ -188,6 +198,11 @@ def serve(options: argparse.Namespace) -> None:
     address.require(root)
     address.reachable(root)
     command.run(Registry(address.tracking_uri(root), options.model), options)
+
+
+def items_add(options: argparse.Namespace) -> None:
+    """Make a catalogue longer."""
+    adding.run(_root(), options)
 
 
 def drift(options: argparse.Namespace) -> int:

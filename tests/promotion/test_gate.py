@@ -173,6 +173,46 @@ def test_what_is_in_staging_is_compared_on_the_same_candidates() -> None:
     assert (gone[-1].value, gone[-1].holds) == ("its run is deleted", False)
 
 
+def added(low: float, **changes: Any) -> dict[str, Any]:
+    """reports/added.json: what 12 items cost the tower llm; the interval is .002 wide."""
+    cost = {"difference": low + 0.001, "low": low, "high": low + 0.002}
+    towers = {"llm": cost, "cf": {"difference": -0.5, "low": -0.5, "high": -0.5}}
+    return {"bundle_sha256": "b" * 64, "items": 12, "towers": towers} | changes
+
+
+@pytest.mark.parametrize(("low", "holds"), [(-0.0101, False), (-0.01, False), (-0.0099, True), (0.0, True)])
+def test_what_added_items_cost_a_served_tower_is_judged_by_the_margin(low: float, holds: bool) -> None:
+    longer = dataclasses.replace(GOOD, added=added(low))
+    found = rule("quality", gate.judge(longer, None, "staging", SMOKE, LIMITS))
+    assert found.holds == holds
+    (limited,) = (figure for figure in found.figures if "added items" in figure.name and figure.limit)
+    assert limited.name == "NDCG@10 full, llm, among 12 added items too, minus without, lower bound"
+    cf = LIMITS.model_copy(update={"towers": ["llm", "cf"]})
+    assert not rule("quality", gate.judge(longer, None, "staging", SMOKE, cf)).holds, "cf costs more"
+
+
+def test_added_items_that_were_measured_in_another_bundle_prove_nothing() -> None:
+    longer = dataclasses.replace(GOOD, added=added(0.0, bundle_sha256="c" * 64))
+    (line,) = rule("bundle", gate.judge(longer, None, "staging", SMOKE, LIMITS)).failures()
+    assert "bundle in which its added items were measured: cccccccccccc (must be bbbbbbbbbbbb)" in line
+
+
+def test_a_longer_catalogue_of_the_same_training_need_not_be_better_than_the_shorter() -> None:
+    strict = LIMITS.model_copy(update={"require_better": True})
+    longer = dataclasses.replace(GOOD, added=added(0.0))
+    assert rule("quality", gate.judge(longer, GOOD, "staging", SMOKE, strict)).holds
+    assert not rule("quality", gate.judge(GOOD, GOOD, "staging", SMOKE, strict)).holds
+    other = dataclasses.replace(GOOD, comparison=GOOD.comparison | {"trained": "otherwise"})
+    assert not rule("quality", gate.judge(longer, other, "staging", SMOKE, strict)).holds
+
+
+def test_vectors_that_were_not_computed_as_those_of_the_training_break_parity() -> None:
+    for largest, holds in ((1e-4, True), (2e-4, False)):
+        parity = GOOD.parity | {"added": {"items": 64, "largest_difference": largest, "tolerance": 1e-4}}
+        longer = dataclasses.replace(GOOD, added=added(0.0), parity=parity)
+        assert rule("parity", gate.judge(longer, None, "staging", SMOKE, LIMITS)).holds == holds
+
+
 def test_what_was_tested_on_other_data_is_paired_over_the_users_that_were_kept() -> None:
     """Users 2, 3 and 12: ranks 0, unknown and 2 make 1, 0 and .5; the challenger has rank 0, 1, each time."""
     asked = HeldOut({"full": np.array([0, MISS, 2], dtype=np.int32)}, 1, events=30, unknown_events=4, popular=0)

@@ -39,17 +39,22 @@ def test_users_of(new: int, users: int = 40) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=test_users.SCHEMA)
 
 
-def write_outs(folder: Path, tiny: Any, better: int = 2, order: bool = True, new: int = 0) -> None:
+def write_outs(
+    folder: Path, tiny: Any, better: int = 2, order: bool = True, new: int = 0, full: np.ndarray | None = None
+) -> None:
     """What the stages before `register` leave of the tiny model: reports of 40 users, manifests, metrics, a curve.
 
     Args:
         better: how many places LLM-SRec's ranks are above SASRec's.
         order: whether shuffling the histories costs LLM-SRec anything.
         new: above 0 for data that have grown: other digests, and test users with new items (`test_users_of`).
+        full: `[40]` LLM-SRec's ranks among all items; drawn if None.
     """
     random, users = np.random.default_rng(0), 40
     teacher = {protocol: random.integers(0, 12, users).astype(np.int32) for protocol in ("full", "uni99")}
     ours = {protocol: np.maximum(ranks - better, 0).astype(np.int32) for protocol, ranks in teacher.items()}
+    if full is not None:
+        ours["full"], teacher["full"] = full, full + better
     lost = {protocol: ranks + 15 for protocol, ranks in ours.items()} if order else ours
     never = {protocol: np.full(users, 99, dtype=np.int32) for protocol in teacher}
     ranks = {
@@ -96,16 +101,24 @@ def write_params(root: Path) -> None:
 
 
 def register_gated(
-    client: MlflowClient, root: Path, made: Path, tiny: Any, number: int, better: int, order: bool, new: int = 0
+    client: MlflowClient,
+    root: Path,
+    made: Path,
+    tiny: Any,
+    number: int,
+    better: int,
+    order: bool,
+    new: int = 0,
+    full: np.ndarray | None = None,
 ) -> None:
     """Version `number` of `gated`, with all the evidence that the gate asks for.
 
     Args:
         made: an empty folder.
-        better, order, new: see `write_outs`.
+        better, order, new, full: see `write_outs`.
     """
     place = tracking.experiment(client, "llm-srec", root)
-    write_outs(made, tiny, better, order, new)
+    write_outs(made, tiny, better, order, new, full)
     bundle = Path(shutil.copytree(tiny.bundle, made / "bundle"))
     write_json(bundle / "parity.json", read_json(bundle / "parity.json") | {"number": number})
     seal(bundle)

@@ -71,16 +71,17 @@ def read(bundle: Bundle) -> pl.DataFrame:
 def measure(bundle: Bundle, histories: Sequence[History], towers: Sequence[str], asked: int = ASKED) -> pl.DataFrame:
     """A row for each history, of `COLUMNS`.
 
-    `length` counts a history's items and `unknown` those of them that the catalogue does not have (distinct ones, or
+    `length` counts a history's items and `unknown` those of them that the training did not have (distinct ones, or
     events where the model keeps repeats, but distinct unknown ones); `bins` counts the known ones by their popularity
     in training, see `bins_of`. For the first `asked` histories with a known item:
-    `entropy_<tower>` is that of the softmax over the scores of all items, divided by that of equal scores, so 0..1;
+    `entropy_<tower>` is that of the softmax over the scores of these items, divided by that of equal scores, so 0..1;
     `overlap` is the share of one tower's ten best items that the other has, too. Null for the others, and for a tower
     that is not in `towers`.
     """
     known = [history for history in histories if len(history.items)][:asked]
     vectors = _vectors(bundle, known, [name for name in towers if name in usable(bundle)])
-    return rows(histories, bundle.items["count"].to_numpy(), vectors, bundle.tensors["item_vectors"], bundle.repeats)
+    counts, item_vectors = bundle.items["count"][: bundle.trained], bundle.tensors["item_vectors"][: bundle.trained + 1]
+    return rows(histories, counts.to_numpy(), vectors, item_vectors, bundle.repeats)
 
 
 def rows(

@@ -86,7 +86,7 @@ def write(
         catalogue.write_parquet(building / "items.parquet")
         write_json(building / "config.json", _config(model, config, repeats))
         _write_backbone(building, model, backbone)
-        _write_code(building)
+        write_code(building)
         digest = seal(building)
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
@@ -210,7 +210,8 @@ def _write_backbone(folder: Path, model: LLMSRec, backbone: Path) -> None:
         save_file(adapter, folder / "adapter.safetensors")
 
 
-def _write_code(folder: Path) -> None:
+def write_code(folder: Path) -> None:
+    """Copy the modules that answer requests into a bundle."""
     package = closure.PACKAGE
     modules = closure.reached([package / ENTRY])
     modules |= {package / room / "__init__.py" for path in modules for room in path.relative_to(package).parents}

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
 from llmsrec.promotion.gate import Evaluated, Evidence
-from llmsrec.registry.record import REPORTS, SEALED, TEST_USERS, seal
+from llmsrec.registry.record import ADDED, REPORTS, SEALED, TEST_USERS, seal
 from llmsrec.registry.verified import BUNDLE, verified
 
 ANEW = "Delete this version and its run in MLflow, then run `dvc repro -f -s register`."
@@ -76,6 +76,7 @@ def evaluated(client: MlflowClient, version: ModelVersion, into: Path) -> Evalua
         ranks=pl.read_parquet(reports / "ranks.parquet"),
         slices=pl.read_parquet(reports / "slices.parquet"),
         test_users=pl.read_parquet(reports / TEST_USERS) if (reports / TEST_USERS).is_file() else None,
+        added=read_json(reports / ADDED) if (reports / ADDED).is_file() else None,
     )
 
 

@@ -4,7 +4,7 @@ No rule here asks MLflow or reads a file: `evidence` and `smoke` have brought to
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class Evaluated:
         ranks: reports/ranks.parquet.
         slices: reports/slices.parquet.
         test_users: reports/test_users.parquet; None for a version from before they were kept.
+        added: reports/added.json, where items were added to the catalogue by title; the other reports are then those
+            of the training, among whose items the ranks are.
     """
 
     version: int
@@ -44,6 +46,7 @@ class Evaluated:
     ranks: pl.DataFrame
     slices: pl.DataFrame
     test_users: pl.DataFrame | None
+    added: dict[str, Any] | None = field(default=None, kw_only=True)
 
     @property
     def teacher(self) -> str:
@@ -226,6 +229,8 @@ def bundle(ours: Evidence, smoke: Smoke) -> Iterator[Figure]:
     """Rule 2: the files are those of the manifest, load without this repository, and answer."""
     yield Figure("bundle_sha256", ours.bundle_sha256[:12])
     yield _equal("its files, loaded and asked in a fresh process", smoke.problem or ANSWERING, ANSWERING)
+    if ours.added is not None:
+        yield _same("bundle in which its added items were measured", ours.added["bundle_sha256"], ours.bundle_sha256)
 
 
 def parity(ours: Evidence) -> Iterator[Figure]:
@@ -234,6 +239,9 @@ def parity(ours: Evidence) -> Iterator[Figure]:
     yield _at_most("largest difference of ONNX Runtime and torch", largest, ours.parity["tolerance"])
     for tower, top in ours.parity["top_10"].items():
         yield _at_least(f"users of {top['users']} with the same top 10, {tower}", top["same"], top["users"])
+    if added := ours.parity.get("added"):
+        what = f"largest difference of {added['items']} items' vectors, computed anew as those of the added ones were"
+        yield _at_most(what, added["largest_difference"], added["tolerance"])
     if "overlap_10" in ours.comparison["towers"]:
         yield _measured("overlap@10 of the towers llm and cf", ours.comparison["towers"]["overlap_10"])
 
@@ -245,7 +253,11 @@ def quality(ours: Evidence, there: There, holder: str, limits: Gate, rival: Riva
 
     A version that was tested on other data is compared by what it answers to this one's test users (`OnOtherData`):
     user by user, over those that were kept with this version, each ranked in its own catalogue.
+
+    All these ranks are among the items of a training. What others that were added by title take from them is a figure
+    of its own, so that a longer catalogue is not taken for a worse model, and may not cost more than the margin either.
     """
+    yield from of_added(ours, limits)
     model = served(limits, ours)
     scores = ours.scores(model)
     if model == "llm_srec":
@@ -259,6 +271,9 @@ def quality(ours: Evidence, there: There, holder: str, limits: Gate, rival: Riva
         yield Figure(f"version in {holder}", str(there), None, "comparable", False)
         return
     name = f"version {there.version} in {holder}"
+    if ours.added is not None and isinstance(there, Evaluated) and there.comparison == ours.comparison:
+        yield Figure(name, "the same training, so only what was added is compared")
+        return
     if isinstance(there, Evaluated):
         yield from _no_worse(ours, scores, there.scores(served(limits, there)), name, limits)
         return
@@ -272,6 +287,17 @@ def quality(ours: Evidence, there: There, holder: str, limits: Gate, rival: Riva
         "events of their histories that it does not know, skipped", f"{asked.unknown_events:,} of {asked.events:,}"
     )
     yield from _no_worse(ours, scores, there.scores(), name, limits, there.users - 1)
+
+
+def of_added(ours: Evidence, limits: Gate) -> Iterator[Figure]:
+    """Of rule 4: what the items that were added since the training, all together, cost those of the training."""
+    if ours.added is None:
+        return
+    for tower, found in ours.added["towers"].items():
+        what = f"NDCG@10 {PROTOCOL}, {tower}, among {ours.added['items']} added items too, minus without"
+        yield _measured(what, found)
+        if tower in limits.towers:
+            yield _above(f"{what}, lower bound", found["low"], -limits.margin)
 
 
 def order(ours: Evidence, limits: Gate) -> Iterator[Figure]:

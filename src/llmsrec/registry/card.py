@@ -1,5 +1,6 @@
 """The model card of a version: what it is for, what it was made from, how good it is for whom, what it cannot do."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,45 @@ def _headline(facts: Facts) -> str:
     return f"NDCG@10 {full[0]} among all items (SASRec {full[1]}), {uni99[0]} on uni99 ({uni99[1]})"
 
 
+def extended(model: str, version: int, run_id: str, about: dict[str, Any], now: int, card: str) -> str:
+    """The card of a version with added items: what they are and cost, and under that the card of what it extends.
+
+    Args:
+        about: reports/added.json.
+        now: how many items this version added; the others were before.
+        card: of the version that it extends.
+    """
+    headline, extends = card.partition("\n")[0], about["extends"]
+    lines = [
+        f"{headline}, without the items that were added" if not _is_extended(card) else headline,
+        "",
+        f"# {model} version {version}",
+        "",
+        f"{now:,} items added to {extends['version']} by their titles, without training",
+        "",
+        "## Added items",
+        f"- catalogue: {about['trained']:,} items of the training, {about['items']:,} that it never saw",
+        "- `llm` and `cf` recommend them; `teacher` does not. In a history `llm` reads them, the others name them as",
+        "  unknown, and so does `llm` where its prompt holds the teacher's user vector",
+        *(
+            f"- test users' own items in the longer catalogue, NDCG@10 among all items, {tower}: "
+            f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] ({about['users']:,} users)"
+            for tower, found in about["towers"].items()
+        ),
+        "- how well they are recommended themselves is not measured here (docs/experiments.md, on new items)",
+        f"- run {run_id}, bundle `{about['bundle_sha256'][:16]}`, extends bundle `{extends['bundle_sha256'][:16]}`",
+        "",
+        f"What follows is the card of {extends['version']}; its figures are among the items of the training.",
+        "",
+    ]
+    uri = f"models:/{extends['version']}"
+    return "\n".join(lines) + re.sub(rf"{re.escape(uri)}\b", f"models:/{model}/{version}", card)
+
+
+def _is_extended(card: str) -> bool:
+    return "\n## Added items\n" in card
+
+
 def description(card: str) -> str:
     """The card as a version's description: whole, or cut between two lines where a database would refuse it."""
     if len(card) <= LONGEST:
@@ -124,6 +164,8 @@ def _data(facts: Facts) -> Iterator[str]:
         f"- after the {filtered['core']}-core: {left['users']:,} users, {left['items']:,} items, {left['events']:,} "
         "events; titles, times and ids only"
     )
+    if "cold" in filtered:
+        yield f"- {filtered['cold']['items']:,} items were held out of all that follows (data.cold_fraction)"
     events = split["events"]
     yield f"- leave-last-out by time: {events['train']:,} train, {events['valid']:,} valid, {events['test']:,} test"
     yield f"- data checks: {tally(facts.checks['suites'])}"

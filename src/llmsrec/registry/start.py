@@ -111,7 +111,7 @@ def extract(bundle: Bundle, version: str, folder: Path) -> None:
     teacher[start.ITEM_TABLE] = torch.from_numpy(bundle.tensors["item_embeddings"])
     save_file(heads, folder / start.HEADS)
     save_file(teacher, folder / start.TEACHER)
-    bundle.items.select("item_id", "parent_asin").write_parquet(folder / start.ITEMS)
+    bundle.items.head(bundle.trained).select("item_id", "parent_asin").write_parquet(folder / start.ITEMS)
     if read_json(bundle.folder / "backbone/backbone.json")["model"] == "embedded":
         shutil.copytree(bundle.folder / "backbone", folder / start.BACKBONE)
     record = {

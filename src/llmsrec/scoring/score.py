@@ -111,8 +111,10 @@ def _check(bundle: Bundle, wanted: Wanted) -> None:
             "--tower is cf, but this model was trained without distillation (`model.distill=false`), so that tower's "
             "users are not in the items' space; take --tower llm or teacher."
         )
-    if not 1 <= wanted.k <= len(bundle.items):
-        raise RequestError(f"--k is {wanted.k}, but the catalogue has {len(bundle.items)} items; it is one of these.")
+    count = bundle.recommended_by(wanted.tower)
+    if not 1 <= wanted.k <= count:
+        of = "the catalogue has" if count == len(bundle.items) else "the tower knows"
+        raise RequestError(f"--k is {wanted.k}, but {of} {count} items; it is one of these.")
 
 
 def _digest(bundle: Bundle, version: str, source: Source, wanted: Wanted) -> str:
@@ -150,8 +152,9 @@ def _ranked(
     recommender: Recommender, catalogue: int, users: pl.DataFrame, wanted: Wanted, progress: Progress
 ) -> tuple[list[Ranked], dict[str, int]]:
     """The items of each user, in the users' order, and the counts of `Summary`."""
-    read = [recommender.history(asins, times) for asins, times in users.select("parent_asin", "timestamp").rows()]
-    popular = recommender.popular(wanted.k)
+    histories_sent = users.select("parent_asin", "timestamp").rows()
+    read = [recommender.history(asins, times, wanted.tower) for asins, times in histories_sent]
+    popular = recommender.popular(wanted.k, wanted.tower)
     ranked = [Ranked(user, *popular, POPULAR) for user in users["user_id"]]
     known = [row for row, history in enumerate(read) if len(history.items)]
     progress.add(len(read) - len(known))

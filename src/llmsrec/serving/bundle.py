@@ -4,7 +4,8 @@
     config.json          format, shapes, prompt settings, how the backbone is loaded
     items.parquet        item_id, parent_asin, title, count (training events: the popularity fallback), store and
                          categories; bundles from before lack these two
-    vectors.safetensors  item_vectors [I + 1, d'], item_embeddings [I + 1, d], user_out [d_llm], item_out [d_llm]
+    vectors.safetensors  item_vectors [I + 1, d'], item_embeddings [T + 1, d], user_out [d_llm], item_out [d_llm]; the
+                         first T items are those of the training, others were added by title (`llmsrec items add`)
     onnx/                f_item, f_user, f_cf_user, f_I, the teacher by its name, such as sasrec (and f_U where the
                          prompt holds the user representation)
     backbone/            backbone.json: hub id and commit, or the model's own files beside it
@@ -108,6 +109,20 @@ class Bundle:
     def repeats(self) -> bool:
         """Whether items of a history may be recommended again (data.repeats `keep`); not in bundles from before."""
         return bool(self.config.get("protocol", {}).get("repeats") == "keep")
+
+    @property
+    def trained(self) -> int:
+        """T: items 1..T are those of the training; the others were added by their titles."""
+        return len(self.tensors["item_embeddings"]) - 1
+
+    def read_by(self, tower: str) -> int:
+        """Items 1..n are those that a tower can read in a history: no teacher has an embedding of an added one."""
+        alone = tower == "llm" and not self.config["prompts"].get("user_representation")
+        return len(self.items) if alone else self.trained
+
+    def recommended_by(self, tower: str) -> int:
+        """Items 1..n are those that a tower can recommend: `cf` scores f_item's vectors, as `llm` does."""
+        return self.trained if tower == "teacher" else len(self.items)
 
     def stores(self) -> pl.Series:
         """`[I]` each item's store as String, null where it has none, in the order of item ids."""

@@ -62,7 +62,7 @@ def run(history: list[dict[str, Any]], options: argparse.Namespace, bundle: Call
     if answer.fallback:
         print("no item of the history is known: these are the most popular items")
     if answer.unknown:
-        print(f"not in the catalogue: {', '.join(answer.unknown)}")
+        print(f"unknown items: {', '.join(answer.unknown)}")
 
 
 def _wishes(options: argparse.Namespace) -> dict[str, Any]:

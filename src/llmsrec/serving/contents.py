@@ -47,6 +47,9 @@ def _shapes(bundle: "Bundle") -> dict[str, int]:
         value = shapes.get(name)
         if type(value) is not int or value < 1:
             raise _error(bundle, "config.json", f"`shapes.{name}` is {shown(value)}, not a number of one or more")
+    trained = shapes.get("trained", shapes["items"])  # fewer where items were added by title
+    if type(trained) is not int or not 1 <= trained <= shapes["items"]:
+        raise _error(bundle, "config.json", f"`shapes.trained` is {shown(trained)}, not 1 to {shapes['items']}")
     return shapes
 
 
@@ -75,10 +78,9 @@ def _check_items(bundle: "Bundle", count: int) -> None:
 
 
 def _check_tensors(bundle: "Bundle", shapes: dict[str, int]) -> None:
-    rows = shapes["items"] + 1
     expected = {
-        "item_vectors": (rows, shapes["d_prime"]),
-        "item_embeddings": (rows, shapes["d"]),
+        "item_vectors": (shapes["items"] + 1, shapes["d_prime"]),
+        "item_embeddings": (shapes.get("trained", shapes["items"]) + 1, shapes["d"]),
         "user_out": (shapes["d_llm"],),
         "item_out": (shapes["d_llm"],),
     }
@@ -92,7 +94,7 @@ def _check_tensors(bundle: "Bundle", shapes: dict[str, int]) -> None:
 
 def _check_models(bundle: "Bundle", shapes: dict[str, int]) -> None:
     """NaN in an embedding of the teacher shows only where its item is asked for, so it reads all, row after row."""
-    count, length, tensors = shapes["items"], shapes["max_length"], bundle.tensors
+    count, length, tensors = bundle.trained, shapes["max_length"], bundle.tensors
     teacher = _model(bundle, bundle.teacher)
     if teacher.row != (length,):
         file = f"onnx/{bundle.teacher}.onnx"

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import pad
 
 from llmsrec.engine import backbone as backbones
 from llmsrec.engine.readout import read_out, read_out_by_length
@@ -14,6 +15,8 @@ from llmsrec.errors import DataError
 from llmsrec.prompts.retrieval import Prompts, PromptSettings
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.towers import History, Teacher
+
+ITEMS = 64  # prompts of items at once
 
 
 class LLMTower:
@@ -36,10 +39,12 @@ class LLMTower:
         self._prompts_of = partial(Prompts, backbone.tokenizer, settings=settings, limit=backbone.limit)
         self._prompts = self._prompts_of(titles=bundle.items["title"].to_list())
         self._device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
+        self._trained = bundle.trained
         f_item_input = bundle.models["f_I"]
-        parts = np.array_split(bundle.tensors["item_embeddings"], 1 + len(bundle.items) // 1024)
-        self._item_inputs = self._tensor(np.concatenate([f_item_input(part) for part in parts]))
-        self._unseen = torch.zeros_like(self._item_inputs[0])
+        parts = np.array_split(bundle.tensors["item_embeddings"], 1 + bundle.trained // 1024)
+        inputs = self._tensor(np.concatenate([f_item_input(part) for part in parts]))
+        # Zeros stand for what no teacher has, the embeddings of items that were added by title (docs/experiments.md).
+        self._item_inputs = pad(inputs, (0, 0, 0, len(bundle.items) - bundle.trained))
         self._user_out, self._item_out = (self._tensor(bundle.tensors[name]) for name in ("user_out", "item_out"))
         self._f_user, self._f_item = bundle.models["f_user"], bundle.models["f_item"]
         self._explicit = settings.user_representation
@@ -59,16 +64,27 @@ class LLMTower:
         hidden = self._read_out(self._model, prompts, self._item_inputs.__getitem__, self._user_out, seen)
         return self._f_user(hidden.cpu().numpy())
 
-    @torch.no_grad()
-    def of_title(self, title: str) -> np.ndarray:
-        """`[d']` float32, the vector of an item with this title that training never saw: its item prompt and f_item.
+    def of_items(self, items: np.ndarray) -> np.ndarray:
+        """`[n, d']` float32, what item prompts and f_item make of items of the catalogue."""
+        return self._of_items(self._prompts, items, self._item_inputs)
 
-        Zeros stand for its item embedding: with them, the titles of known items lead to more of these items' own
-        neighbours than with the mean of all embeddings.
+    def of_titles(self, titles: list[str], inputs: Tensor | None = None) -> np.ndarray:
+        """`[n, d']` float32, the vectors of items with these titles that training never saw.
+
+        Args:
+            inputs: `[n, d_llm]` what stands for f_I of their item embeddings; zeros if None.
         """
-        prompt = self._prompts_of(titles=[title]).items(np.array([1]))
-        hidden = self._read_out(self._model, prompt, lambda slots: self._unseen.expand(len(slots), -1), self._item_out)
-        return self._f_item(hidden.cpu().numpy())[0]
+        inputs = self._item_inputs.new_zeros(len(titles), self._item_inputs.shape[1]) if inputs is None else inputs
+        prompts = self._prompts_of(titles=titles)
+        return self._of_items(prompts, np.arange(1, len(titles) + 1), pad(inputs, (0, 0, 1, 0)))
+
+    @torch.no_grad()
+    def _of_items(self, prompts: Prompts, items: np.ndarray, inputs: Tensor) -> np.ndarray:
+        vectors = []
+        for rows in np.array_split(items, -(-len(items) // ITEMS)):
+            hidden = self._read_out(self._model, prompts.items(rows), inputs.__getitem__, self._item_out)
+            vectors.append(self._f_item(hidden.cpu().numpy()))
+        return np.concatenate(vectors)
 
     def lengths(self, histories: list[History]) -> np.ndarray:
         """`[B]` about how many tokens each prompt has, for putting prompts of like length together."""
@@ -79,7 +95,7 @@ class LLMTower:
         return self._tensor(self._f_U(self._teacher.vectors(histories)))
 
     def _some_user_inputs(self, count: int) -> Tensor:
-        numbers = np.arange(count) % len(self._item_inputs[1:]) + 1
+        numbers = np.arange(count) % self._trained + 1
         return self._user_inputs([History(np.array([item]), np.array([0]), []) for item in numbers])
 
     def _tensor(self, values: np.ndarray) -> Tensor:

@@ -32,7 +32,9 @@ class Recommender:
         self._untitled = (bundle.items["title"] == UNTITLED).to_numpy()
         self._ids = {asin: item_id for item_id, asin in enumerate(self._asins, start=1)}
         self._counts = bundle.items["count"].to_numpy().astype(np.float32)
-        transposed = {name: np.ascontiguousarray(bundle.tensors[name][1:].T) for name in set(ITEMS.values())}
+        # A teacher has no vectors of items that were added by title: zeros stand in their places, and are left out.
+        self._beyond = {tower: np.arange(bundle.recommended_by(tower), len(self._asins)) for tower in ITEMS}
+        transposed = {name: self._columns(bundle.tensors[name]) for name in set(ITEMS.values())}
         self._item_vectors = {tower: transposed[name] for tower, name in ITEMS.items()}
         directions = {name: Directions(vectors) for name, vectors in transposed.items()}
         self._directions = {tower: directions[name] for tower, name in ITEMS.items()}
@@ -75,7 +77,9 @@ class Recommender:
 
     def _recommend(self, requests: Sequence[Request]) -> list[Answer]:
         histories = [
-            self.history([e.parent_asin for e in request.history], [e.timestamp for e in request.history])
+            self.history(
+                [e.parent_asin for e in request.history], [e.timestamp for e in request.history], request.tower
+            )
             for request in requests
         ]
         answers: dict[int, Answer] = {}
@@ -112,23 +116,42 @@ class Recommender:
                     "or 'teacher'."
                 )
 
-    def history(self, asins: list[str], timestamps: list[int]) -> History:
-        """Oldest first (ties in the order given), of repeats the first or all, as in the data that was trained on."""
+    def history(self, asins: list[str], timestamps: list[int], tower: str = "llm") -> History:
+        """Oldest first (ties in the order given), of repeats the first or all, as in the data that was trained on.
+
+        Args:
+            tower: which will read it; items that were added by title are unknown to `cf` and `teacher`.
+        """
+        readable = self._bundle.read_by(tower)
         events = [(asins[place], timestamps[place]) for place in sorted(range(len(asins)), key=timestamps.__getitem__)]
         first: dict[str, int] = {}
         for asin, time in events:
             first.setdefault(asin, time)
         kept = events if self._bundle.repeats else list(first.items())
-        known = [(self._ids[asin], time) for asin, time in kept if asin in self._ids]
+        known = [(self._ids[asin], time) for asin, time in kept if self._is_known(asin, readable)]
         return History(
             items=np.array([item for item, _ in known], dtype=np.int64),
             timestamps=np.array([time for _, time in known], dtype=np.int64),
-            unknown=[asin for asin in first if asin not in self._ids],
+            unknown=[asin for asin in first if not self._is_known(asin, readable)],
         )
+
+    def _is_known(self, asin: str, among: int) -> bool:
+        """Whether it is one of the items 1..`among`."""
+        return self._ids.get(asin, among + 1) <= among
+
+    def _columns(self, vectors: np.ndarray) -> np.ndarray:
+        """`[<= I + 1, d]` vectors as `[d, I]`, without that of the padding."""
+        columns = np.zeros((vectors.shape[1], len(self._asins)), dtype=np.float32)
+        columns[:, : len(vectors) - 1] = vectors[1:].T
+        return columns
 
     def excluded(self, history: History) -> np.ndarray:
         """Indices of the items that are not recommended after a history: its own, or none where repeats were kept."""
-        return history.items[:0] if self._bundle.repeats else history.items - 1
+        return history.items[:0] if self._bundle.repeats else self._met(history)
+
+    def _met(self, history: History) -> np.ndarray:
+        """Indices of a history's items, those that its tower cannot read included."""
+        return np.concatenate([history.items - 1, self._indices(history.unknown)])
 
     def rank(self, histories: list[History], tower: str, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """What `recommend` ranks, for histories that are one batch: `[<= k]` indices of items, best first, and scores.
@@ -140,13 +163,14 @@ class Recommender:
         """
         scores = self.tower(tower).vectors(histories) @ self._item_vectors[tower]
         best = [
-            top(row, k, self.excluded(history), self._untitled) for row, history in zip(scores, histories, strict=True)
+            top(row, k, np.concatenate([self.excluded(history), self._beyond[tower]]), self._untitled)
+            for row, history in zip(scores, histories, strict=True)
         ]
         return [(indices, row[indices]) for indices, row in zip(best, scores, strict=True)]
 
-    def popular(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def popular(self, k: int, tower: str) -> tuple[np.ndarray, np.ndarray]:
         """What a history without a known item gets: `[k]` indices of items, best first, and their events."""
-        best = top(self._counts, k, np.empty(0, dtype=np.int64), self._untitled)
+        best = top(self._counts, k, self._beyond[tower], self._untitled)
         return best, self._counts[best]
 
     def similar(self, request: Similar) -> Neighbours:
@@ -169,11 +193,10 @@ class Recommender:
 
     def _check_items(self, request: Request | Similar, name: str) -> None:
         """Raise RequestError, in which the request has a name, for items that the catalogue does not have."""
-        if request.k > len(self._asins) and request.allow is None:
-            raise RequestError(
-                f"{name}, `k` is {request.k}, but the catalogue has {len(self._asins)} items; ask for 1 to "
-                f"{len(self._asins)}."
-            )
+        count = self._bundle.recommended_by(request.tower)
+        if request.k > count and request.allow is None:
+            of = f"the catalogue has {count} items" if count == len(self._asins) else f"`teacher` knows {count} items"
+            raise RequestError(f"{name}, `k` is {request.k}, but {of}; ask for 1 to {count}.")
         if request.filter:
             self._catalogue.check(request.filter, name)
 
@@ -183,7 +206,7 @@ class Recommender:
             own = np.array([self._ids[request.parent_asin] - 1])
             cosines = directions.cosines(directions.of(own)[0])
         else:
-            cosines = directions.cosines(cast("LLMTower", self.tower("llm")).of_title(str(request.title)))
+            cosines = directions.cosines(cast("LLMTower", self.tower("llm")).of_titles([str(request.title)])[0])
         exclude = self._left_out(own, request.allow, request.block, request.filter)
         best = top(cosines, request.k, exclude, self._untitled)
         return Neighbours(items=self._named(best, cosines))
@@ -191,7 +214,8 @@ class Recommender:
     def _answer(self, request: Request, history: History, scores: np.ndarray) -> Answer:
         own = self.excluded(history)
         if request.exclude_history is not None:
-            own = history.items - 1 if request.exclude_history else own[:0]
+            own = self._met(history) if request.exclude_history else own[:0]
+        own = np.concatenate([own, self._beyond[request.tower]])
         exclude = self._left_out(own, request.allow, request.block, request.filter)
         directions = self._directions[request.tower]
         if request.diversity:
@@ -213,7 +237,12 @@ class Recommender:
             used=len(history.items),
             unknown=history.unknown,
             fallback=None if len(history.items) else "popular",
-            unknown_candidates=[asin for asin in dict.fromkeys(request.allow or []) if asin not in self._ids] or None,
+            unknown_candidates=[
+                asin
+                for asin in dict.fromkeys(request.allow or [])
+                if not self._is_known(asin, self._bundle.recommended_by(request.tower))
+            ]
+            or None,
         )
 
     def _left_out(

@@ -205,10 +205,11 @@ class Answer(BaseModel):
             `exclude_history` is false or the model was trained with data.repeats `keep`.
         used: known, distinct items of the history, or with `keep` its events with known items. A tower reads the last
             of them, as many as it was trained with.
-        unknown: items of the history that the catalogue does not have, oldest first.
+        unknown: items of the history that the catalogue does not have, or that were added to it by title and that the
+            tower cannot read, oldest first.
         fallback: `popular` where no item of the history is known: the items are then the most popular ones.
-        unknown_candidates: ids of `allow` (of /rank: `candidates`) that the catalogue does not have; only where there
-            are such.
+        unknown_candidates: ids of `allow` (of /rank: `candidates`) that the catalogue does not have, or for `teacher`
+            were added to it by title; only where there are such.
     """
 
     items: list[Recommendation]

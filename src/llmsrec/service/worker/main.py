@@ -189,13 +189,14 @@ def load(folder: Path, llm: bool) -> tuple[Any, dict[str, Any]]:
     if llm:
         recommender.warm()
     asins, backbone = bundle.items["parent_asin"].to_list(), bundle.config["backbone"]
+    trained = asins[: getattr(bundle, "trained", len(asins))]  # older code knows no items that were added by title
     exact = (backbone["dtype"], backbone["quantization"]) == ("float32", "none")
     repeats = bundle.config.get("protocol", {}).get("repeats") == "keep"
     served = [tower for tower in schema.TOWERS if (tower == "llm") == llm]
     for tower in served:
         if tower == "cf" and not bundle.config["distilled"]:
             continue  # each request for it is refused with a sentence of its own
-        if wrong := problem(recommender, schema.parse, asins, tower, exact, repeats):
+        if wrong := problem(recommender, schema.parse, trained, tower, exact, repeats):
             raise DataError(wrong)
     about = {
         "towers": served,

@@ -1,0 +1,65 @@
+"""The command `llmsrec items add`: its arguments, and what it does."""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from llmsrec.files import write_json
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Give the parser what it takes."""
+    command.add_argument("file", type=Path, help="JSON lines of parent_asin, title and, if known, store and categories")
+    command.add_argument(
+        "--model",
+        default="staging",
+        help="the version that gets them: shop/5, shop@staging, or 5 or staging of `registry.model` "
+        "(default: %(default)s)",
+    )
+
+
+def run(root: Path, options: argparse.Namespace) -> None:
+    """Register a version with the items of a file beside its own, and print what they cost and what comes next.
+
+    Nothing is registered before all of it is measured.
+
+    Raises:
+        RequestError: no such version, or no torch here.
+        DataError: a line of the file that cannot be used, or a version that is not what was registered, keeps no
+            evidence or whose backbone is not that of its training.
+    """
+    from llmsrec import params as parameters
+    from llmsrec.export import extended
+    from llmsrec.items import cost, lines
+    from llmsrec.promotion import evidence
+    from llmsrec.registry import extension, tracking, versions
+    from llmsrec.registry.record import ADDED
+    from llmsrec.serving.bundle import Bundle
+
+    settings = parameters.load(root / "params.yaml")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with tracking.existing(root, "Run the command again") as client:
+            version = versions.find(client, *versions.of(options.model, None, settings.registry.model))
+            name = f"{version.name}/{version.version}"
+            evaluated = evidence.evaluated(client, version, folder)
+            evidence.model(client, version, folder / "model")
+        bundle = Bundle.open(folder / "model/artifacts/bundle")
+        added = lines.read(options.file, bundle.items["parent_asin"])
+        print(f"{name} has {len(bundle.items):,} items: {len(added):,} are added by their titles", flush=True)
+        extended.write(folder / "bundle", bundle, added, name)
+        longer = Bundle.open(folder / "bundle")
+        print("what they cost the items of the training is measured on test users of the version", flush=True)
+        about = cost.measure(longer, evaluated)
+        write_json(folder / "reports" / ADDED, about)
+        shutil.copy(longer.folder / "parity.json", folder / "reports")
+        (folder / "registered").mkdir()
+        made = extension.register(root, version, longer.folder, folder / "reports", added, folder / "registered")
+    for tower, found in about["towers"].items():
+        print(
+            f"{tower}: NDCG@10 of {about['users']:,} test users among all {len(longer.items):,} items "
+            f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+        )
+    print(f"{version.name} version {made.version} has them; run {made.run_id}, which extends {name}")
+    print(f"  llmsrec promote {version.name}/{made.version} --to staging\n      what the gate says of it")

@@ -1,0 +1,67 @@
+"""What added items cost those of the training: more items to confuse a user's next one with."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from llmsrec.errors import DataError
+from llmsrec.evaluation.metrics import of_users, per_user
+from llmsrec.evaluation.towers import PROTOCOL
+from llmsrec.promotion.gate import METRIC, Evaluated
+from llmsrec.scoring import held_out
+from llmsrec.serving.bundle import Bundle
+
+ASKED, SEED = 2000, 0  # test users, of those that are kept with a version
+
+
+def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
+    """Ask the towers of a bundle with added items about test users of its training; reports/added.json.
+
+    Each user's NDCG@10 in the whole catalogue is compared with what it was among the items of the training: of `llm` as
+    the evaluation had it, so that a bundle which answers otherwise than the trained model shows here, too. `teacher`
+    knows no added items, so they cost it nothing.
+
+    Args:
+        bundle: as `export.extended` wrote it.
+        evaluated: the reports of the version that it extends.
+
+    Returns:
+        `extends`, `bundle_sha256`, `trained` and `items` (how many there are of each kind), `users`, and `towers`:
+        tower -> the paired difference with its interval.
+
+    Raises:
+        DataError: that version is from before test users were kept.
+    """
+    if evaluated.test_users is None:
+        raise DataError(
+            f"version {evaluated.version} was registered before test users were kept with a version, so what new items "
+            "cost cannot be measured; `dvc repro` with its params registers it anew."
+        )
+    users = evaluated.test_users
+    if len(users) > ASKED:
+        users = users[np.sort(np.random.default_rng(SEED).choice(len(users), ASKED, replace=False))]
+    asked = evaluated.ranks.filter(pl.col("user_id").is_in(users["user_id"].implode()))
+    before = {"llm": of_users(asked, "llm_srec", "test", PROTOCOL, METRIC)}
+    if bundle.config["distilled"]:
+        before["cf"] = per_user(held_out.rank(as_trained(bundle), users, "cf").ranks[PROTOCOL], METRIC)
+    towers = {}
+    for tower, without in before.items():
+        now = per_user(held_out.rank(bundle, users, tower).ranks[PROTOCOL], METRIC)
+        towers[tower] = evaluated.difference(now, without)
+    return {
+        "extends": bundle.config["extends"],
+        "bundle_sha256": bundle.digest,
+        "trained": bundle.trained,
+        "items": len(bundle.items) - bundle.trained,
+        "users": len(users),
+        "towers": towers,
+    }
+
+
+def as_trained(bundle: Bundle) -> Bundle:
+    """The bundle with the items of its training alone."""
+    count = bundle.trained
+    tensors = bundle.tensors | {"item_vectors": bundle.tensors["item_vectors"][: count + 1]}
+    return dataclasses.replace(bundle, items=bundle.items.head(count), tensors=tensors)

@@ -1,0 +1,287 @@
+"""New items by title in a real registry: what the version holds, says of itself, answers and is judged by."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import polars as pl
+import pytest
+
+from llmsrec import cli
+from llmsrec.drift import reference
+from llmsrec.errors import DataError
+from llmsrec.export import extended as extending
+from llmsrec.files import read_json, tree
+from llmsrec.items import cost
+from llmsrec.promotion import aliases, evidence
+from llmsrec.registry import start, tracking
+from llmsrec.scoring import held_out
+from llmsrec.serving.bundle import Bundle, seal, verify
+from llmsrec.serving.llm_tower import LLMTower
+from llmsrec.serving.recommender import Recommender
+from llmsrec.serving.schema import parse, parse_rank, parse_similar
+from tests.conftest import make_tiny
+from tests.items.conftest import NEW, Extended, write
+from tests.registry import made
+from tests.service.conftest import Store, request, serve
+
+KEPT = ("onnx/", "backbone/", "weights.safetensors", "reference.parquet")
+
+
+@pytest.fixture
+def here(extended: Extended, monkeypatch: pytest.MonkeyPatch) -> Extended:
+    monkeypatch.setenv("DVC_ROOT", str(extended.root))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return extended
+
+
+@pytest.fixture(scope="module")
+def longer(extended: Extended) -> Bundle:
+    return extended.bundle(2)
+
+
+def test_the_new_version_has_the_old_one_byte_by_byte_and_the_items_behind_its_own(
+    extended: Extended, longer: Bundle
+) -> None:
+    before = extended.bundle(1)
+    files, others = tree(before.folder), tree(longer.folder, bytecode=True)
+    assert {name: others[name] for name in files if name.startswith(KEPT)} == {
+        name: digest for name, digest in files.items() if name.startswith(KEPT)
+    }
+    for name, tensor in before.tensors.items():
+        np.testing.assert_array_equal(longer.tensors[name][: len(tensor)], tensor)
+    assert (len(longer.items), longer.trained, len(longer.tensors["item_vectors"])) == (33, 30, 34)
+    assert longer.items.head(30).equals(before.items)
+    assert longer.items.tail(3).rows() == [
+        (31, "N1", "Bottle no 7 of rose water", 0, None, []),
+        (32, "N2", "Crate & jar of rose soap", 0, "Shop 9", ["Home"]),
+        (33, "N3", "Bottle no 8 of water", 0, None, ["Home", "Shelf 1"]),
+    ]
+    assert longer.config["extends"] == {"version": "gated/1", "bundle_sha256": before.digest}
+    assert read_json(longer.folder / "parity.json")["added"]["largest_difference"] <= 1e-4
+    verify(longer.folder, running=True)
+
+
+def test_a_new_items_vector_is_that_of_similar_by_title(longer: Bundle, extended: Extended) -> None:
+    tower = LLMTower(extended.bundle(1))
+    for place, title in enumerate(longer.items["title"][30:], start=31):  # one by one, as /similar asks
+        np.testing.assert_allclose(tower.of_titles([title])[0], longer.tensors["item_vectors"][place], atol=1e-5)
+    recommender = Recommender(longer)
+    (first,) = recommender.similar(parse_similar({"title": "Bottle no 7 of rose water", "k": 1})).items
+    assert (first.parent_asin, round(first.score, 4)) == ("N1", 1.0)
+
+
+def test_its_run_says_what_it_extends_and_no_alias_has_moved(extended: Extended, longer: Bundle) -> None:
+    client = extended.client
+    assert aliases.read(client, "gated") == {"staging": 1, "candidate": 1}
+    version, parent = (client.get_model_version("gated", number) for number in ("2", "1"))
+    run = client.get_run(version.run_id)
+    assert run.info.run_name == "3 items added to gated/1" and run.info.status == "FINISHED"
+    assert (run.data.tags["extends"], run.data.tags["extends.run_id"]) == ("gated/1", parent.run_id)
+    assert version.tags["extends"] == "gated/1" and version.tags["bundle_sha256"] == longer.digest
+    assert run.data.params == client.get_run(parent.run_id).data.params
+    assert run.data.metrics["added/items"] == 3 and "added/llm/ndcg_10" in run.data.metrics
+    place = mlflow.artifacts.download_artifacts(
+        run_id=version.run_id, artifact_path="added/items.jsonl", tracking_uri=client.tracking_uri
+    )
+    assert [json.loads(line)["parent_asin"] for line in Path(place).read_text().splitlines()] == ["N1", "N2", "N3"]
+    card = version.description
+    assert (
+        "3 items added to gated/1 by their titles" in card and "30 items of the training, 3 that it never saw" in card
+    )
+    assert card.endswith("A card.")
+    assert "gated version 2 has them" in extended.added and "llmsrec promote gated/2 --to staging" in extended.added
+
+
+def test_the_same_again_is_the_same_version(here: Extended, capsys: Any) -> None:
+    assert cli.main(["items", "add", str(here.root / "new.jsonl"), "--model", "gated/1"]) == 0
+    assert "gated version 2 has them" in capsys.readouterr().out
+    assert len(here.client.search_model_versions("name = 'gated'")) == 2
+
+
+def test_cf_and_llm_recommend_new_items_and_the_teacher_does_not(longer: Bundle) -> None:
+    recommender, everything = Recommender(longer), [f"B{item}" for item in range(1, 31)]
+    for tower, count in (("llm", 31), ("cf", 31), ("teacher", 28)):
+        sent = request([3, 8], k=count, tower=tower)
+        (answer,) = recommender.recommend(parse([sent]))
+        named = {item.parent_asin for item in answer.items}
+        assert named == set(everything) - {"B3", "B8"} | ({"N1", "N2", "N3"} if tower != "teacher" else set()), tower
+        vectors = longer.tensors["item_vectors"] if tower != "teacher" else longer.tensors["item_embeddings"]
+        history = recommender.history(["B3", "B8"], [event["timestamp"] for event in sent["history"]], tower)
+        scores = vectors @ recommender.tower(tower).vectors([history])[0]
+        for item in answer.items:
+            place = longer.items["parent_asin"].to_list().index(item.parent_asin) + 1
+            assert item.score == pytest.approx(scores[place], abs=1e-5)
+    (ranked,) = recommender.recommend([parse_rank({"history": [], "candidates": ["N1", "B4"], "tower": "teacher"})])
+    assert ([item.parent_asin for item in ranked.items], ranked.unknown_candidates) == (["B4"], ["N1"])
+
+
+def test_in_a_history_new_items_are_read_by_llm_and_unknown_to_the_others(longer: Bundle) -> None:
+    recommender = Recommender(longer)
+    events = request([3, 8])["history"] + [{"parent_asin": "N2", "timestamp": 1_500_000_000_000}]
+    told = {tower: {"history": events, "k": 5, "tower": tower} for tower in ("llm", "cf", "teacher")}
+    alone = {tower: {"history": events[2:], "k": 2, "tower": tower} for tower in told}
+    for tower in told:
+        first, second = recommender.recommend(parse([told[tower], alone[tower]]))
+        if tower == "llm":
+            assert (first.used, first.unknown, second.fallback) == (3, [], None)
+            assert "N2" not in {item.parent_asin for item in first.items}
+            plain = recommender.recommend(parse([{**told[tower], "history": events[:2]}]))[0]
+            assert plain.items[0].score != first.items[0].score, "its title is read"
+        else:
+            assert (first.used, first.unknown, second.fallback) == (2, ["N2"], "popular")
+            everything = {**told[tower], "k": 30 if tower == "cf" else 28}
+            (answer,) = recommender.recommend(parse([everything]))
+            assert not {"N2", "B3", "B8"} & {item.parent_asin for item in answer.items}, (
+                "nobody is shown what they have"
+            )
+            bare = {**everything, "exclude_history": False, "allow": ["N2"]}
+            (answer,) = recommender.recommend(parse([bare]))
+            assert [item.parent_asin for item in answer.items] == (["N2"] if tower == "cf" else [])
+
+
+def test_users_who_have_added_items_can_be_asked_of_any_tower(longer: Bundle) -> None:
+    users = made.test_users_of(0).with_columns(
+        history=pl.concat_list("history", pl.lit("N2")), timestamps=pl.concat_list("timestamps", pl.lit(10**12))
+    )
+    for tower, unknown in (("llm", 0), ("cf", 40), ("teacher", 40)):
+        asked = held_out.rank(longer, users, tower)
+        assert asked.unknown_events == unknown and asked.ranks["full"].max() < 33 - 6
+    targets = users.with_columns(target=pl.lit("N1"))
+    assert [held_out.rank(longer, targets, tower).unknown_targets for tower in ("cf", "teacher")] == [0, 40]
+
+
+def test_k_beyond_what_a_tower_knows_is_one_line(longer: Bundle) -> None:
+    recommender = Recommender(longer)
+    for tower, said in (("teacher", "`teacher` knows 30 items"), ("cf", "the catalogue has 33 items")):
+        with pytest.raises(Exception, match=f"`k` is 34, but {said}"):
+            recommender.recommend(parse([request([1], k=34, tower=tower)]))
+
+
+def test_what_they_cost_is_each_users_ndcg_with_them_minus_without(extended: Extended, longer: Bundle) -> None:
+    reports = Path(
+        mlflow.artifacts.download_artifacts(
+            run_id=extended.client.get_model_version("gated", "2").run_id,
+            artifact_path="reports",
+            tracking_uri=extended.client.tracking_uri,
+        )
+    )
+    about, before, users = read_json(reports / "added.json"), extended.bundle(1), made.test_users_of(0)
+    assert (about["items"], about["trained"], about["users"]) == (3, 30, 40)
+    for tower in ("llm", "cf"):
+        with_them, without = (
+            [0.0 if rank >= 10 else 1 / np.log2(rank + 2) for rank in held_out.rank(of, users, tower).ranks["full"]]
+            for of in (longer, before)
+        )
+        assert about["towers"][tower]["difference"] == pytest.approx(np.mean(with_them) - np.mean(without), abs=1e-9)
+        assert about["towers"][tower]["difference"] <= 0
+    assert cost.as_trained(longer).items.equals(before.items)
+
+
+def test_the_gate_judges_it_as_any_other_and_refuses_what_costs_too_much(
+    here: Extended, capsys: Any, tmp_path: Path
+) -> None:
+    params = here.root / "params.yaml"
+    text = params.read_text()
+    params.write_text(text.replace("    margin: 0.01 ", "    margin: 0.9 "))
+    try:
+        assert cli.main(["promote", "gated/2", "--to", "staging"]) == 0, capsys.readouterr().err
+        shown = capsys.readouterr().out
+        assert "the same training, so only what was added is compared" in shown
+        assert "among 3 added items too, minus without" in shown and "whole and answering" in shown
+        assert "bundle in which its added items were measured" in shown and "computed anew as those of" in shown
+        params.write_text(text.replace("    margin: 0.01 ", "    margin: 0.0 "))
+        assert cli.main(["promote", "gated/2", "--to", "staging"]) == 1
+        assert "llm, among 3 added items too, minus without, lower bound" in capsys.readouterr().err
+    finally:
+        params.write_text(text)
+
+
+def test_evidence_of_added_items_that_was_altered_is_refused(here: Extended, tmp_path: Path) -> None:
+    version = here.client.get_model_version("gated", "2")
+    location = here.client.get_run(version.run_id).info.artifact_uri.removeprefix("file://")
+    path = Path(location) / "reports/added.json"
+    text = path.read_text()
+    for altered in (text.replace('"items": 3', '"items": 2'), None):
+        path.unlink()
+        if altered:
+            path.write_text(altered)
+        with (
+            tracking.existing(here.root, "-") as client,
+            pytest.raises(DataError, match="are not those that were logged"),
+        ):
+            evidence.evaluated(client, version, tmp_path / str(altered is None))
+        path.write_text(text)
+
+
+def test_more_items_can_be_added_and_the_cost_is_that_of_all(here: Extended, capsys: Any, tmp_path: Path) -> None:
+    file = write(tmp_path / "more.jsonl", [{"parent_asin": "M1", "title": "Bottle no 9"}])
+    assert cli.main(["items", "add", str(file), "--model", "gated/2"]) == 0
+    assert "gated version 3 has them" in capsys.readouterr().out
+    longest = here.bundle(3)
+    assert (len(longest.items), longest.trained, longest.config["extends"]["version"]) == (34, 30, "gated/2")
+    card = here.client.get_model_version("gated", "3").description
+    assert "30 items of the training, 4 that it never saw" in card and card.count("# gated version 3") == 1
+    with pytest.raises(DataError, match='`parent_asin` is "N1", which the version\'s catalogue has already'):
+        from llmsrec.items import lines
+
+        lines.read(here.root / "new.jsonl", longest.items["parent_asin"])
+
+
+def test_a_training_begins_from_what_was_trained_alone(longer: Bundle, tmp_path: Path) -> None:
+    start.extract(longer, "gated/2", tmp_path)
+    assert pl.read_parquet(tmp_path / "items.parquet")["parent_asin"].to_list() == [f"B{n}" for n in range(1, 31)]
+
+
+def test_to_drift_an_added_item_is_one_that_training_did_not_have(longer: Bundle, extended: Extended) -> None:
+    rows = []
+    for bundle in (extended.bundle(1), longer):
+        history = Recommender(bundle).history(["B1", "B2", "N1"], [1, 2, 3], tower="cf")
+        rows.append(reference.measure(bundle, [history], ["cf", "llm"]))
+    assert [row["unknown"].item() for row in rows] == [1, 1]
+    np.testing.assert_allclose(rows[0]["entropy_llm"], rows[1]["entropy_llm"], rtol=1e-6)
+
+
+def test_a_service_answers_with_them_over_http(extended: Extended, longer: Bundle, tmp_path: Path) -> None:
+    running = serve(Store(extended.root, extended.client), tmp_path, "--drain", "0.1", model="models:/gated/2")
+    try:
+        running.ready(2)
+        inputs = [request([3, 8], k=31, tower="cf"), request([3, 8], k=31, tower="llm")]
+        status, body, _ = running.ask({"inputs": inputs})
+        assert status == 200
+        for answer in body["predictions"]:
+            assert {"N1", "N2", "N3"} < {item["parent_asin"] for item in answer["items"]}
+        assert running.ask({"parent_asin": "N1", "k": 1}, "/similar")[1]["items"][0]["parent_asin"] == "B7"
+        status, body, _ = running.ask({"inputs": [request([1], k=31, tower="teacher")]})
+        assert status == 400 and "`teacher` knows 30 items" in body["message"]
+    finally:
+        assert running.end() == 0
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_with_the_teachers_user_vector_in_the_prompt_no_tower_reads_them_in_a_history(
+    explicit: bool, tmp_path: Path
+) -> None:
+    tiny = make_tiny(tmp_path, user_representation=explicit)
+    added = pl.DataFrame(NEW[:1]).with_columns(store=pl.lit(None, pl.String), categories=pl.lit([], pl.List(pl.String)))
+    extending.write(tmp_path / "longer", Bundle.open(tiny.bundle), added, "shop/1")
+    events = request([3])["history"] + [{"parent_asin": "N1", "timestamp": 1_500_000_000_000}]
+    (answer,) = Recommender.load(tmp_path / "longer").recommend(parse([{"history": events, "tower": "llm"}]))
+    assert answer.unknown == (["N1"] if explicit else [])
+
+
+def test_another_backbone_than_that_of_the_training_adds_nothing(tiny: Any, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    other = Path(shutil.copytree(tiny.bundle, tmp_path / "other", ignore=shutil.ignore_patterns("__pycache__")))
+    weights = load_file(other / "backbone/model.safetensors")
+    save_file({name: tensor * 1.1 for name, tensor in weights.items()}, other / "backbone/model.safetensors")
+    seal(other)
+    added = pl.DataFrame(NEW[:1]).with_columns(store=pl.lit(None, pl.String), categories=pl.lit([], pl.List(pl.String)))
+    with pytest.raises(DataError, match=r"vectors that differ by .* see that it is the backbone of the training"):
+        extending.write(tmp_path / "longer", Bundle.open(other), added, "shop/1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
