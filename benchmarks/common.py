@@ -5,7 +5,10 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,12 +20,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from ruamel.yaml import YAML
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmsrec import params, presets
 from llmsrec.data import five_core, raw, split
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine import embedded
+from llmsrec.files import read_json, write_json
 from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.training.batches import Samples
@@ -122,6 +127,52 @@ def run_steps(model: LLMSRec, samples: Samples, draws: Iterable[tuple[Any, ...]]
     for _, rows, rng, _ in draws:
         model.zero_grad(set_to_none=True)
         torch.stack(list(step_losses(model, samples, rows, of, rng).values())).sum().backward()
+
+
+def workspace(folder: Path, values: dict[str, Any]) -> Path:
+    """A folder in which stages can run, with these values of params.yaml."""
+    if folder.exists():
+        return folder
+    building = folder.with_name(f".{folder.name}")
+    shutil.rmtree(building, ignore_errors=True)
+    for name in ("src", "stages"):
+        shutil.copytree(ROOT / name, building / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, building)
+    yaml = YAML()
+    params = yaml.load(building / "params.yaml")
+    for key, value in values.items():
+        section, name = key.split(".")
+        params[section][name] = value
+    yaml.dump(params, building / "params.yaml")
+    building.rename(folder)
+    return folder
+
+
+def stages(folder: Path, names: tuple[str, ...]) -> None:
+    """Run those that have not run there, and note the processor time of each (`seconds.json`).
+
+    They share a registry with those of the folders beside `folder`.
+    """
+    path = folder / "seconds.json"
+    seconds = read_json(path) if path.exists() else {}
+    environment = {**os.environ, "DVC_ROOT": str(folder), "OMP_NUM_THREADS": "1"}
+    environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{folder.parent}/mlflow.db"}
+    for name in names:
+        if name in seconds:
+            continue
+        print(f"{folder.name}: {name}", flush=True)
+        before = spent()
+        module = f"stages.{'sources.' if name == 'files' else ''}{name}"
+        subprocess.run([sys.executable, "-m", module], cwd=folder, env=environment, check=True)
+        seconds[name] = spent() - before
+        write_json(path, seconds)
+
+
+def spent() -> float:
+    """Seconds of processor time that ended child processes took."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def in_turn(sides: dict[str, Callable[[], float]], repeats: int = REPEATS) -> Figures:

@@ -13,27 +13,23 @@ Each stage runs as the pipeline runs it, in a folder of its own below --out. Wha
 import argparse
 import gzip
 import json
-import os
-import resource
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ruamel.yaml import YAML
 
-from benchmarks.common import ROOT
+from benchmarks.common import ROOT, stages, workspace
 from llmsrec import params as parameters
 from llmsrec import presets
 from llmsrec.data import sample
 from llmsrec.evaluation import test_users
 from llmsrec.evaluation.metrics import per_user
-from llmsrec.files import read_json, write_json
+from llmsrec.files import read_json
 from llmsrec.scoring import held_out
 from llmsrec.serving.bundle import Bundle
 
+GIVEN: dict[str, Any] = {"data.source": "files", "data.category": "Sample", "registry.model": "shop"}
 NEWEST = 0.1  # share of the events that last week did not have
 TRAINS = ("backbone", "sasrec", "llm_srec")
 BEFORE = ("start", "files", "ingest", "filter", "split", "validate")
@@ -53,16 +49,17 @@ WARM: dict[str, dict[str, Any]] = {
 def main() -> None:
     out = arguments().out.resolve()
     data(out)
-    last = workspace(out / "last", out / "data/old", out, {})
-    stages(last, (*BEFORE, *TRAINS, *AFTER, *REGISTERS), out)
-    rows = {"full": workspace(out / "full", out / "data/all", out, {})}
+    old, everything = ({**GIVEN, "data.dir": str(out / f"data/{name}")} for name in ("old", "all"))
+    last = workspace(out / "last", old)
+    stages(last, (*BEFORE, *TRAINS, *AFTER, *REGISTERS))
+    rows = {"full": workspace(out / "full", everything)}
     for number, (name, values) in enumerate(WARM.items(), start=1):
-        rows[name] = workspace(out / f"warm-{number}", out / "data/all", out, {"train.start": "shop/1", **values})
+        rows[name] = workspace(out / f"warm-{number}", {**everything, "train.start": "shop/1", **values})
     for folder in rows.values():
-        stages(folder, (*BEFORE, *TRAINS), out)
+        stages(folder, (*BEFORE, *TRAINS))
     chosen = max(WARM, key=lambda name: best(rows[name]))
     for name in ("full", chosen):
-        stages(rows[name], AFTER, out)
+        stages(rows[name], AFTER)
     print(table(rows, chosen, last))
 
 
@@ -81,50 +78,6 @@ def data(out: Path) -> None:
     kept = [line for line, time in zip(lines, times, strict=True) if time <= until]
     (old / "Sample.jsonl.gz").write_bytes(gzip.compress("".join(kept).encode(), mtime=0))
     shutil.copy(everything / "meta_Sample.jsonl.gz", old)
-
-
-def workspace(folder: Path, files: Path, out: Path, values: dict[str, Any]) -> Path:
-    """A folder in which stages can run, with these values of params.yaml."""
-    if folder.exists():
-        return folder
-    building = folder.with_name(f".{folder.name}")
-    shutil.rmtree(building, ignore_errors=True)
-    for name in ("src", "stages"):
-        shutil.copytree(ROOT / name, building / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, building)
-    yaml = YAML()
-    params = yaml.load(building / "params.yaml")
-    given = {"data.source": "files", "data.dir": str(files), "data.category": "Sample", "registry.model": "shop"}
-    for key, value in {**given, **values}.items():
-        section, name = key.split(".")
-        params[section][name] = value
-    yaml.dump(params, building / "params.yaml")
-    building.rename(folder)
-    return folder
-
-
-def stages(folder: Path, names: tuple[str, ...], out: Path) -> None:
-    """Run those that have not run there, and note the processor time of each (`seconds.json`)."""
-    path = folder / "seconds.json"
-    seconds = read_json(path) if path.exists() else {}
-    environment = {**os.environ, "DVC_ROOT": str(folder), "OMP_NUM_THREADS": "1"}
-    environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{out}/mlflow.db"}
-    for name in names:
-        if name in seconds:
-            continue
-        print(f"{folder.name}: {name}", flush=True)
-        before = spent()
-        module = f"stages.{'sources.' if name == 'files' else ''}{name}"
-        subprocess.run([sys.executable, "-m", module], cwd=folder, env=environment, check=True)
-        seconds[name] = spent() - before
-        write_json(path, seconds)
-
-
-def spent() -> float:
-    """Seconds of processor time that ended child processes took."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def best(folder: Path) -> float:

@@ -1,0 +1,231 @@
+"""New items by title: how items that training never saw are ranked for the users who took them.
+
+    python -m benchmarks.cold_items --out ../cold      # the built-in sample; a training: minutes
+
+The pipeline's own stages run in a folder below --out, with a share of the items held out (`data.cold_fraction`). The
+held-out items then get vectors as `llmsrec items add` gives them, and each user who took one is asked about it: in
+`valid` about the last one up to the user's last training event, in `test` about the last one after it. A history is
+what the user had before, of known items. What stands for the embedding that no teacher has is chosen on validation, by
+NDCG@10 among all items. What is done below --out is not done again.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from benchmarks.common import stages, workspace
+from llmsrec.data import cold
+from llmsrec.data.sequences import Sequences
+from llmsrec.engine import backbone as backbones
+from llmsrec.engine.text_vectors import text_vectors
+from llmsrec.evaluation.metrics import per_user
+from llmsrec.evaluation.names import HEADLINE
+from llmsrec.evaluation.ranks import rank
+from llmsrec.evaluation.significance import Bootstrap
+from llmsrec.serving.bundle import Bundle
+from llmsrec.serving.llm_tower import LLMTower
+from llmsrec.serving.towers import CFTower, History
+
+STAGES = ("ingest", "filter", "split", "validate", "start", "backbone", "sasrec", "llm_srec", "evaluate", "export")
+RECENT = 10  # items of a history that a mean of text vectors is over, as many as the prompt holds
+SEED = 5
+BOOTSTRAP = Bootstrap(1000, SEED)
+FLAT = 1e-6  # of the largest variance: directions with less are left out of whitening
+AMONG = ("cold", "all")
+Vectors = tuple[np.ndarray, np.ndarray]  # `[n, d]` of users, `[I + C + 1, d]` of items, the held-out ones last
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Users and the held-out item that each took.
+
+    Attributes:
+        histories: what each knew before: `[n]`, each with one event at least.
+        targets: `[n]` numbers of held-out items, 1..C.
+        before: of each the held-out items that the user had before.
+    """
+
+    histories: list[History]
+    targets: np.ndarray
+    before: list[np.ndarray]
+
+    def ranks(self, vectors: Vectors, known: int, among: str) -> np.ndarray:
+        """`[n]` 0-based ranks of the targets among the held-out items, or among all but what the user had.
+
+        Args:
+            known: items of the training, I.
+        """
+        users, items = vectors
+        if among == "cold":
+            return rank(users, items[known:], self.targets, *_csr(self.before))["full"]
+        had = [np.concatenate([of.items, known + own]) for of, own in zip(self.histories, self.before, strict=True)]
+        return rank(users, items, known + self.targets, *_csr(had))["full"]
+
+
+def main() -> None:
+    options = arguments()
+    folder = workspace(options.out.resolve() / f"cold-{options.fraction:g}", {"data.cold_fraction": options.fraction})
+    stages(folder, STAGES)
+    print(table(folder))
+
+
+def asked(folder: Path) -> dict[str, Asked]:
+    """`valid` and `test` of a run with held-out items.
+
+    Args:
+        folder: a repository in which the stages have run.
+    """
+    filtered = folder / "data/filtered"
+    known = Sequences.read(filtered / "interactions.parquet")
+    train = pl.read_parquet(folder / "data/split/train.parquet").group_by("user_id").agg(end=pl.col("timestamp").max())
+    events = pl.read_parquet(filtered / cold.EVENTS).join(train, on="user_id", maintain_order="left")
+    late = pl.col("timestamp") > pl.col("end")
+    return {name: _last(known, events, of) for name, of in (("valid", ~late), ("test", late))}
+
+
+def _last(known: Sequences, events: pl.DataFrame, of: pl.Expr) -> Asked:
+    """Each user's last event of those that `of` names, if there was something before it."""
+    histories, targets, before = [], [], []
+    last = events.filter(of).group_by("user_id", maintain_order=True).last()
+    for user, item, time in last.select("user_id", "item_id", "timestamp").iter_rows():
+        items, times = known.of(user)
+        earlier = times < time
+        if earlier.any():
+            own = events.filter(pl.col("user_id") == user, pl.col("timestamp") < time)["item_id"].to_numpy()
+            histories.append(History(items[earlier].astype(np.int64), times[earlier], unknown=[]))
+            targets.append(item)
+            before.append(own[own != item].astype(np.int64))
+    return Asked(histories, np.array(targets, dtype=np.int64), before)
+
+
+def table(folder: Path) -> str:
+    """The choice on validation, and all rows on test."""
+    items = pl.read_parquet(folder / "data/filtered" / cold.ITEMS)
+    bundle, questions = Bundle.open(folder / "models/bundle"), asked(folder)
+    tower, known = LLMTower(bundle), len(bundle.items)
+    titles = bundle.items["title"].to_list() + items["title"].to_list()
+    texts = text_vectors(backbones.load(folder / "models/backbone"), titles).numpy().astype(np.float64)
+    spread = whitened(texts, known)
+    ours = {
+        name: np.concatenate([bundle.tensors["item_vectors"], tower.of_titles(titles[known:], inputs)])
+        for name, inputs in stand_ins(bundle, unit(spread), tower).items()
+    }
+    valid, test = questions["valid"], questions["test"]
+    users = {name: _users(tower.vectors, of.histories) for name, of in questions.items()}
+    scores = {
+        name: {among: per_user(valid.ranks((users["valid"], vectors), known, among), "ndcg_10") for among in AMONG}
+        for name, vectors in ours.items()
+    }
+    chosen = max(scores, key=lambda name: float(scores[name]["all"].mean()))
+    lines = [
+        f"{len(items):,} of {known + len(items):,} items held out; {len(test.targets):,} users of test took one after "
+        f"their last training event, {len(valid.targets):,} of valid before",
+        "",
+        "| stand-in, valid NDCG@10 | among cold items | among all items |",
+        "|---|---|---|",
+        *(f"| {name} | {' | '.join(_mean(of[among]) for among in AMONG)} |" for name, of in scores.items()),
+        "",
+        f"chosen on validation: {chosen}",
+        "",
+    ]
+    counts = np.concatenate([[0], bundle.items["count"].to_numpy(), np.zeros(len(items))])[:, None].astype(np.float64)
+    random = np.random.default_rng(SEED)
+    rows: dict[str, Vectors] = {f"LLM-SRec, {name}": (users["test"], vectors) for name, vectors in ours.items()}
+    if bundle.config["distilled"]:
+        rows[f"LLM-SRec's tower cf, {chosen}"] = (_users(CFTower(bundle).vectors, test.histories), ours[chosen])
+    rows |= {
+        "backbone's text vectors, raw": of_texts(unit(texts), test.histories),
+        "backbone's text vectors, whitened": of_texts(unit(spread), test.histories),
+        "popularity": (np.ones((len(test.targets), 1)), counts),
+        "random order": (random.normal(size=(len(test.targets), 64)), random.normal(size=(len(titles) + 1, 64))),
+    }
+    return "\n".join(lines + _rows(test, rows, f"LLM-SRec, {chosen}", known))
+
+
+def _rows(test: Asked, rows: dict[str, Vectors], ours: str, known: int) -> list[str]:
+    lines = []
+    for among in AMONG:
+        ranks = {name: test.ranks(vectors, known, among) for name, vectors in rows.items()}
+        best = per_user(ranks[ours], "ndcg_10")
+        lines += [
+            f"| test, among {among} items | NDCG@10 | HR@10 | NDCG@10 of `{ours}` minus it |",
+            "|---|---|---|---|",
+        ]
+        for name, of in ranks.items():
+            minus = BOOTSTRAP.difference(best, per_user(of, "ndcg_10"))
+            shown = f"{minus['difference']:+.3f} [{minus['low']:+.3f}, {minus['high']:+.3f}]" if name != ours else ""
+            lines.append(f"| {name} | {' | '.join(_mean(per_user(of, metric)) for metric in HEADLINE)} | {shown} |")
+        lines.append("")
+    return lines
+
+
+def stand_ins(bundle: Bundle, texts: np.ndarray, tower: LLMTower) -> dict[str, Tensor]:
+    """What may stand for f_I of the embeddings of the held-out items: `[C, d_llm]` each.
+
+    Args:
+        texts: `[I + C + 1, w]` vectors of length 1, of the items of the training first.
+    """
+    known, embeddings = len(bundle.items), bundle.tensors["item_embeddings"]
+    nearest = (texts[known + 1 :] @ texts[1 : known + 1].T).argmax(axis=1) + 1
+    mean = np.repeat(embeddings[1:].mean(axis=0, keepdims=True), len(nearest), axis=0)
+    f_item_input = bundle.models["f_I"]
+    inputs = {"mean": f_item_input(mean), "nearest by text": f_item_input(embeddings[nearest])}
+    return {
+        "zero": torch.zeros(len(nearest), bundle.config["shapes"]["d_llm"]),
+        **{name: torch.from_numpy(values) for name, values in inputs.items()},
+    }
+
+
+def whitened(texts: np.ndarray, known: int) -> np.ndarray:
+    """Vectors whose covariance over the items of the training is the identity; row 0 stays zero.
+
+    Args:
+        texts: `[I + C + 1, w]`.
+        known: I; what is held out tells nothing about the directions.
+    """
+    mean = texts[1 : known + 1].mean(axis=0)
+    variances, directions = np.linalg.eigh(np.cov(texts[1 : known + 1], rowvar=False))
+    kept = variances > FLAT * variances[-1]
+    found = (texts - mean) @ (directions[:, kept] / np.sqrt(variances[kept]))
+    found[0] = 0
+    return found
+
+
+def of_texts(texts: np.ndarray, histories: list[History]) -> Vectors:
+    """Users as the mean of their recent items' vectors."""
+    return np.stack([texts[history.items[-RECENT:]].mean(axis=0) for history in histories]), texts
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Of length 1 each, but for zeros."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _users(vectors: Callable[[list[History]], np.ndarray], histories: list[History]) -> np.ndarray:
+    return np.concatenate([vectors(histories[start : start + 32]) for start in range(0, len(histories), 32)])
+
+
+def _csr(lists: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([[0], np.cumsum([len(of) for of in lists])]), np.concatenate([*lists, np.empty(0, np.int64)])
+
+
+def _mean(values: np.ndarray) -> str:
+    found = BOOTSTRAP.mean(values)
+    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the data and the training")
+    parser.add_argument("--fraction", type=float, default=0.1, help="data.cold_fraction (default: %(default)s)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
