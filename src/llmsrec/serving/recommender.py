@@ -101,7 +101,7 @@ class Recommender:
     def _batch(self, name: str) -> int:
         """How many histories go through a tower at once; tried when that is asked for first."""
         if name not in self._batches:
-            self._batches[name] = widest(self.tower(name), len(self._asins))
+            self._batches[name] = widest(self.tower(name), self._bundle.trained)
         return self._batches[name]
 
     def check(self, requests: Sequence[Request]) -> None:
