@@ -46,7 +46,7 @@ def run(registry: Registry, options: argparse.Namespace) -> None:
     with bound(options.host, options.port) as listener:
         registry.version()  # what cannot be had is said before anybody is told to wait
         logs.set_up()
-        with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto").get_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto", log_config=None).get_loop_factory()) as runner:
             runner.run(_serve(registry, options, listener, secret, asked))
 
 
