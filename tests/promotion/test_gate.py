@@ -228,6 +228,19 @@ def test_what_was_tested_on_other_data_is_paired_over_the_users_that_were_kept()
     assert any(figure.holds is False for figure in gate.quality(worse, best, "staging", LIMITS))
 
 
+def test_users_are_found_by_their_ids_where_not_all_are_tested() -> None:
+    """With `split.by: time` the users of test are not 1..U."""
+    ours = dataclasses.replace(GOOD, **{
+        name: getattr(GOOD, name).with_columns(pl.col("user_id") * 2) for name in ("ranks", "slices")
+    })  # fmt: skip
+    asked = HeldOut({"full": np.array([0, MISS, 2], dtype=np.int32)}, 1, events=30, unknown_events=4, popular=0)
+    there = gate.OnOtherData(4, np.array([4, 6, 24]), asked)
+    figures = {figure.name: figure for figure in gate.quality(ours, there, "staging", LIMITS)}
+    name = "NDCG@10 full minus that of version 4 in staging"
+    assert figures[name].value == pytest.approx(0.5)
+    assert figures[f"{name}, warm (2 users)"].value == pytest.approx(0.5)
+
+
 def test_where_the_teacher_alone_is_served_it_is_judged_and_the_llm_tower_is_not() -> None:
     """A shop whose SASRec is better would reach staging by force alone."""
     alone = LIMITS.model_copy(update={"towers": ["teacher"]})

@@ -54,7 +54,7 @@ class Evaluated:
         return str(self.comparison.get("teacher", "sasrec"))
 
     def scores(self, model: str, split: str = "test") -> np.ndarray:
-        """`[U]` float64: NDCG@10 among all items, of users 1..U."""
+        """`[U]` float64: NDCG@10 among all items, of the users of test, by their ids."""
         return of_users(self.ranks, model, split, PROTOCOL, METRIC)
 
     def difference(self, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
@@ -286,7 +286,8 @@ def quality(ours: Evidence, there: There, holder: str, limits: Gate, rival: Riva
     yield Figure(
         "events of their histories that it does not know, skipped", f"{asked.unknown_events:,} of {asked.events:,}"
     )
-    yield from _no_worse(ours, scores, there.scores(), name, limits, there.users - 1)
+    rows = np.searchsorted(ours.slices["user_id"].to_numpy(), there.users)
+    yield from _no_worse(ours, scores, there.scores(), name, limits, rows)
 
 
 def of_added(ours: Evidence, limits: Gate) -> Iterator[Figure]:
