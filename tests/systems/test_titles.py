@@ -91,7 +91,8 @@ def test_a_llmrec_reads_the_codes_of_its_stage_1_and_trains_no_language_model(pl
 
 
 def test_sasrecs_ranks_are_among_the_same_20_items(place: Path) -> None:
-    given, teacher = task(place, "collm"), teachers.load(titles.MODELS / "sasrec")
+    given = task(place, "collm")
+    teacher = teachers.load(given.models / "sasrec")
     asked = given.asked["test"]
     drawn = titles.stored(asked.users, "test")
     vectors, items = teacher.user_vectors(asked.histories)[1:], teacher.item_vectors()
