@@ -8,7 +8,9 @@ from matplotlib.image import imread
 
 from llmsrec.errors import DataError
 from llmsrec.evaluation import plots, report, towers
+from llmsrec.evaluation.names import MODELS
 from llmsrec.evaluation.significance import Bootstrap
+from llmsrec.models.cf import teacher
 
 CURVE = [
     {"step": 10 * n, "epoch": n / 4, "loss": 3 / n, "retrieval": 2 / n, "distill": 1 / n, "uniform": -1.0,
@@ -71,6 +73,12 @@ def test_training_with_next_to_nothing(tmp_path, curve):
 def test_shuffle(tmp_path):
     picture = drawn(tmp_path, plots.shuffle, compared())
     assert all(has(picture, plots.COLORS[model]) for model in compared()["means"])
+
+
+def test_every_model_that_evaluate_ranks_has_a_colour_of_its_own_and_a_name():
+    models = {"llm_srec", "popularity", *teacher.CLASSES}
+    assert models <= plots.COLORS.keys() and models <= MODELS.keys()
+    assert len(set(plots.COLORS.values())) == len(plots.COLORS)
 
 
 def test_titles_say_how_many_items_were_sampled():

@@ -16,6 +16,7 @@ COLORS = {  # distinct to the colour-blind too
     "gru4rec": "#d55e00",
     "bert4rec": "#cc79a7",
     "nextitnet": "#009e73",
+    "ctrl": "#56b4e9",
     "sasrec": "#e69f00",
     "popularity": "#8c8c8c",
 }
