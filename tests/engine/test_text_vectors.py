@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConf
 
 from llmsrec.engine.backbone import Backbone, is_causal
 from llmsrec.engine.embedded import train_tokenizer
-from llmsrec.engine.text_vectors import load_encoder, text_vectors
+from llmsrec.engine.text_vectors import Encoder, load_encoder, text_vectors
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import write_json
 
@@ -101,14 +101,14 @@ def folders(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
 
 def test_the_encoder_is_the_backbone_or_any_other_folder(folders):
     places = folders, folders / "encoder", folders / "backbone"
-    assert load_encoder(None, None, *places).width == 16 and not (folders / "encoder").exists()
-    own = load_encoder("own", None, *places)
+    assert load_encoder(Encoder(model=None, revision=None), *places).width == 16 and not (folders / "encoder").exists()
+    own = load_encoder(Encoder(model="own", revision=None), *places)
     assert own.width == 8 and not own.causal and text_vectors(own, TEXTS).shape == (8, 8)
 
 
 def test_an_encoder_that_is_not_there_names_the_key(folders):
     places = folders, folders / "encoder", folders / "backbone"
     with pytest.raises(DataError, match=r"`encoder.model` is './nowhere': there is no folder"):
-        load_encoder("./nowhere", None, *places)
+        load_encoder(Encoder(model="./nowhere", revision=None), *places)
     with pytest.raises(ParamsError, match=r"set `encoder.revision` to the 40 hex digits"):
-        load_encoder("owner/name", None, *places)
+        load_encoder(Encoder(model="owner/name", revision=None), *places)

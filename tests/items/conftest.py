@@ -1,7 +1,6 @@
 """A registry: version 1 of `gated` with evidence of what the tiny model really does, and 2, which extends it."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from llmsrec import cli
 from llmsrec.registry import tracking, verified
 from llmsrec.scoring import held_out
 from llmsrec.serving.bundle import Bundle
-from tests.registry.made import register_gated, test_users_of, write_params
+from tests.registry.made import register_gated, test_users_of, with_registry
 
 NEW = [
     {"parent_asin": "N1", "title": "Bottle no 7 of rose water"},
@@ -42,10 +41,7 @@ class Extended:
 
 @pytest.fixture(scope="session")
 def extended(tiny: Any, registry: Any, tmp_path_factory: pytest.TempPathFactory) -> Extended:
-    root = tmp_path_factory.mktemp("extended")
-    (root / "mlruns").mkdir()
-    shutil.copy(registry.root / "mlruns/mlflow.db", root / "mlruns")
-    write_params(root)
+    root = with_registry(tmp_path_factory.mktemp("extended"), registry)
     full = held_out.rank(Bundle.open(tiny.bundle), test_users_of(0), "llm").ranks["full"]
     with tracking.connected(root) as client:
         register_gated(client, root, tmp_path_factory.mktemp("made"), tiny, 1, 2, True, full=full)

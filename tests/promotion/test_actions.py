@@ -19,16 +19,13 @@ from llmsrec.promotion import actions, after, aliases
 from llmsrec.promotion.ledger import Aliases, existing_ledger
 from llmsrec.registry import tracking
 from llmsrec.serving.bundle import verify
-from tests.registry.made import promote_at_once, quick_smoke, register_gated, write_params
+from tests.registry.made import promote_at_once, quick_smoke, register_gated, with_registry
 
 
 @pytest.fixture(scope="module")
 def root(tiny: Any, registry: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`gated` versions 1 and 2, better than SASRec, 2 better than 1; and 3, worse and deaf to order."""
-    root = tmp_path_factory.mktemp("gated")
-    (root / "mlruns").mkdir()
-    shutil.copy(registry.root / "mlruns/mlflow.db", root / "mlruns")
-    write_params(root)
+    root = with_registry(tmp_path_factory.mktemp("gated"), registry)
     with tracking.connected(root) as client:
         for number, (better, order) in enumerate([(2, True), (4, True), (-4, False)], start=1):
             register_gated(client, root, tmp_path_factory.mktemp("made"), tiny, number, better, order)

@@ -53,6 +53,8 @@ def evidence(ours: list[int], teacher: list[int], shuffled: list[int] | None = N
 
 
 GOOD = evidence([0] * 20, [2] * 20, [99] * 20)
+# Of three users: ranks 0, unknown and 2 make 1, 0 and .5.
+ASKED = HeldOut({"full": np.array([0, MISS, 2], dtype=np.int32)}, 1, events=30, unknown_events=4, popular=0)
 
 
 def rule(name: str, rules: list[gate.Rule]) -> gate.Rule:
@@ -215,8 +217,7 @@ def test_vectors_that_were_not_computed_as_those_of_the_training_break_parity() 
 
 def test_what_was_tested_on_other_data_is_paired_over_the_users_that_were_kept() -> None:
     """Users 2, 3 and 12: ranks 0, unknown and 2 make 1, 0 and .5; the challenger has rank 0, 1, each time."""
-    asked = HeldOut({"full": np.array([0, MISS, 2], dtype=np.int32)}, 1, events=30, unknown_events=4, popular=0)
-    there = gate.OnOtherData(4, np.array([2, 3, 12]), asked)
+    there = gate.OnOtherData(4, np.array([2, 3, 12]), ASKED)
     figures = {figure.name: figure for figure in gate.quality(GOOD, there, "staging", LIMITS)}
     name = "NDCG@10 full minus that of version 4 in staging"
     assert figures[name].value == pytest.approx(0.5)
@@ -224,7 +225,7 @@ def test_what_was_tested_on_other_data_is_paired_over_the_users_that_were_kept()
     assert "tested on other data" in str(figures["version 4 in staging"].value)
     assert figures["their last items that it does not know, each a miss"].value == "1 of 3"
     worse = evidence([2] * 20, [2] * 20)
-    best = dataclasses.replace(there, asked=dataclasses.replace(asked, ranks={"full": np.zeros(3, dtype=np.int32)}))
+    best = dataclasses.replace(there, asked=dataclasses.replace(ASKED, ranks={"full": np.zeros(3, dtype=np.int32)}))
     assert any(figure.holds is False for figure in gate.quality(worse, best, "staging", LIMITS))
 
 
@@ -233,8 +234,7 @@ def test_users_are_found_by_their_ids_where_not_all_are_tested() -> None:
     ours = dataclasses.replace(GOOD, **{
         name: getattr(GOOD, name).with_columns(pl.col("user_id") * 2) for name in ("ranks", "slices")
     })  # fmt: skip
-    asked = HeldOut({"full": np.array([0, MISS, 2], dtype=np.int32)}, 1, events=30, unknown_events=4, popular=0)
-    there = gate.OnOtherData(4, np.array([4, 6, 24]), asked)
+    there = gate.OnOtherData(4, np.array([4, 6, 24]), ASKED)
     figures = {figure.name: figure for figure in gate.quality(ours, there, "staging", LIMITS)}
     name = "NDCG@10 full minus that of version 4 in staging"
     assert figures[name].value == pytest.approx(0.5)

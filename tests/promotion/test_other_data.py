@@ -13,16 +13,13 @@ from llmsrec import cli
 from llmsrec.files import sha256
 from llmsrec.promotion import actions, aliases
 from llmsrec.registry import record, tracking
-from tests.registry.made import quick_smoke, register_gated, write_params
+from tests.registry.made import quick_smoke, register_gated, with_registry
 
 
 @pytest.fixture(scope="module")
 def root(tiny: Any, registry: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`gated` version 1 on the first week's data; 2 on the second's, with new items; 3 on it too, and bad."""
-    root = tmp_path_factory.mktemp("growing")
-    (root / "mlruns").mkdir()
-    shutil.copy(registry.root / "mlruns/mlflow.db", root / "mlruns")
-    write_params(root)
+    root = with_registry(tmp_path_factory.mktemp("growing"), registry)
     with tracking.connected(root) as client:
         for number, (better, order, new) in enumerate([(2, True, 0), (6, True, 4), (-9, True, 4)], start=1):
             register_gated(client, root, tmp_path_factory.mktemp("made"), tiny, number, better, order, new)

@@ -94,6 +94,14 @@ def write_outs(
     (folder / "reports/plots/training.png").write_bytes(b"png")
 
 
+def with_registry(root: Path, registry: Any) -> Path:
+    """A repository, made of an empty folder, that has params.yaml and a registry of its own like another's."""
+    (root / "mlruns").mkdir()
+    shutil.copy(registry.root / "mlruns/mlflow.db", root / "mlruns")
+    write_params(root)
+    return root
+
+
 def write_params(root: Path) -> None:
     """params.yaml of this repository for the model `gated`."""
     text = PARAMS.read_text().replace("model: llm-srec", "model: gated")

@@ -63,26 +63,23 @@ def text_vectors(encoder: Backbone, texts: Sequence[str], longest: int = LONGEST
 
 
 def load_encoder(
-    model: str | None,
-    revision: str | None,
+    encoder: Encoder,
     root: Path,
     folder: Path,
     backbone: Path,
     dtype: str = "float32",
     quantization: str = "none",
 ) -> Backbone:
-    """The encoder that a system's settings name as `encoder.model` and `encoder.revision`.
+    """The encoder that a system's settings name; a folder is absolute or relative to `root`.
 
     Args:
-        model: a Hugging Face model folder, absolute or relative to `root`, or a hub id; None for the backbone.
-        revision: the hub commit.
         folder: where the encoder's backbone.json is written.
         backbone: the backbone's folder, of these `dtype` and `quantization`; another encoder is float32.
 
     Raises:
         DataError, ParamsError: as `backbone.describe` and `backbone.load`.
     """
-    if model is None:
+    if encoder.model is None:
         return load(backbone, dtype, quantization)
-    describe(model, revision, root, folder, "encoder")
+    describe(encoder.model, encoder.revision, root, folder, "encoder")
     return load(folder)

@@ -46,5 +46,5 @@ def standardised_texts(task: Task, encoder: Path) -> Tensor:
     """`[I + 1, w]` the text vectors of the task's own items; see `allmrec.standardised`."""
     of, backbone = task.settings.stage1, task.params.backbone
     loading = backbone.dtype, backbone.quantization
-    loaded = load_encoder(of.encoder.model, of.encoder.revision, task.root, encoder, BACKBONE, *loading)
+    loaded = load_encoder(of.encoder, task.root, encoder, BACKBONE, *loading)
     return allmrec.standardised(text_vectors(loaded, task.titles, of.text_tokens))

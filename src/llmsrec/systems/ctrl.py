@@ -73,16 +73,9 @@ def texts(task: Task) -> Tensor:
     path = task.resume / "texts.safetensors"
     if (kept := checkpoint.load(path)) is not None:
         return kept[0]["vectors"]
-    encoder, backbone = task.settings.encoder, task.params.backbone
-    loaded = load_encoder(
-        encoder.model,
-        encoder.revision,
-        task.root,
-        task.folder / "encoder",
-        BACKBONE,
-        backbone.dtype,
-        backbone.quantization,
-    )
+    backbone = task.params.backbone
+    loading = backbone.dtype, backbone.quantization
+    loaded = load_encoder(task.settings.encoder, task.root, task.folder / "encoder", BACKBONE, *loading)
     made = text_vectors(loaded, task.titles, task.settings.text_tokens)
     checkpoint.save(path, {"vectors": made}, {})
     return made
