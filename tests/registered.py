@@ -1,6 +1,7 @@
 """One registry for all tests: a fresh database costs seconds."""
 
 import dataclasses
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,13 @@ def registry(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Registry:
     return Registry(root, record, run_id, version, tiny.bundle)
 
 
+def copied(registry: Registry, root: Path) -> Path:
+    """An empty folder with a copy of the database, so that no other test meets what is changed in it."""
+    (root / "mlruns").mkdir()
+    shutil.copy(registry.root / "mlruns/mlflow.db", root / "mlruns")
+    return root
+
+
 @dataclass(frozen=True)
 class Pair:
     """The full model and one without uniformity in a registry of its own, as the pipeline leaves them.
@@ -81,14 +89,13 @@ class Pair:
 
 @pytest.fixture(scope="session")
 def pair(tiny: Any, registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """Below `registry`'s root, to spare a second database; the versions are `compared`'s 1 and 2."""
-    import shutil
+    """The versions are `compared`'s 1 and 2."""
     import subprocess
 
     from llmsrec import params as parameters
     from llmsrec.registry import record, tracking
 
-    root = registry.root
+    root = copied(registry, tmp_path_factory.mktemp("pair"))
     text = (Path(__file__).parents[1] / "params.yaml").read_text().replace("model: llm-srec", "model: compared")
     (root / "params.yaml").write_text(text)
     committed, runs, ranks = record.flatten(parameters.load(root / "params.yaml").model_dump()), [], {}

@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_artifacts_that_are_gone_are_one_error(
     pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(pair.root))
-    reports = pair.root / f"mlruns/artifacts/{pair.ablated}/artifacts/reports"
+    reports = Path(urlparse(MlflowClient(pair.uri).get_run(pair.ablated).info.artifact_uri).path) / "reports"
     shutil.move(reports, tmp_path / "reports")
     try:
         assert cli.main(["compare", "1", "2", "--no-latency"]) == 0

@@ -16,6 +16,7 @@ from llmsrec.files import read_json, write_json
 from llmsrec.promotion import gate
 from llmsrec.registry import card, record, tracking
 from llmsrec.serving.bundle import seal
+from tests.registered import copied
 
 MEASURED = gate.Smoke(None, 10, 1.0, {"cf": {"p50": 1.0, "p99": 2.0}, "llm": {"p50": 1.0, "p99": 2.0}}, 500.0)
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -96,9 +97,7 @@ def write_outs(
 
 def with_registry(root: Path, registry: Any) -> Path:
     """A repository, made of an empty folder, that has params.yaml and a registry of its own like another's."""
-    (root / "mlruns").mkdir()
-    shutil.copy(registry.root / "mlruns/mlflow.db", root / "mlruns")
-    write_params(root)
+    write_params(copied(registry, root))
     return root
 
 

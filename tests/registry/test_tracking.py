@@ -164,7 +164,7 @@ def test_the_command_line_recommends_from_the_registry(
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(registry.root))
     arguments = ["--tower", "cf", "--history", "B1@1391040000000", "--json"]
-    assert cli.main(["recommend", *arguments]) == 0
+    assert cli.main(["recommend", *arguments]) == 0, capsys.readouterr().err
     registered = capsys.readouterr().out
     assert cli.main(["recommend", "--bundle", str(registry.bundle), *arguments]) == 0
     assert capsys.readouterr().out == registered
