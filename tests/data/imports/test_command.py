@@ -67,6 +67,43 @@ def test_a_file_alone_leads_to_the_whole_command(folder, capsys):
     assert (folder / "data/incoming/MyOrders2025.jsonl.gz").exists()
 
 
+def test_a_suggested_command_keeps_what_was_given_and_works(folder, capsys):
+    (folder / "b.csv").write_bytes("Kunde|Ware|Datum\n7|'A|1'|24.12.2025 18:30\nMüller|B|heute\n".encode("cp1252"))
+    (folder / "waren.csv").write_bytes("Artikel|Bezeichnung|Marke\n'A|1'|Schuh für zwei|X\n".encode("cp1252"))
+    written = ["--time-format", "%d.%m.%Y %H:%M", "--time-zone", "Europe/Berlin", "--delimiter", "|", "--quote", "'"]
+    given = ["--items", "waren.csv", "--store", "Marke", *written, "--encoding", "cp1252", "--skip-bad"]
+    for stated in (["--item", "Ware"], ["--user", "Kunde", "--item", "Ware", "--time", "Datum"]):
+        target = [] if len(stated) > 2 else ["--to", "{in}", "--category", "Shop"]
+        assert cli.main(["import", "b.csv", *stated, *given, *target]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        suggested = shlex.split(line.partition("Perhaps: llmsrec ")[2])
+        assert {*stated, *given, *target} <= set(suggested), line
+        if target:
+            assert {"--title", "Bezeichnung", "--item-id", "Artikel", "Kunde", "Datum"} <= set(suggested), line
+            assert cli.main(suggested) == 0
+            assert "1 written, 1 left out\n" in (out := capsys.readouterr().out) and "1 of them with a title" in out
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--delimiter", "tab", "--quote", "none", "--time-unit", "s"],
+        ["--rating", "", "--title", "Name {0}"],
+        ["--items", "absent.csv"],
+    ],
+)
+def test_a_suggestion_spells_options_as_they_were_given(given, folder, capsys):
+    (folder / "a.tsv").write_text("user\titem\tName {0}\ttimes\n1\t2\t3\t1391040000\n")
+    assert cli.main(["import", "a.tsv", *given]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    if "absent.csv" in given:
+        assert "absent.csv" in line and "Perhaps" not in line
+    else:
+        suggested = shlex.split(line.partition("Perhaps: llmsrec ")[2])
+        places = [suggested.index(flag) for flag in given[::2]]
+        assert [suggested[place + 1] for place in places] == given[1::2], line
+
+
 def test_a_known_format_needs_a_name_alone(folder, capsys):
     (folder / "Ä.csv").write_text("user_id,parent_asin,rating,timestamp\na,b,5,1700000000000\n")
     assert cli.main(["import", "Ä.csv"]) == 1

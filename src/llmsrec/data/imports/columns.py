@@ -57,22 +57,34 @@ def resolve(path: Path, names: Sequence[str], stated: Mapping[str, str], flags: 
     return resolved
 
 
-def missing(path: Path, names: Sequence[str], stated: Mapping[str, str], command: str) -> RequestError:
-    """The error for a file of events whose user, item or time nobody has stated, with a command to begin with.
+def completed(
+    stated: Mapping[str, str], names: Sequence[str], required: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, str]:
+    """Role -> column: those stated, and guesses for the roles that are not.
 
     Args:
-        command: how the command begins and ends, with {} for the columns.
+        names: the columns of the file.
+        required: roles that get words in place of a column where none can be guessed.
+        optional: roles that are then left out.
+    """
+    chosen = dict(stated)
+    for role in (*required, *optional):
+        guess = guessed(role, [name for name in names if name not in chosen.values()])
+        if role not in chosen and (guess or role in required):
+            chosen[role] = guess or f"<the column of {role}s>"
+    return chosen
+
+
+def missing(path: Path, names: Sequence[str], stated: Mapping[str, str], command: str) -> RequestError:
+    """The error for a file of events whose user, item or time nobody has stated.
+
+    Args:
+        command: one to begin with.
     """
     absent = [role for role in REQUIRED if role not in stated]
-    chosen: dict[str, str] = dict(stated)
-    for role in (*absent, "title"):
-        guess = guessed(role, [name for name in names if name not in chosen.values()])
-        if role not in chosen and (guess or role in REQUIRED):
-            chosen[role] = guess or f"<the column of {role}s>"
-    flags = " ".join(f"{FLAGS[role]} {shlex.quote(chosen[role])}" for role in FLAGS if role in chosen)
     return RequestError(
         f"{path}: state with {', '.join(FLAGS[role] for role in absent)} which column is the "
-        f"{' and the '.join(absent)}. Its columns are {listed(names)}. Perhaps: {command.format(flags)}"
+        f"{' and the '.join(absent)}. Its columns are {listed(names)}. Perhaps: {command}"
     )
 
 

@@ -105,9 +105,7 @@ def unnamed(request: Request) -> RequestError:
     words = re.findall("[A-Za-z0-9]+", request.files[0].name.partition(".")[0])
     named = replace(request, category="".join(word[0].upper() + word[1:] for word in words)[:100] or "Shop")
     open_events(named)
-    columns = " ".join(f"{FLAGS[role]} {shlex.quote(column)}" for role, column in request.columns.items())
-    command = " ".join(_command(named).format(columns).split())
-    return RequestError(f"state with --category what data.category will be. Perhaps: {command}")
+    return RequestError(f"state with --category what data.category will be. Perhaps: {_command(named)}")
 
 
 def open_events(request: Request) -> list[Part]:
@@ -128,7 +126,8 @@ def open_events(request: Request) -> list[Part]:
         source, known = _look(request, path)
         taken = _columns(request, source, known, roles, catalogue=False)
         if not all(role in taken for role in naming.REQUIRED):
-            raise naming.missing(path, source.names, taken, _command(request))
+            command = _command(_completed(request, source.names, taken))
+            raise naming.missing(path, source.names, taken, command)
         parts.append(Part(source, known, taken))
     if len({tuple(sorted(part.columns)) for part in parts}) > 1:
         raise RequestError(
@@ -187,7 +186,52 @@ def _columns(
     return {role: column for role, column in {**taken, **resolved}.items() if role in wanted and role not in dropped}
 
 
+def _completed(request: Request, names: Sequence[str], taken: Mapping[str, str]) -> Request:
+    """The request with a column for each that is missing: a guess, or words for it.
+
+    Args:
+        names: the columns of the events' file.
+        taken: role -> column of it that is known.
+
+    Raises:
+        DataError: the catalogue cannot be read.
+    """
+    columns = {**request.columns, **taken}
+    if request.items is None:
+        return replace(request, columns=naming.completed(columns, names, naming.REQUIRED, ("title",)))
+    columns = naming.completed(columns, names, naming.REQUIRED)
+    catalogue, known = _look(request, request.items)
+    if known:
+        return replace(request, columns=columns)
+    item_id = request.item_id
+    if item_id is None and columns["item"] not in catalogue.names:
+        item_id = naming.completed({}, catalogue.names, ("item",))["item"]
+    left = [name for name in catalogue.names if name not in (item_id, columns["item"])]
+    return replace(request, columns=naming.completed(columns, left, (), ("title",)), item_id=item_id)
+
+
 def _command(request: Request) -> str:
-    """The command as given, with {} for the columns of the events."""
-    files = " ".join(shlex.quote(str(path)) for path in request.files).replace("{", "{{").replace("}", "}}")
-    return f"llmsrec import {files} {{}} --to {shlex.quote(str(request.to))} --category {request.category}"
+    """The command that states the request, without what is the default."""
+    words: list[str | Path] = ["llmsrec", "import", *request.files]
+    for role in FLAGS:
+        if role in request.columns:
+            words += [FLAGS[role], request.columns[role]]
+    quote = request.writing.quote
+    stated = {
+        "--items": request.items,
+        "--item-id": request.item_id,
+        "--time-unit": request.unit,
+        "--time-format": request.form,
+        "--time-zone": None if request.zone == "UTC" else request.zone,
+        "--format": request.format,
+        "--delimiter": "tab" if request.writing.delimiter == "\t" else request.writing.delimiter,
+        "--quote": None if quote == Writing().quote else quote or "none",
+        "--encoding": request.writing.encoding,
+    }
+    for flag, value in stated.items():
+        if value is not None:
+            words += [flag, value]
+    if request.skip_bad:
+        words.append("--skip-bad")
+    words += ["--to", request.to, "--category", request.category]
+    return shlex.join(map(str, words))
