@@ -13,7 +13,7 @@ import pytest
 from llmsrec import cli, params
 from llmsrec.data import five_core, raw, sample
 from llmsrec.data.sequences import Sequences
-from llmsrec.drift import figures, reference, requests
+from llmsrec.drift import figures, reference, report, requests
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
 from llmsrec.serving.bundle import Bundle, verify
@@ -138,6 +138,29 @@ def test_fewer_users_need_a_larger_difference(shop: Shop) -> None:
         chances.append({figure.name: figure.chance for figure in compared})
     for name in ("popularity", "length", "entropy_cf", "overlap"):
         assert chances[0][name] > chances[1][name] > chances[2][name]
+
+
+def axes_of(shop: Shop, seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, ...]]:
+    """The ends of all axes of a week's picture."""
+    pictures: list[Any] = []
+    monkeypatch.setattr(report, "save", lambda picture, path: pictures.append(picture))
+    before, now = shop.before, drawn(shop.measure(shop.others), seed)
+    week = report.Comparison("shop/1", "a log", before, now, figures.compare(before, now, LIMITS))
+    week.write(folder)
+    return [(*axes.get_xlim(), *axes.get_ylim()) for axes in pictures[0].axes]
+
+
+def test_pictures_of_like_weeks_have_the_same_axes(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (axes_of(shop, seed, tmp_path, monkeypatch) for seed in (1, 2))
+    assert len(first) == 5 and first == second
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ends"), [(5, 37, (0, 40)), (1, 9, (1, 10)), (0.0, 0.0, (0, 2e-9)), (0.72, 0.96, (0.7, 1.0))]
+)
+def test_a_histogram_ends_at_whole_steps(low: float, high: float, ends: tuple[float, float]) -> None:
+    sides = [np.full(200, low), np.full(200, high)]
+    assert report.ends(sides) == pytest.approx(ends)
 
 
 def test_psi_against_a_loop() -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Picture
 from llmsrec.drift.figures import Figure
 from llmsrec.drift.reference import BINS
 from llmsrec.errors import DataError
-from llmsrec.evaluation.plots import STYLE, label, save
+from llmsrec.evaluation.plots import STYLE, from_zero, label, save
 from llmsrec.files import atomic, write_json
 
 NAMES = {
@@ -24,6 +24,7 @@ NAMES = {
     "overlap": "overlap@10 of the towers, KS",
 }
 COLORS = ("#8c8c8c", "#0072b2")
+ROOM = 1.25  # above the training's highest bar
 FILES = ("drift.md", "drift.json", "drift.png")
 
 
@@ -123,21 +124,44 @@ class Comparison:
         return {figure.name for figure in self.figures}
 
     def _bins(self, axes: Axes) -> None:
+        highest = []
         for frame, name, color, offset in zip(
             (self.reference, self.seen), ("training", "now"), COLORS, (-0.2, 0.2), strict=True
         ):
             events = frame["bins"].to_numpy().sum(axis=0)
-            axes.bar(np.arange(BINS) + offset, events / max(1, events.sum()), 0.4, color=color, label=name)
+            shares = events / max(1, events.sum())
+            axes.bar(np.arange(BINS) + offset, shares, 0.4, color=color, label=name)
+            highest.append(shares.max())
+        _upward(axes, *highest)
         label(axes, "Items by popularity in training", "tenth of events, popular first", "share of events")
         axes.legend()
 
     def _histogram(self, axes: Axes, name: str) -> None:
         sides = [frame[name].drop_nulls().to_numpy() for frame in (self.reference, self.seen)]
-        top = float(np.quantile(np.concatenate(sides), 0.99))
-        edges = np.linspace(min(side.min() for side in sides), max(top, 1e-9), 21)
+        edges = np.linspace(*ends(sides), 21)
+        highest = []
         for side, color in zip(sides, COLORS, strict=True):
             values = np.clip(side, edges[0], edges[-1])
-            axes.hist(
-                values, np.unique(edges).tolist(), weights=np.full(len(side), 1 / len(side)), color=color, alpha=0.6
+            shares, _, _ = axes.hist(
+                values, edges.tolist(), weights=np.full(len(side), 1 / len(side)), color=color, alpha=0.6
             )
+            highest.append(np.max(shares))
+        _upward(axes, *highest)
         label(axes, NAMES[name].removesuffix(", KS"), name.partition("_")[0], "share of users")
+
+
+def _upward(axes: Axes, training: float, now: float) -> None:
+    """The training's highest bar decides, unless one of now is far above: so a version's pictures have one axis."""
+    from_zero(axes, [ROOM * training, now])
+
+
+def ends(sides: list[np.ndarray]) -> tuple[float, float]:
+    """Where a histogram begins and ends: at whole steps, so that pictures of like users have one axis, side by side.
+
+    A step is 1, 10, 100 ... (of shares .1, .01 ...), the largest up to the 99th percentile; what is above the end is in
+    the last bar.
+    """
+    top = max(float(np.quantile(np.concatenate(sides), 0.99)), 1e-9)
+    step = 10.0 ** np.floor(np.log10(top))
+    low = min(side.min() for side in sides)
+    return step * np.floor(low / step), step * (np.floor(top / step) + 1)
