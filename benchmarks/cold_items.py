@@ -137,7 +137,7 @@ def table(folder: Path) -> str:
     counts = np.concatenate([[0], bundle.items["count"].to_numpy(), np.zeros(len(items))])[:, None].astype(np.float64)
     random = np.random.default_rng(SEED)
     rows: dict[str, Vectors] = {f"LLM-SRec, {name}": (users["test"], vectors) for name, vectors in ours.items()}
-    if bundle.config["distilled"]:
+    if "cf" in bundle.towers:
         rows[f"LLM-SRec's tower cf, {chosen}"] = (_users(CFTower(bundle).vectors, test.histories), ours[chosen])
     rows |= {
         "backbone's text vectors, raw": of_texts(unit(texts), test.histories),

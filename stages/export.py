@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import polars as pl
-
 from llmsrec.data.sequences import Sequences
 from llmsrec.drift import reference
 from llmsrec.engine.prefix_store import Budget
@@ -17,15 +15,13 @@ ITEMS = Path("data/filtered/items.parquet")
 
 
 def main(stage: Stage) -> None:
-    counts = pl.read_parquet("data/split/train.parquet").group_by("item_id").agg(count=pl.len().cast(pl.Int64))
-    catalogue = pl.read_parquet(ITEMS).join(counts, on="item_id", how="left", maintain_order="left")
     prefixes = Budget.of(stage.params.backbone.prefixes, stage.root)
     events = Sequences.read(Path("data/filtered/interactions.parquet"))
     bundle.write(
         Path("models/bundle"),
         llm_srec.load(CHECKPOINT, BACKBONE, Path("models") / stage.params.model.teacher, ITEMS, prefixes),
         read_json(CHECKPOINT / "config.json"),
-        catalogue.select("item_id", "parent_asin", "title", pl.col("count").fill_null(0), "store", "categories"),
+        bundle.catalogue(ITEMS, Path("data/split/train.parquet")),
         BACKBONE,
         events.drop_last(1),
         stage.params.export.users,

@@ -133,6 +133,30 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return make_tiny(tmp_path_factory.mktemp("tiny"))
 
 
+@dataclass(frozen=True)
+class Alone:
+    """An untrained GRU4Rec of the tiny data, and its bundle, in which it stands by itself."""
+
+    model: Any
+    bundle: Path
+
+
+@pytest.fixture(scope="session")
+def alone(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    import torch
+
+    from llmsrec.export import bundle
+    from llmsrec.models.cf import teacher as teachers
+
+    folder = tmp_path_factory.mktemp("alone") / "bundle"
+    model = teachers.create("gru4rec", 30, {"dim": 16, "max_length": 6} | TEACHERS["gru4rec"])
+    with torch.no_grad():
+        for parameter in model.initialise(torch.Generator().manual_seed(1)).parameters():
+            parameter.mul_(8)
+    bundle.write_alone(folder, model, tiny.config["data"], tiny.catalogue, tiny.sequences, users=40, tolerance=1e-4)
+    return Alone(model.eval(), folder)
+
+
 @pytest.fixture(scope="session")
 def tiny_lora(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """The same with LoRA adapters, the prompt of Table 2 (c), and a backbone from a local folder."""

@@ -33,7 +33,7 @@ def call(body: bytes, kind: str | None = "application/json", encoding: str = "")
 
 def test_a_call_keeps_its_body_and_says_each_requests_tower() -> None:
     for kind in ("application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"):
-        assert call(json.dumps(GOOD).encode(), kind) == Call(json.dumps(GOOD).encode(), ["llm"], GOOD["inputs"])
+        assert call(json.dumps(GOOD).encode(), kind) == Call(json.dumps(GOOD).encode(), [None], GOOD["inputs"])
     towers = ["cf", "llm", 7, None, "x" * 9]
     assert call(json.dumps({"inputs": [{"tower": tower} for tower in towers]}).encode()).towers == towers
     large = {"inputs": [{"history": "x" * decode.SMALL}]}
@@ -49,12 +49,12 @@ NAMES = st.sampled_from(["title", "k", "x"])
 
 @given(st.lists(st.tuples(st.dictionaries(NAMES, VALUE), st.sampled_from(["llm", "cf", "teacher", None])), max_size=4))
 def test_what_a_text_shows_at_a_glance_are_the_towers_that_it_holds(requests: Any) -> None:
-    """With and without spaces; where no request names a tower, it is the default; strings that look alike are none."""
+    """With and without spaces; where no request names a tower, there is none; strings that look alike are none."""
     sent = [request | ({"tower": tower} if tower else {}) for request, tower in requests]
     named = sorted({tower for _, tower in requests if tower})
     for separators in ((",", ":"), (", ", " : ")):
         body = json.dumps({"inputs": sent}, separators=separators).encode()
-        assert decode.glance(body, decode.INVOCATIONS) == (named or ["llm"])
+        assert decode.glance(body, decode.INVOCATIONS) == (named or [None])
     for request, _ in requests:
         body = json.dumps(request).encode()
         right = decode.decoded(body, decode.SIMILAR).towers if isinstance(request.get("title"), str) else ["cf"]
@@ -105,7 +105,7 @@ def test_a_compressed_body_is_refused_before_it_is_unpacked() -> None:
     for encoding in ("gzip", "br", "gzip, gzip"):
         with pytest.raises(Refused, match="compressed"):
             call(b"", encoding=encoding)
-    assert call(json.dumps(GOOD).encode(), encoding="identity").towers == ["llm"]
+    assert call(json.dumps(GOOD).encode(), encoding="identity").towers == [None]
 
 
 def test_a_body_that_does_not_come_and_one_whose_sender_has_gone() -> None:

@@ -18,7 +18,7 @@ def test_the_contracts_request_is_read_as_it_stands() -> None:
 
 
 def test_k_and_tower_have_defaults() -> None:
-    assert parse([{"history": []}]) == [Request(history=[], k=10, tower="llm")]
+    assert parse([{"history": []}]) == [Request(history=[], k=10, tower=None)]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import ks_2samp, kstwobign, norm
 
+DISTANCES = ("length", "entropy_cf", "entropy_llm", "entropy_teacher", "overlap")
 DRAWS = 2000
 SEED = 0
 
@@ -38,7 +39,7 @@ class Figure:
     """One figure of a comparison.
 
     Attributes:
-        name: popularity, unknown, length, entropy_cf, entropy_llm or overlap.
+        name: popularity, unknown, length, entropy_<tower> or overlap.
         value: PSI of popularity, share of unknown items, Kolmogorov-Smirnov distance of the others.
         limit: of params.yaml.
         chance: a value above this is beyond chance.
@@ -68,8 +69,10 @@ def compare(reference: pl.DataFrame, seen: pl.DataFrame, limits: Limits) -> list
     """
     distances = [
         name
-        for name in ("length", "entropy_cf", "entropy_llm", "overlap")
-        if reference[name].null_count() < reference.height and seen[name].null_count() < seen.height
+        for name in DISTANCES
+        if name in reference.columns  # bundles from before had fewer
+        and reference[name].null_count() < reference.height
+        and seen[name].null_count() < seen.height
     ]
     level = limits.false_alarms / (2 + len(distances))
     figures = [_popularity(reference, seen, limits.popularity, level), _unknown(seen, limits.unknown, level)]

@@ -18,7 +18,7 @@ from llmsrec.evaluation.overlap import overlap
 from llmsrec.files import atomic
 from llmsrec.serving.bundle import Bundle, seal
 from llmsrec.serving.recommender import Recommender
-from llmsrec.serving.towers import History
+from llmsrec.serving.towers import ITEMS, History
 
 NAME = "reference.parquet"
 BINS = 10
@@ -30,6 +30,7 @@ COLUMNS = {
     "bins": pl.Array(pl.Int64(), BINS),
     "entropy_cf": pl.Float64(),
     "entropy_llm": pl.Float64(),
+    "entropy_teacher": pl.Float64(),
     "overlap": pl.Float64(),
 }
 
@@ -80,8 +81,8 @@ def measure(bundle: Bundle, histories: Sequence[History], towers: Sequence[str],
     """
     known = [history for history in histories if len(history.items)][:asked]
     vectors = _vectors(bundle, known, [name for name in towers if name in usable(bundle)])
-    counts, item_vectors = bundle.items["count"][: bundle.trained], bundle.tensors["item_vectors"][: bundle.trained + 1]
-    return rows(histories, counts.to_numpy(), vectors, item_vectors, bundle.repeats)
+    counts, item_vectors = bundle.items["count"][: bundle.trained], bundle.tensors[ITEMS[bundle.towers[0]]]
+    return rows(histories, counts.to_numpy(), vectors, item_vectors[: bundle.trained + 1], bundle.repeats)
 
 
 def rows(
@@ -113,7 +114,7 @@ def rows(
         offsets = np.concatenate([[0], np.cumsum([len(items) for items in excluded])]).astype(np.int64)
         seen = np.concatenate(excluded)
         values["overlap"] = overlap(vectors["cf"], vectors["llm"], item_vectors, offsets, seen)
-    for name in ("entropy_cf", "entropy_llm", "overlap"):
+    for name in (name for name, kind in COLUMNS.items() if kind.is_float()):
         column = np.full(len(histories), np.nan)
         column[places] = values.get(name, np.nan)
         columns[name] = column
@@ -131,13 +132,13 @@ def bins_of(counts: np.ndarray) -> np.ndarray:
 
 
 def usable(bundle: Bundle) -> list[str]:
-    """The towers whose scores mean something."""
-    return ["cf", "llm"] if bundle.config["distilled"] else ["llm"]
+    """The towers whose scores mean something beside those of the first, as they are of the same item vectors."""
+    return sorted(name for name in bundle.towers if ITEMS[name] == ITEMS[bundle.towers[0]])
 
 
 def answering(bundle: Bundle) -> list[str]:
     """The towers of `usable` that can run here: the `llm` tower needs torch."""
-    return [name for name in usable(bundle) if name == "cf" or find_spec("torch")]
+    return [name for name in usable(bundle) if name != "llm" or find_spec("torch")]
 
 
 def _vectors(bundle: Bundle, histories: list[History], towers: Sequence[str]) -> dict[str, np.ndarray]:

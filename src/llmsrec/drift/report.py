@@ -9,7 +9,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 
-from llmsrec.drift.figures import Figure
+from llmsrec.drift.figures import DISTANCES, Figure
 from llmsrec.drift.reference import BINS
 from llmsrec.errors import DataError
 from llmsrec.evaluation.plots import STYLE, from_zero, label, save
@@ -21,6 +21,7 @@ NAMES = {
     "length": "length of histories, KS",
     "entropy_cf": "entropy of scores, cf, KS",
     "entropy_llm": "entropy of scores, llm, KS",
+    "entropy_teacher": "entropy of scores, teacher, KS",
     "overlap": "overlap@10 of the towers, KS",
 }
 COLORS = ("#8c8c8c", "#0072b2")
@@ -110,7 +111,7 @@ class Comparison:
         ]
 
     def _plot(self, path: Path) -> None:
-        names = [name for name in ("length", "entropy_cf", "entropy_llm", "overlap") if name in self._drawn()]
+        names = [name for name in DISTANCES if name in self._drawn()]
         with style.context(STYLE, after_reset=True):
             picture = Picture(figsize=(3.4 * (1 + len(names)), 3.4), layout="constrained")
             first, *others = np.atleast_1d(picture.subplots(1, 1 + len(names)))

@@ -10,7 +10,7 @@ import polars as pl
 
 from llmsrec.errors import DataError
 from llmsrec.evaluation.metrics import per_user, summary
-from llmsrec.evaluation.names import HEADLINE, MODELS, PROTOCOLS, meaning, metrics, sliced
+from llmsrec.evaluation.names import HEADLINE, MODELS, OURS, PROTOCOLS, meaning, metrics, sliced
 from llmsrec.evaluation.significance import LEVEL, Bootstrap
 from llmsrec.evaluation.vectors import mean_cosine, mean_distance
 from llmsrec.files import atomic
@@ -95,21 +95,22 @@ def described(models: dict[str, dict[str, np.ndarray]], seed: int) -> dict[str, 
     return {model: describe(of["test"], of["test_shuffled"], seed) for model, of in models.items()}
 
 
-def comparison(ranks: Ranks, slices: Slices, bootstrap: Bootstrap) -> dict[str, Any]:
+def comparison(ranks: Ranks, slices: Slices, bootstrap: Bootstrap, ours: str = OURS) -> dict[str, Any]:
     """reports/comparison.json: how sure the differences between models, and between original and shuffled, are.
 
     Args:
-        ranks: of llm_srec and others, on test and test_shuffled.
+        ranks: of `ours` and others, on test and test_shuffled.
         slices: of test's users.
         bootstrap: how intervals are made.
+        ours: the model that it is about.
 
     Returns:
         `interval` (level, resamples, seed) and `users` (in each slice). Below protocol -> metric and protocol ->
-        slice -> metric: `means` (model -> split: mean, low, high), `differences` (llm_srec_minus_<model>: difference,
+        slice -> metric: `means` (model -> split: mean, low, high), `differences` (<ours>_minus_<model>: difference,
         low, high, relative) and `shuffle` (model: the same of test_shuffled minus test).
     """
-    ours = ranks["llm_srec"]["test"]
-    users = {"all": len(next(iter(ours.values())))} | {name: int(members.sum()) for name, members in slices.items()}
+    own = ranks[ours]["test"]
+    users = {"all": len(next(iter(own.values())))} | {name: int(members.sum()) for name, members in slices.items()}
     return {
         "interval": {"level": LEVEL, **asdict(bootstrap)},
         "users": users,
@@ -118,9 +119,9 @@ def comparison(ranks: Ranks, slices: Slices, bootstrap: Bootstrap) -> dict[str, 
             for model, splits in ranks.items()
         },
         "differences": {
-            f"llm_srec_minus_{model}": _measure(bootstrap.difference, slices, ours, splits["test"])
+            f"{ours}_minus_{model}": _measure(bootstrap.difference, slices, own, splits["test"])
             for model, splits in ranks.items()
-            if model != "llm_srec"
+            if model != ours
         },
         "shuffle": {
             model: _measure(bootstrap.difference, slices, splits["test_shuffled"], splits["test"])

@@ -1,4 +1,4 @@
-"""Writes a bundle (see `llmsrec.serving.bundle`) from a trained LLM-SRec, and proves that it scores the same."""
+"""Writes a bundle (see `llmsrec.serving.bundle`) from a trained model, and proves that it scores the same."""
 
 import shutil
 from collections.abc import Iterator
@@ -22,11 +22,12 @@ from llmsrec.export import onnx
 from llmsrec.files import read_json, write_json
 from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.retrieval import LLMSRec
-from llmsrec.params import TOWERS
-from llmsrec.serving.bundle import FORMAT, Model, seal
+from llmsrec.serving.bundle import FORMAT, MANIFEST, Model, seal
 from llmsrec.training.start import ITEM_TABLE, TOKENS, WEIGHTS
 
 ENTRY = "registry/pyfunc.py"  # what MLflow loads of a bundle
+Cases = dict[str, tuple[nn.Module, Tensor]]  # name -> a module and rows of input
+Both = tuple[np.ndarray, np.ndarray]  # rows from torch, and from ONNX Runtime
 
 
 class Last(nn.Module):
@@ -68,70 +69,139 @@ def write(
     Raises:
         DataError: torch and ONNX Runtime do not agree.
     """
+    with _whole(folder, catalogue) as building:
+        item_vectors = _write_onnx(building, model, sequences, users, tolerance)
+        tensors = {
+            "item_vectors": item_vectors,
+            "item_embeddings": model.teacher.item_vectors().detach().cpu().contiguous(),
+            "user_out": model.user_out.detach().cpu(),
+            "item_out": model.item_out.detach().cpu(),
+        }
+        save_file(tensors, building / "vectors.safetensors")
+        save_file(_weights(model), building / WEIGHTS)
+        write_json(building / "config.json", _config(model, config, repeats))
+        _write_backbone(building, model, backbone)
+    return str(read_json(folder / MANIFEST)["bundle_sha256"])
+
+
+def write_alone(
+    folder: Path,
+    teacher: Teacher,
+    data: dict[str, str],
+    catalogue: pl.DataFrame,
+    sequences: Sequences,
+    users: int,
+    tolerance: float,
+    repeats: str = "first",
+) -> str:
+    """`write` of a sequential recommender by itself, which answers as the tower `teacher`.
+
+    Args:
+        data: part of the data -> its digest.
+    """
+    teacher = teacher.cpu().eval()
+    with _whole(folder, catalogue) as building:
+        outputs, differences = _export(building, _of_teacher(teacher, sequences, _some(sequences, users)), tolerance)
+        _write_parity(building, differences, {"teacher": (outputs[teacher.system], _own(teacher))}, tolerance)
+        embeddings = teacher.item_vectors().detach().contiguous()
+        save_file({"item_embeddings": embeddings}, building / "vectors.safetensors")
+        shared = _of_any(teacher, repeats)
+        write_json(building / "config.json", {"format": FORMAT, "towers": ["teacher"], "data": data} | shared)
+    return str(read_json(folder / MANIFEST)["bundle_sha256"])
+
+
+def catalogue(items: Path, train: Path) -> pl.DataFrame:
+    """The filter's items.parquet with how many events of the training each item has, as `write` takes it."""
+    counts = pl.read_parquet(train).group_by("item_id").agg(count=pl.len().cast(pl.Int64))
+    joined = pl.read_parquet(items).join(counts, on="item_id", how="left", maintain_order="left")
+    return joined.select("item_id", "parent_asin", "title", pl.col("count").fill_null(0), "store", "categories")
+
+
+@contextmanager
+def _whole(folder: Path, catalogue: pl.DataFrame) -> Iterator[Path]:
+    """A folder for what one kind of model has; with what all have, and sealed, it then takes the place of `folder`."""
     building = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        item_vectors = _write_onnx(building, model, sequences, users, tolerance)
-        save_file(
-            {
-                "item_vectors": item_vectors,
-                "item_embeddings": model.teacher.item_vectors().detach().cpu().contiguous(),
-                "user_out": model.user_out.detach().cpu(),
-                "item_out": model.item_out.detach().cpu(),
-            },
-            building / "vectors.safetensors",
-        )
-        save_file(_weights(model), building / WEIGHTS)
+        yield building
         catalogue.write_parquet(building / "items.parquet")
-        write_json(building / "config.json", _config(model, config, repeats))
-        _write_backbone(building, model, backbone)
         write_code(building)
-        digest = seal(building)
+        seal(building)
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return digest
 
 
 def _write_onnx(folder: Path, model: LLMSRec, sequences: Sequences, users: int, tolerance: float) -> Tensor:
     """Export the small modules, compare them on real inputs and the towers by top 10; return the item vectors."""
-    chosen = np.unique(np.linspace(1, sequences.users, min(users, sequences.users)).round().astype(np.int64))
+    chosen = _some(sequences, users)
     with _inputs_of(model.f_item) as hidden_items:
         item_vectors = model.item_vectors()
     with _inputs_of(model.f_user) as hidden_users:
         model.user_vectors(sequences, chosen)
     teacher = deepcopy(model.teacher).cpu().eval()
     seen = teacher.user_vectors(sequences)[chosen]
-    cases: dict[str, tuple[nn.Module, Tensor]] = {
+    cases: Cases = {
         "f_item": (model.f_item, torch.cat(hidden_items)),
         "f_user": (model.f_user, torch.cat(hidden_users)),
         "f_cf_user": (model.f_cf_user, seen),
         "f_I": (model.f_I, teacher.item_vectors().detach()[1:]),
-        teacher.system: (Last(teacher), torch.from_numpy(sequences.last(teacher.max_length)[chosen])),
+        **_of_teacher(teacher, sequences, chosen),
     }
     if model.f_U is not None:
         cases["f_U"] = (model.f_U, seen)
+    outputs, differences = _export(folder, cases, tolerance)
+    # What the cf tower does is one file after the other, on what ONNX Runtime itself gave.
+    run = Model(folder / "onnx" / "f_cf_user.onnx")
+    towers = {
+        "llm": (outputs["f_user"], outputs["f_item"]),
+        "cf": ((outputs["f_cf_user"][0], run(outputs[teacher.system][1])), outputs["f_item"]),
+        "teacher": (outputs[teacher.system], _own(teacher)),
+    }
+    _write_parity(folder, differences, towers, tolerance)
+    return item_vectors
 
-    differences, outputs = {}, {}
+
+def _some(sequences: Sequences, users: int) -> np.ndarray:
+    """Numbers of so many users at most, evenly over all."""
+    return np.unique(np.linspace(1, sequences.users, min(users, sequences.users)).round().astype(np.int64))
+
+
+def _of_teacher(teacher: Teacher, sequences: Sequences, chosen: np.ndarray) -> Cases:
+    return {teacher.system: (Last(teacher), torch.from_numpy(sequences.last(teacher.max_length)[chosen]))}
+
+
+def _own(teacher: Teacher) -> Both:
+    """The teacher's item vectors, which are stored and not computed."""
+    vectors = teacher.item_vectors().detach()[1:].numpy()
+    return vectors, vectors
+
+
+def _export(folder: Path, cases: Cases, tolerance: float) -> tuple[dict[str, Both], dict[str, float]]:
+    """Write each module to onnx/<name>.onnx; its outputs for its inputs, and how far the two are apart."""
+    outputs, differences = {}, {}
     for name, (module, inputs) in cases.items():
         module, path = deepcopy(module).cpu().eval(), folder / "onnx" / f"{name}.onnx"
         onnx.export(module, inputs[:2], path)
-        *outputs[name], differences[name] = onnx.compare(module, path, inputs)
+        expected, found, differences[name] = onnx.compare(module, path, inputs)
+        outputs[name] = expected, found
         if not differences[name] <= tolerance:
             raise DataError(
                 f"{name}: torch and ONNX Runtime differ by {differences[name]:.1e}, more than export.tolerance "
                 f"{tolerance:g}. Nothing was exported; do not serve this model before the cause is known."
             )
-    # What the cf tower does is one file after the other, on what ONNX Runtime itself gave.
-    run = Model(folder / "onnx" / "f_cf_user.onnx")
-    outputs["cf"] = [outputs["f_cf_user"][0], run(outputs[teacher.system][1])]
-    outputs["llm"] = outputs["f_user"]
-    outputs["teacher"], own = outputs[teacher.system], [teacher.item_vectors().detach()[1:].numpy()] * 2
+    return outputs, differences
+
+
+def _write_parity(
+    folder: Path, differences: dict[str, float], towers: dict[str, tuple[Both, Both]], tolerance: float
+) -> None:
+    """Compare the top 10 of each tower, by its user and item vectors, and write parity.json."""
     tops = {}
-    for tower in TOWERS:
-        expected, found = zip(outputs[tower], own if tower == "teacher" else outputs["f_item"], strict=True)
+    for tower, vectors in towers.items():
+        expected, found = zip(*vectors, strict=True)
         tops[tower] = onnx.same_top(expected, found, tolerance)
         if tops[tower]["same"] < tops[tower]["users"]:
             raise DataError(
@@ -140,7 +210,6 @@ def _write_onnx(folder: Path, model: LLMSRec, sequences: Sequences, users: int, 
             )
     rounded = {name: float(f"{value:.1e}") for name, value in differences.items()}
     write_json(folder / "parity.json", {"largest_difference": rounded, "tolerance": tolerance, "top_10": tops})
-    return item_vectors
 
 
 @contextmanager
@@ -164,7 +233,7 @@ def _weights(model: LLMSRec) -> dict[str, Tensor]:
 
 
 def _config(model: LLMSRec, config: dict[str, Any], repeats: str) -> dict[str, Any]:
-    first = repeats == "first"
+    shared = _of_any(model.teacher, repeats)
     return {
         "format": FORMAT,
         "backbone": config["backbone"],
@@ -172,7 +241,16 @@ def _config(model: LLMSRec, config: dict[str, Any], repeats: str) -> dict[str, A
         "distilled": config["model"]["distill"],
         "prompts": asdict(model.prompts.settings),
         "start": config.get("start"),
-        "teacher": {"system": model.teacher.system} | model.teacher.config,
+        **shared,
+        "shapes": shared["shapes"] | {"d_llm": len(model.user_out), "d_prime": config["model"]["d_prime"]},
+    }
+
+
+def _of_any(teacher: Teacher, repeats: str) -> dict[str, Any]:
+    """What config.json says of every model."""
+    first = repeats == "first"
+    return {
+        "teacher": {"system": teacher.system} | teacher.config,
         "protocol": {
             "score": "dot product of user and item vector",
             "history": f"by timestamp, ties in the order given, {'the first of' if first else 'all'} repeats kept",
@@ -180,11 +258,9 @@ def _config(model: LLMSRec, config: dict[str, Any], repeats: str) -> dict[str, A
             "repeats": repeats,
         },
         "shapes": {
-            "items": len(model.teacher.item_vectors()) - 1,
-            "max_length": model.teacher.max_length,
-            "d": model.teacher.item_vectors().shape[1],
-            "d_llm": len(model.user_out),
-            "d_prime": config["model"]["d_prime"],
+            "items": len(teacher.item_vectors()) - 1,
+            "max_length": teacher.max_length,
+            "d": teacher.item_vectors().shape[1],
         },
     }
 

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from llmsrec.errors import RequestError
 from llmsrec.files import write_json
 
 
@@ -25,7 +26,7 @@ def run(root: Path, options: argparse.Namespace) -> None:
     Nothing is registered before all of it is measured.
 
     Raises:
-        RequestError: no such version, or no torch here.
+        RequestError: no such version, one that reads no titles, or no torch here.
         DataError: a line of the file that cannot be used, or a version that is not what was registered, keeps no
             evidence or whose backbone is not that of its training.
     """
@@ -46,6 +47,11 @@ def run(root: Path, options: argparse.Namespace) -> None:
             evaluated = evidence.evaluated(client, version, folder)
             evidence.model(client, version, folder / "model")
         bundle = Bundle.open(folder / "model/artifacts/bundle")
+        if "llm" not in bundle.towers:
+            raise RequestError(
+                f"{name} is {bundle.teacher} by itself, which reads no titles, so it gets no items by them; name a "
+                "version of LLM-SRec with --model, or train anew with the new items."
+            )
         added = lines.read(options.file, bundle.items["parent_asin"])
         print(f"{name} has {len(bundle.items):,} items: {len(added):,} are added by their titles", flush=True)
         extended.write(folder / "bundle", bundle, added, name)

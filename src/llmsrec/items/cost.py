@@ -44,7 +44,7 @@ def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
         users = users[np.sort(np.random.default_rng(SEED).choice(len(users), ASKED, replace=False))]
     asked = evaluated.ranks.filter(pl.col("user_id").is_in(users["user_id"].implode()))
     before = {"llm": of_users(asked, "llm_srec", "test", PROTOCOL, METRIC)}
-    if bundle.config["distilled"]:
+    if "cf" in bundle.towers:
         before["cf"] = per_user(held_out.rank(as_trained(bundle), users, "cf").ranks[PROTOCOL], METRIC)
     towers = {}
     for tower, without in before.items():

@@ -21,7 +21,6 @@ from llmsrec.evaluation.metrics import per_user
 from llmsrec.evaluation.names import HEADLINE, PROTOCOLS, meaning
 from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.evaluation.tables import Table, text
-from llmsrec.params import TOWERS
 from llmsrec.redaction import redact
 from llmsrec.registry import tracking, versions
 from llmsrec.registry.verified import verified
@@ -142,9 +141,7 @@ def evaluate(root: Path, wanted: str, on: str = WORKSPACE, model: str | None = N
 def measure(version: str, bundle: Bundle, data: HeldOutData, bootstrap: Bootstrap) -> Evaluation:
     """The figures of all towers that a bundle has, one after the other."""
     asked = {}
-    for tower in TOWERS:
-        if tower == "cf" and not bundle.config["distilled"]:
-            continue
+    for tower in bundle.towers:
         print(f"tower {tower}", flush=True)
         asked[tower] = held_out.rank(bundle, data.users, tower)
     scores = {

@@ -57,7 +57,7 @@ class Asked(BaseModel):
 
     history: SkipValidation[list[Bought]] = None  # type: ignore[assignment]
     k: SkipValidation[int] = 10
-    tower: SkipValidation[str] = "llm"
+    tower: SkipValidation[str | None] = None
     exclude_history: SkipValidation[bool | None] = None
     allow: SkipValidation[list[str] | None] = None
     block: SkipValidation[list[str]] = []
@@ -96,7 +96,7 @@ class BundleModel(PythonModel):
                 "`dvc repro -f -s register` registers it anew."
             )
         self.recommender = Recommender(bundle)
-        # A service is ready when it can answer; an image for the `cf` tower alone has no torch.
+        # A service is ready when it can answer; an image without the `llm` tower has no torch.
         if find_spec("torch"):
             self.recommender.warm()
 

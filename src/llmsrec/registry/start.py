@@ -90,8 +90,14 @@ def extract(bundle: Bundle, version: str, folder: Path) -> None:
 
     Raises:
         DataError: the bundle lacks some of them.
+        ParamsError: it is no LLM-SRec's, or another system than SASRec taught it.
     """
     config, path, adapter = bundle.config, bundle.folder / start.WEIGHTS, bundle.folder / "adapter.safetensors"
+    if "llm" not in bundle.towers:
+        raise ParamsError(
+            f"`train.start` is {version}, which is {bundle.teacher} by itself, with nothing that LLM-SRec could begin "
+            "from. Set it to a version of LLM-SRec, or to scratch."
+        )
     if "teacher" not in config or not path.is_file():
         raise DataError(
             f"`train.start` is {version}, whose bundle is from before bundles kept what a training begins from; begin "

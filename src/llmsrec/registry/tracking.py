@@ -43,10 +43,8 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI open
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # what a tracking server takes at once
 FINISHED = RunStatus.to_string(RunStatus.FINISHED)
 # What answering requests imports; the rest of the pipeline is not installed where a model is served.
-SERVING = (
-    "huggingface_hub", "mlflow", "numpy", "onnxruntime", "peft", "polars", "pydantic", "safetensors", "tokenizers",
-    "torch", "transformers",
-)  # fmt: skip
+WITHOUT_LLM = ("mlflow", "numpy", "onnxruntime", "polars", "pydantic", "safetensors")
+SERVING = tuple(sorted((*WITHOUT_LLM, "huggingface_hub", "peft", "tokenizers", "torch", "transformers")))
 
 
 @contextmanager
@@ -220,7 +218,10 @@ def _logged_model(client: MlflowClient, experiment_id: str, run_id: str, digest:
 
 def requirements(config: dict[str, Any]) -> list[str]:
     """The packages that serve a bundle with this config.json, pinned to what is installed here."""
-    names = [*SERVING, *(["bitsandbytes"] if config["backbone"]["quantization"] != "none" else [])]
+    if "llm" not in config.get("towers", ["llm"]):
+        names = [*WITHOUT_LLM]
+    else:
+        names = [*SERVING, *(["bitsandbytes"] if config["backbone"]["quantization"] != "none" else [])]
     return [f"{name}=={installed(name).partition('+')[0]}" for name in names]
 
 

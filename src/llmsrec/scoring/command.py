@@ -29,9 +29,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="parquet of user_id, parent_asin, timestamp in ms, or JSON lines of user_id, history; else data/filtered",
     )
     command.add_argument("--k", type=int, default=10, help="items for each user (default: %(default)s)")
-    command.add_argument(
-        "--tower", default="llm", help="llm, cf or teacher, as in `llmsrec recommend`; default: %(default)s"
-    )
+    command.add_argument("--tower", help="llm, cf or teacher, as in `llmsrec recommend`; default: the model's first")
     command.add_argument("--shard", default="1/1", metavar="I/N", help="only the I-th of N parts of the users")
 
 
@@ -40,10 +38,10 @@ def run(root: Path, options: argparse.Namespace) -> None:
     from llmsrec.scoring import histories
     from llmsrec.scoring.score import Wanted, score
 
-    wanted = Wanted(options.tower, options.k, shard(options.shard))
-    read = options.histories
+    which, read = shard(options.shard), options.histories
     source = histories.of_file(read) if read else histories.of_data(root / "data/filtered")
     bundle, version = opened(root, options.model, options.bundle)
+    wanted = Wanted(options.tower or bundle.towers[0], options.k, which)
     print(line(options.out, version, wanted, score(bundle, version, source, options.out, wanted)))
 
 

@@ -106,11 +106,7 @@ def score(bundle: Bundle, version: str, source: Source, out: Path, wanted: Wante
 def _check(bundle: Bundle, wanted: Wanted) -> None:
     if wanted.tower not in TOWERS:
         raise RequestError(f"--tower is {wanted.tower!r}; it is one of {', '.join(TOWERS)}.")
-    if wanted.tower == "cf" and not bundle.config["distilled"]:
-        raise RequestError(
-            "--tower is cf, but this model was trained without distillation (`model.distill=false`), so that tower's "
-            "users are not in the items' space; take --tower llm or teacher."
-        )
+    bundle.check_tower(wanted.tower, "--tower")
     count = bundle.recommended_by(wanted.tower)
     if not 1 <= wanted.k <= count:
         of = "the catalogue has" if count == len(bundle.items) else "the tower knows"

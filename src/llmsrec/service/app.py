@@ -61,11 +61,11 @@ class Service:
             if body is None:
                 status = 499  # the client has gone, and hears nothing
                 return Response(status_code=400)
-            towers = decode.glance(body, path)
+            towers = loaded.towers(decode.glance(body, path), path)
             if after_s := loaded.full(towers, by):
                 raise Refused.overloaded(after_s)
             call = await decode.decode(body, path)
-            towers = call.towers
+            towers = loaded.towers(call.towers, path)
             response = await self._answer(call, by, about, headers.get("x-user"))
             status = 200
             return response
@@ -83,7 +83,7 @@ class Service:
         loaded = self.swap.current
         if loaded is None or path not in decode.FORMS:
             return None
-        towers = decode.glance(body, path)
+        towers = loaded.towers(decode.glance(body, path), path)
         after_s = loaded.full(towers, time.monotonic() + self.deadline_s)
         if after_s:
             self.metrics.answered(tower_label(towers), 429, 0, 0.0)
@@ -98,7 +98,8 @@ class Service:
             raise Refused(504, f"the request was not answered within {self.deadline_s:g} s, and is dropped") from error
         if answered.status != 200:
             raise Refused(answered.status, answered.body.decode())
-        label = tower_label(call.towers)
+        towers = loaded.towers(call.towers, call.path)
+        label = tower_label(towers)
         self.metrics.queued.labels(label).observe(answered.queued_s)
         self.metrics.fallbacks.inc(answered.popular)
         self.metrics.unknown.inc(answered.unknown)
@@ -109,7 +110,7 @@ class Service:
             "queued_ms": round(1000 * answered.queued_s, 2),
         }
         if self.log:
-            self.log.write(call.requests, user)
+            self.log.write(call.requests, towers, user)
         named = {"x-llmsrec-version": str(loaded.version), "x-llmsrec-tower": label}
         return Response(answered.body, media_type=JSON, headers=named)
 
@@ -139,6 +140,8 @@ class Service:
     async def figures(self, request: Request) -> Response:
         """Prometheus' text format."""
         self.metrics.ready.set(self.ready)
+        for of_workers in (self.metrics.waiting, self.metrics.memory):
+            of_workers.clear()  # a version without the `llm` tower has one worker less
         self.metrics.memory.labels("service").set(memory.resident(os.getpid()))
         if current := self.swap.current:
             for name, worker in current.workers.items():

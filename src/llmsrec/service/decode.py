@@ -50,7 +50,7 @@ class Call:
 
     Attributes:
         body: as it was sent.
-        towers: what each request says of its tower, which may be nonsense.
+        towers: what each request says of its tower, which may be nonsense; None where it says nothing.
         requests: those with a history, as they were sent.
         path: where to; only a call to INVOCATIONS can be of more or fewer requests than one.
     """
@@ -102,11 +102,11 @@ def check_headers(content_type: str, encoding: str) -> None:
         raise Refused(415, "the body is compressed (content-encoding), which is not read here; send it as it is")
 
 
-def glance(body: bytes, path: str) -> list[str]:
-    """The towers that a body asks for, each once, as far as its text shows them without being read as JSON."""
+def glance(body: bytes, path: str) -> list[str | None]:
+    """`Call.towers` of a body, each once, as far as its text shows them without being read as JSON."""
     if path == SIMILAR:
         return ["llm" if TITLE.search(body) else "cf"]
-    return sorted({name.decode() for name in TOWER.findall(body)}) or ["llm"]
+    return [*sorted({name.decode() for name in TOWER.findall(body)})] or [None]
 
 
 async def decode(body: bytes, path: str = INVOCATIONS) -> Call:
@@ -144,7 +144,7 @@ def decoded(body: bytes, path: str = INVOCATIONS) -> Call:
     for number, request in enumerate(value["inputs"]):
         if not isinstance(request, dict):
             raise Refused(400, f"request {number} is not an object; {form}")
-    return Call(body, [request.get("tower", "llm") for request in value["inputs"]], value["inputs"])
+    return Call(body, [request.get("tower") for request in value["inputs"]], value["inputs"])
 
 
 def _of_one(body: bytes, path: str, value: Any) -> Call:
@@ -152,7 +152,7 @@ def _of_one(body: bytes, path: str, value: Any) -> Call:
         raise Refused(400, f"the body is not an object; {FORMS[path]}")
     if path == SIMILAR:
         return Call(body, ["llm" if value.get("title") is not None else "cf"], [], path)
-    return Call(body, [value.get("tower", "llm")], [value], path)
+    return Call(body, [value.get("tower")], [value], path)
 
 
 def deeper(value: Any, levels: int) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from llmsrec.service.decode import INVOCATIONS, Call
+from llmsrec.files import read_json
+from llmsrec.service.decode import INVOCATIONS, SIMILAR, Call
 from llmsrec.service.metrics import Metrics
 from llmsrec.service.workers import Reply, Settings, Worker
 
@@ -36,7 +37,8 @@ class Loaded:
     """A version that answers.
 
     Attributes:
-        about: what the workers say of it: `towers`, `schemas` of requests and answers, `items`.
+        about: what the workers say of it: `towers`, `own` (the tower of requests that name none), `schemas` of requests
+            and answers, `items`.
         calls: how many are being answered.
     """
 
@@ -51,13 +53,15 @@ class Loaded:
     async def load(
         cls, version: Any, bundle: Path, place: "TemporaryDirectory[str]", settings: list[Settings], metrics: Metrics
     ) -> "Loaded":
-        """Start the workers and wait until all of them have passed their self-tests.
+        """Start the workers that the version has towers for, and wait until all of them have passed their self-tests.
 
         Raises:
             DataError: one could not be loaded, or did not pass; the others are ended, too.
         """
-        workers = {}
+        workers, has_llm = {}, "llm" in read_json(bundle / "config.json").get("towers", ["llm"])
         for of_worker in settings:
+            if of_worker.llm and not has_llm:
+                continue
             name = "llm" if of_worker.llm else "others"
             workers[name] = Worker(bundle, of_worker, metrics.of_batches(name))
         loaded = cls(version, place, workers)
@@ -69,13 +73,25 @@ class Loaded:
         loaded.about = abouts[0] | {"towers": [tower for about in abouts for tower in about["towers"]]}
         return loaded
 
+    def towers(self, said: Iterable[Any], path: str) -> list[Any]:
+        """The towers that answer requests.
+
+        Args:
+            said: what these say of it, see `Call.towers`.
+            path: where they were sent to.
+        """
+        own = self.about["own"]
+        if path == SIMILAR and own != "llm":
+            return [own if tower == "cf" else tower for tower in said]
+        return [own if tower is None else tower for tower in said]
+
     @property
     def ready(self) -> bool:
         """Whether every worker can answer at once."""
         return all(worker.ready for worker in self.workers.values())
 
     def full(self, towers: Iterable[str], by: float) -> int | None:
-        """After how many seconds to try again, where a call to some towers is sure not to be let in."""
+        """After how many seconds to try again, where a call that some towers answer is sure not to be let in."""
         waits = [self.workers[name].full(1, by) for name in {self._worker(tower) for tower in towers}]
         return max((seconds for seconds in waits if seconds), default=None)
 
@@ -99,7 +115,7 @@ class Loaded:
     def _parts(self, call: Call) -> dict[str, list[int]]:
         """Worker -> the requests that it answers; a call that nobody can answer is the `others`', who say why."""
         parts: dict[str, list[int]] = {}
-        for row, tower in enumerate(call.towers):
+        for row, tower in enumerate(self.towers(call.towers, call.path)):
             parts.setdefault(self._worker(tower), []).append(row)
         return parts or {"others": []}
 

@@ -76,18 +76,18 @@ class RequestLog:
             raise DataError(f"--log-requests {path} cannot be written: {error.strerror}") from error
         self._file.setFormatter(logging.Formatter("%(message)s"))
 
-    def write(self, requests: list[dict[str, Any]], user: str | None) -> None:
-        """Log the requests of a call that was answered; the user is known of a call with one request."""
+    def write(self, requests: list[dict[str, Any]], towers: list[str], user: str | None) -> None:
+        """Log the requests of a call, and the towers that answered them; the user is known of a call with one."""
         now = int(time.time() * 1000)
         user = user if len(requests) == 1 else None
         digest = hmac.new(self._key, user.encode(), hashlib.sha256).hexdigest()[:16] if user else None
-        for request in requests:
+        for request, tower in zip(requests, towers, strict=False):  # of /similar there is a tower, and no history
             if int(digest or secrets.token_hex(8), 16) >= self._share * 2**64:
                 continue
             line = {
                 "time": now,
                 "user": digest,
-                "tower": request.get("tower", "llm"),
+                "tower": tower,
                 "history": request["history"],
             }
             self._file.handle(logging.makeLogRecord({"msg": "%s", "args": (json.dumps(line),)}))

@@ -15,6 +15,10 @@
     parity.json          how far ONNX Runtime and torch were apart when the bundle was made
     code/llmsrec/        the modules that answer requests
 
+A sequential recommender by itself, such as GRU4Rec, has no language model: config.json then lists its one tower
+(`towers`), vectors.safetensors holds item_embeddings alone and onnx/ the recommender; backbone/ and weights.safetensors
+are not there.
+
 Reading needs numpy, polars and ONNX Runtime; torch is for the `llm` tower alone.
 """
 
@@ -30,7 +34,7 @@ import onnxruntime as ort
 import polars as pl
 from safetensors.numpy import load_file
 
-from llmsrec.errors import DataError, shown
+from llmsrec.errors import DataError, RequestError, shown
 from llmsrec.files import read_json, tree
 from llmsrec.serving import contents
 
@@ -106,6 +110,27 @@ class Bundle:
         return str(self.config.get("teacher", {}).get("system", "sasrec"))
 
     @property
+    def towers(self) -> tuple[str, ...]:
+        """Those that can be asked, first the one that a request gets which names none."""
+        if "towers" in self.config:
+            return tuple(self.config["towers"])
+        return ("llm", "cf", "teacher") if self.config["distilled"] else ("llm", "teacher")
+
+    def check_tower(self, tower: str, where: str) -> None:
+        """Raise RequestError, in which `where` says what names the tower, for one that cannot be asked."""
+        if tower in self.towers:
+            return
+        if "llm" not in self.towers:
+            raise RequestError(
+                f"{where} is '{tower}', but this model is {self.teacher} by itself and has no tower but "
+                f"'{self.towers[0]}'; ask for that, or name none."
+            )
+        raise RequestError(
+            f"{where} is '{tower}', but this model was trained without distillation (`model.distill=false`), so that "
+            "tower's users are not in the items' space; ask for 'llm' or 'teacher'."
+        )
+
+    @property
     def repeats(self) -> bool:
         """Whether items of a history may be recommended again (data.repeats `keep`); not in bundles from before."""
         return bool(self.config.get("protocol", {}).get("repeats") == "keep")
@@ -117,7 +142,7 @@ class Bundle:
 
     def read_by(self, tower: str) -> int:
         """Items 1..n are those that a tower can read in a history: no teacher has an embedding of an added one."""
-        alone = tower == "llm" and not self.config["prompts"].get("user_representation")
+        alone = tower == "llm" and not self.config.get("prompts", {}).get("user_representation")
         return len(self.items) if alone else self.trained
 
     def recommended_by(self, tower: str) -> int:

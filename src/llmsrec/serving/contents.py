@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 COLUMNS = {"item_id": pl.Int64, "parent_asin": pl.String, "title": pl.String, "count": pl.Int64}
 CATALOGUE = {"store": pl.String(), "categories": pl.List(pl.String)}  # behind these; bundles from before lack both
-SHAPES = ("items", "max_length", "d", "d_llm", "d_prime")
+SHAPES = ("items", "max_length", "d")
+HEADS = ("d_llm", "d_prime")  # shapes of what is behind a backbone
+ALONE = ["teacher"]  # the one list of towers that config.json may hold; a bundle with all of them holds none
 ROWS = 256  # of a batch, while a model is tried on every item
 REMEDY = "Export the model again (`dvc repro export`), and do not serve this bundle."
 
@@ -36,14 +38,18 @@ def check(bundle: "Bundle") -> None:
 
 def _shapes(bundle: "Bundle") -> dict[str, int]:
     config = bundle.config
-    for name, kind in (("shapes", dict), ("backbone", dict), ("prompts", dict), ("distilled", bool)):
+    alone = "towers" in config
+    if alone and config["towers"] != ALONE:
+        raise _error(bundle, "config.json", f"`towers` is {shown(config['towers'])}, not {ALONE}")
+    of_llm = {} if alone else {"backbone": dict, "prompts": dict, "distilled": bool}
+    for name, kind in ({"shapes": dict} | of_llm).items():
         if not isinstance(config.get(name), kind):
             raise _error(bundle, "config.json", f"`{name}` is {shown(config.get(name))}")
     for name in ("protocol", "teacher"):  # bundles from before lack them, or keys of theirs
         if not isinstance(config.get(name, {}), dict):
             raise _error(bundle, "config.json", f"`{name}` is {shown(config[name])}")
     shapes: dict[str, int] = config["shapes"]
-    for name in SHAPES:
+    for name in SHAPES if alone else (*SHAPES, *HEADS):
         value = shapes.get(name)
         if type(value) is not int or value < 1:
             raise _error(bundle, "config.json", f"`shapes.{name}` is {shown(value)}, not a number of one or more")
@@ -78,12 +84,15 @@ def _check_items(bundle: "Bundle", count: int) -> None:
 
 
 def _check_tensors(bundle: "Bundle", shapes: dict[str, int]) -> None:
-    expected = {
-        "item_vectors": (shapes["items"] + 1, shapes["d_prime"]),
-        "item_embeddings": (shapes.get("trained", shapes["items"]) + 1, shapes["d"]),
-        "user_out": (shapes["d_llm"],),
-        "item_out": (shapes["d_llm"],),
+    expected: dict[str, tuple[int, ...]] = {
+        "item_embeddings": (shapes.get("trained", shapes["items"]) + 1, shapes["d"])
     }
+    if "llm" in bundle.towers:
+        expected |= {
+            "item_vectors": (shapes["items"] + 1, shapes["d_prime"]),
+            "user_out": (shapes["d_llm"],),
+            "item_out": (shapes["d_llm"],),
+        }
     for name, shape in expected.items():
         values = bundle.tensors.get(name)
         if values is None or values.shape != shape or values.dtype != np.float32:
@@ -94,7 +103,7 @@ def _check_tensors(bundle: "Bundle", shapes: dict[str, int]) -> None:
 
 def _check_models(bundle: "Bundle", shapes: dict[str, int]) -> None:
     """NaN in an embedding of the teacher shows only where its item is asked for, so it reads all, row after row."""
-    count, length, tensors = bundle.trained, shapes["max_length"], bundle.tensors
+    count, length, tensors, heads = bundle.trained, shapes["max_length"], bundle.tensors, "llm" in bundle.towers
     teacher = _model(bundle, bundle.teacher)
     if teacher.row != (length,):
         file = f"onnx/{bundle.teacher}.onnx"
@@ -103,9 +112,12 @@ def _check_models(bundle: "Bundle", shapes: dict[str, int]) -> None:
     ids[-count:] = np.arange(1, count + 1)
     for windows in _parts(ids.reshape(-1, length)):
         seen = _run(bundle, bundle.teacher, windows, shapes["d"])
-        _run(bundle, "f_cf_user", seen, shapes["d_prime"])
-        if bundle.config["prompts"].get("user_representation"):
+        if heads:
+            _run(bundle, "f_cf_user", seen, shapes["d_prime"])
+        if heads and bundle.config["prompts"].get("user_representation"):
             _run(bundle, "f_U", seen, shapes["d_llm"])
+    if not heads:
+        return
     for embeddings in _parts(tensors["item_embeddings"]):
         _run(bundle, "f_I", embeddings, shapes["d_llm"])
     _run(bundle, "f_user", tensors["user_out"][None], shapes["d_prime"])

@@ -32,14 +32,17 @@ class Recommender:
         self._untitled = (bundle.items["title"] == UNTITLED).to_numpy()
         self._ids = {asin: item_id for item_id, asin in enumerate(self._asins, start=1)}
         self._counts = bundle.items["count"].to_numpy().astype(np.float32)
+        vectors_of = {tower: ITEMS[tower] for tower in bundle.towers}
         # A teacher has no vectors of items that were added by title: zeros stand in their places, and are left out.
-        self._beyond = {tower: np.arange(bundle.recommended_by(tower), len(self._asins)) for tower in ITEMS}
-        transposed = {name: self._columns(bundle.tensors[name]) for name in set(ITEMS.values())}
-        self._item_vectors = {tower: transposed[name] for tower, name in ITEMS.items()}
+        self._beyond = {tower: np.arange(bundle.recommended_by(tower), len(self._asins)) for tower in bundle.towers}
+        transposed = {name: self._columns(bundle.tensors[name]) for name in set(vectors_of.values())}
+        self._item_vectors = {tower: transposed[name] for tower, name in vectors_of.items()}
         directions = {name: Directions(vectors) for name, vectors in transposed.items()}
-        self._directions = {tower: directions[name] for tower, name in ITEMS.items()}
+        self._directions = {tower: directions[name] for tower, name in vectors_of.items()}
         self._catalogue = Catalogue(bundle)
-        self._towers: dict[str, Tower] = {"cf": CFTower(bundle), "teacher": Teacher(bundle)}
+        self._towers: dict[str, Tower] = {"teacher": Teacher(bundle)}
+        if "cf" in bundle.towers:
+            self._towers["cf"] = CFTower(bundle)
         self._batches = {"llm": BATCH}
         self._loading = threading.Lock()
 
@@ -53,8 +56,13 @@ class Recommender:
         return cls(Bundle.open(folder))
 
     def warm(self) -> None:
-        """Load what the first request of either tower would have to wait for."""
-        self.tower("llm")
+        """Load what the first request of any tower would have to wait for."""
+        if "llm" in self._bundle.towers:
+            self.tower("llm")
+
+    def tower_of(self, request: Request | Similar) -> str:
+        """The name of the tower that answers a request: its own, or the bundle's first."""
+        return request.tower or self._bundle.towers[0]
 
     def recommend(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer requests in their order; each answer is what the request alone would get.
@@ -63,8 +71,8 @@ class Recommender:
         changes a score by up to 1e-5 of the largest; items whose scores are nearer than that may change places.
 
         Raises:
-            RequestError: more than `limits` allow, `k` beyond the catalogue, the `cf` tower of a model that was not
-                distilled, or the `llm` tower where torch is not installed.
+            RequestError: more than `limits` allow, `k` beyond the catalogue, a tower that the model does not have, or
+                the `llm` tower where torch is not installed.
         """
         self.check(requests)
         return self._recommend(requests)
@@ -78,7 +86,9 @@ class Recommender:
     def _recommend(self, requests: Sequence[Request]) -> list[Answer]:
         histories = [
             self.history(
-                [e.parent_asin for e in request.history], [e.timestamp for e in request.history], request.tower
+                [e.parent_asin for e in request.history],
+                [e.timestamp for e in request.history],
+                self.tower_of(request),
             )
             for request in requests
         ]
@@ -86,7 +96,7 @@ class Recommender:
         by_tower: dict[str, list[int]] = {}
         for row, (request, history) in enumerate(zip(requests, histories, strict=True)):
             if len(history.items):
-                by_tower.setdefault(request.tower, []).append(row)
+                by_tower.setdefault(self.tower_of(request), []).append(row)
             else:
                 answers[row] = self._answer(request, history, self._counts)
         for name, rows in by_tower.items():
@@ -109,12 +119,7 @@ class Recommender:
         limits.check_sums(requests)
         for number, request in enumerate(requests):
             self._check_items(request, f"request {number}")
-            if request.tower == "cf" and not self._bundle.config["distilled"]:
-                raise RequestError(
-                    f"request {number}, `tower` is 'cf', but this model was trained without distillation "
-                    "(`model.distill=false`), so that tower's users are not in the items' space; ask for 'llm' "
-                    "or 'teacher'."
-                )
+            self._bundle.check_tower(self.tower_of(request), f"request {number}, `tower`")
 
     def history(self, asins: list[str], timestamps: list[int], tower: str = "llm") -> History:
         """Oldest first (ties in the order given), of repeats the first or all, as in the data that was trained on.
@@ -184,6 +189,11 @@ class Recommender:
 
     def check_similar(self, request: Similar) -> None:
         """Raise what `similar` raises for a request that cannot be answered, before any work."""
+        if request.title is not None and "llm" not in self._bundle.towers:
+            raise RequestError(
+                f"the request, `title` is {shown(request.title)}, but this model is {self._bundle.teacher} by itself, "
+                "which reads no titles; ask by `parent_asin`."
+            )
         if request.parent_asin is not None and request.parent_asin not in self._ids:
             raise RequestError(
                 f"the request, `parent_asin` is {shown(request.parent_asin)}, which the catalogue does not have; ask "
@@ -193,7 +203,7 @@ class Recommender:
 
     def _check_items(self, request: Request | Similar, name: str) -> None:
         """Raise RequestError, in which the request has a name, for items that the catalogue does not have."""
-        count = self._bundle.recommended_by(request.tower)
+        count = self._bundle.recommended_by(self.tower_of(request))
         if request.k > count and request.allow is None:
             of = f"the catalogue has {count} items" if count == len(self._asins) else f"`teacher` knows {count} items"
             raise RequestError(f"{name}, `k` is {request.k}, but {of}; ask for 1 to {count}.")
@@ -201,7 +211,7 @@ class Recommender:
             self._catalogue.check(request.filter, name)
 
     def _similar(self, request: Similar) -> Neighbours:
-        directions, own = self._directions["llm"], np.empty(0, dtype=np.int64)
+        directions, own = self._directions[self._bundle.towers[0]], np.empty(0, dtype=np.int64)
         if request.parent_asin is not None:
             own = np.array([self._ids[request.parent_asin] - 1])
             cosines = directions.cosines(directions.of(own)[0])
@@ -212,12 +222,12 @@ class Recommender:
         return Neighbours(items=self._named(best, cosines))
 
     def _answer(self, request: Request, history: History, scores: np.ndarray) -> Answer:
-        own = self.excluded(history)
+        tower, own = self.tower_of(request), self.excluded(history)
         if request.exclude_history is not None:
             own = self._met(history) if request.exclude_history else own[:0]
-        own = np.concatenate([own, self._beyond[request.tower]])
+        own = np.concatenate([own, self._beyond[tower]])
         exclude = self._left_out(own, request.allow, request.block, request.filter)
-        directions = self._directions[request.tower]
+        directions = self._directions[tower]
         if request.diversity:
             pool = top(scores, max(neighbours.POOL * request.k, neighbours.SMALLEST_POOL), exclude, self._untitled)
             titled, untitled = pool[~self._untitled[pool]], pool[self._untitled[pool]]
@@ -240,7 +250,7 @@ class Recommender:
             unknown_candidates=[
                 asin
                 for asin in dict.fromkeys(request.allow or [])
-                if not self._is_known(asin, self._bundle.recommended_by(request.tower))
+                if not self._is_known(asin, self._bundle.recommended_by(tower))
             ]
             or None,
         )

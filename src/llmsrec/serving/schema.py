@@ -100,7 +100,8 @@ class Request(Strict):
     """One user's history, in any order, and how many items to recommend.
 
     `tower` says what reads the history: `llm` is the prompt through the backbone and `f_user`; `cf` is SASRec and
-    `f_cf_user`, which needs no LLM; `teacher` is SASRec itself with its own item vectors.
+    `f_cf_user`, which needs no LLM; `teacher` is SASRec itself with its own item vectors. Without it, it is `llm`, or
+    `teacher` where the model is a sequential recommender by itself.
 
     `exclude_history` says whether items of the history are left out; without it, the model's own rule holds: they are,
     unless it was trained on data that keep repeats. `allow` and `block` are ids, `filter` columns of the catalogue.
@@ -110,7 +111,7 @@ class Request(Strict):
 
     history: Events = Field(max_length=limits.HISTORY)
     k: int = Field(default=10, ge=1, le=limits.ITEMS)
-    tower: str = "llm"  # not `Tower`: MLflow derives no signature from a Literal
+    tower: str | None = None  # not `Tower`: MLflow derives no signature from a Literal
     exclude_history: bool | None = None
     allow: list[Id] | None = Field(default=None, min_length=1, max_length=limits.LISTED)
     block: list[Id] = Field(default=[], max_length=limits.LISTED)
@@ -120,8 +121,8 @@ class Request(Strict):
 
     @field_validator("tower")
     @classmethod
-    def tower_is_known(cls, value: str) -> str:
-        if value not in TOWERS:
+    def tower_is_known(cls, value: str | None) -> str | None:
+        if value is not None and value not in TOWERS:
             raise ValueError(f"must be one of {', '.join(TOWERS)}")
         return value
 
@@ -140,7 +141,7 @@ class Rank(Strict):
 
     history: Events = Field(max_length=limits.HISTORY)
     candidates: list[Id] = Field(min_length=1, max_length=limits.LISTED)
-    tower: str = "llm"
+    tower: str | None = None
     explain: bool = False
 
     tower_is_known = field_validator("tower")(Request.tower_is_known.__func__)  # type: ignore[attr-defined]

@@ -24,6 +24,7 @@ from wire import Frames, frame
 
 PIECE = 2**18  # bytes read at once
 TITLE_COST = 64  # tokens, about those of an item prompt
+PLAIN = {"dtype": "float32", "quantization": "none"}  # how a model computes that has no backbone
 
 
 class Worker:
@@ -68,10 +69,11 @@ class Worker:
             requests = self._checked(header["path"], json.loads(body))
             mine = [requests[row] for row in header["rows"]]
             for row, request in zip(header["rows"], mine, strict=True):
-                if (request.tower == "llm") != self._llm:
+                tower = request.tower or self._recommender.tower_of(request)  # older code names each request's tower
+                if (tower == "llm") != self._llm:
                     if header["path"] == "/similar":
                         raise RequestError("a title is read by the tower 'llm', which is not served here; ask by item")
-                    raise RequestError(f"request {row}, `tower` is '{request.tower}', which is not served here")
+                    raise RequestError(f"request {row}, `tower` is '{tower}', which is not served here")
             job = Job(number, header["rows"], mine, [self._cost(request) for request in mine], header["by"], arrived)
         except Exception as error:
             self._refuse(number, *explained(error))
@@ -188,18 +190,18 @@ def load(folder: Path, llm: bool) -> tuple[Any, dict[str, Any]]:
         )
     if llm:
         recommender.warm()
-    asins, backbone = bundle.items["parent_asin"].to_list(), bundle.config["backbone"]
+    asins, backbone = bundle.items["parent_asin"].to_list(), bundle.config.get("backbone", PLAIN)
     trained = asins[: getattr(bundle, "trained", len(asins))]  # older code knows no items that were added by title
     exact = (backbone["dtype"], backbone["quantization"]) == ("float32", "none")
     repeats = bundle.config.get("protocol", {}).get("repeats") == "keep"
-    served = [tower for tower in schema.TOWERS if (tower == "llm") == llm]
+    towers = getattr(bundle, "towers", None) or [t for t in schema.TOWERS if t != "cf" or bundle.config["distilled"]]
+    served = [tower for tower in towers if (tower == "llm") == llm]
     for tower in served:
-        if tower == "cf" and not bundle.config["distilled"]:
-            continue  # each request for it is refused with a sentence of its own
         if wrong := problem(recommender, schema.parse, trained, tower, exact, repeats):
             raise DataError(wrong)
     about = {
         "towers": served,
+        "own": towers[0],
         "schemas": schemas(schema),
         "items": len(asins),
     }
