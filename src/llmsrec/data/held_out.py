@@ -27,10 +27,14 @@ class HeldOut:
 
     def rows(self, at_most: int, seed: int) -> np.ndarray:
         """Numbers of the users from 0, ascending: of all, or of a sample of `at_most` by `seed`."""
-        rows = np.arange(len(self.users))
-        return (
-            rows if len(rows) <= at_most else np.sort(np.random.default_rng(seed).choice(rows, at_most, replace=False))
-        )
+        return sample(len(self.users), at_most, seed)
+
+
+def sample(users: int, at_most: int, seed: int) -> np.ndarray:
+    """`[<= at_most]` numbers of users from 0, ascending: of all, or of as many as are drawn, without repetition."""
+    if users <= at_most:
+        return np.arange(users)
+    return np.sort(np.random.default_rng(seed).choice(users, at_most, replace=False))
 
 
 def read(interactions: Sequences, split: Path, name: Literal["valid", "test"], by: str) -> HeldOut:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from llmsrec.data.held_out import BACK, HeldOut, last
+from llmsrec.data.held_out import BACK, HeldOut, last, sample
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
 from llmsrec.evaluation.asked import Asked
@@ -43,9 +43,7 @@ def of_data(filtered: Path, most: int, seed: int, test: HeldOut | Asked | None =
         if not path.is_file():
             raise DataError(f"{path} is not there; `dvc repro filter` writes it.")
     test = test or last(Sequences.read(interactions), BACK["test"])
-    rows = np.arange(len(test.users))
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(seed).choice(len(rows), size=most, replace=False))
+    rows = sample(len(test.users), most, seed)
     asins = pl.read_parquet(items).sort("item_id")["parent_asin"]
     histories = test.histories.of_users(rows + 1)
     events = pl.DataFrame(

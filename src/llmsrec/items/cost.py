@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
 import polars as pl
 
+from llmsrec.data.held_out import sample
 from llmsrec.errors import DataError
 from llmsrec.evaluation.metrics import of_users, per_user
 from llmsrec.evaluation.towers import PROTOCOL
@@ -39,9 +39,7 @@ def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
             f"version {evaluated.version} was registered before test users were kept with a version, so what new items "
             "cost cannot be measured; `dvc repro` with its params registers it anew."
         )
-    users = evaluated.test_users
-    if len(users) > ASKED:
-        users = users[np.sort(np.random.default_rng(SEED).choice(len(users), ASKED, replace=False))]
+    users = evaluated.test_users[sample(len(evaluated.test_users), ASKED, SEED)]
     asked = evaluated.ranks.filter(pl.col("user_id").is_in(users["user_id"].implode()))
     before = {"llm": of_users(asked, "llm_srec", "test", PROTOCOL, METRIC)}
     if "cf" in bundle.towers:
