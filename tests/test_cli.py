@@ -105,7 +105,7 @@ def test_an_id_may_hold_an_at_sign_as_the_time_comes_after_the_last_one(tiny: An
         (["--history", "B00@x"], "an id with an @ in it needs its time"),
         (["--history", "B1@1969-01-01"], "the time is outside the years 1990 to 2100"),
         (["--history", "B1@2014-02-30"], "no time in ms or of ISO 8601 comes after the last @"),
-        (["--diversity", "2"], "`diversity` is 2.0: Input should be less than or equal to 1"),
+        (["--diversity", "2"], "`diversity` is 2.0: must be 1 or less"),
         (["--diversity", "nan"], "`diversity` is NaN"),
         (["--history", "@1391040000000"], "no item's id comes before the @"),
     ],

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmsrec.redaction import redact
@@ -23,6 +23,28 @@ REFUSALS = {
     errno.EACCES: "fix the permissions",
     errno.EPERM: "fix the permissions",
     errno.EIO: "look after the disk, which failed",
+}
+
+# What pydantic's problems with a value are in plain words, by their type; in braces what it knows of the limit.
+WORDS = {
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be a text",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be {ge} or more",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be {le} or less",
+    "less_than": "must be less than {lt}",
+    "too_short": "must have {min_length} or more entries",
+    "too_long": "must have at most {max_length} entries",
+    "string_too_short": "must have {min_length} or more characters",
+    "string_too_long": "must have at most {max_length} characters",
 }
 
 
@@ -69,6 +91,15 @@ def explained(error: BaseException) -> str | None:
         return None
     name = getattr(error, "filename", None)
     return redact(f"cannot use {name or 'a file'}: {known[0]}; {known[1]}, then run the same command again.")
+
+
+def in_words(problem: Mapping[str, Any]) -> str:
+    """What one of pydantic's problems (`ValidationError.errors()`) says of a value, as `must be 1 or more`."""
+    limits = {
+        name: f"{value:g}" if isinstance(value, float) else value for name, value in problem.get("ctx", {}).items()
+    }
+    words = WORDS.get(problem["type"])
+    return words.format(**limits) if words else str(problem["msg"]).removeprefix("Value error, ")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
-from llmsrec.errors import ParamsError
+from llmsrec.errors import ParamsError, in_words
 
 PROMOTED = ("staging", "previous", "champion")  # aliases that no stage moves
 Tower = Literal["llm", "cf", "teacher"]
@@ -454,9 +454,9 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"`{name}` is missing; restore it with `git diff params.yaml`."
     if problem["type"] == "value_error":
-        return f"`{name}`: {problem['msg'].removeprefix('Value error, ')}."
+        return f"`{name}`: {in_words(problem)}."
     value = repr(problem["input"])
-    return f"`{name}` is {value if len(value) <= 200 else f'{value[:197]}...'}: {problem['msg']}."
+    return f"`{name}` is {value if len(value) <= 200 else f'{value[:197]}...'}: {in_words(problem)}."
 
 
 def _name(problem: Any) -> str:

@@ -123,7 +123,7 @@ def test_a_wrong_parameter_stops_before_anything_changes(clone: Any, first: str)
     params.write_text(text.replace("distill_loss: mse", "distill_loss: msee"))
     try:
         output = clone.run("dvc", "repro", fails=True)
-        assert "`model.distill_loss` is 'msee': Input should be 'mse' or 'contrastive'" in output
+        assert "`model.distill_loss` is 'msee': must be 'mse' or 'contrastive'" in output
         assert "Traceback" not in output
     finally:
         params.write_text(text)

@@ -222,7 +222,7 @@ def test_the_command_says_what_it_wrote(
 BAD_LINES = {
     "text": (b"hello", "line 2: Invalid JSON"),
     "no user": (b'{"history": []}', "line 2: `user_id` is missing"),
-    "a user's number": (b'{"user_id": 3, "history": []}', "line 2: `user_id` is 3: Input should be a valid string"),
+    "a user's number": (b'{"user_id": 3, "history": []}', "line 2: `user_id` is 3: must be a text"),
     "an empty id": (b'{"user_id": "", "history": []}', 'line 2: `user_id` is ""'),
     "no history": (b'{"user_id": "a"}', "line 2: `history` is missing"),
     "a time in words": (

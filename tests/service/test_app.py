@@ -160,7 +160,7 @@ SMALL = {"history": [EVENT], "k": 3, "tower": "cf"}
 BAD: dict[str, tuple[Any, dict[str, str], int, str]] = {
     "10,000 requests": ({"inputs": [SMALL] * 10_000}, {}, 400, "10000 requests in one call, and 256 are the most"),
     "50 MB": (b" " * 50_000_000, {}, 413, "the body is larger than 8,388,608 bytes"),
-    "100,000 events": ({"inputs": [{"history": [EVENT] * 100_000}]}, {}, 400, "at most 1000 items"),
+    "100,000 events": ({"inputs": [{"history": [EVENT] * 100_000}]}, {}, 400, "at most 1000 entries"),
     "many events": ({"inputs": [{**SMALL, "history": [EVENT] * 1000}] * 51}, {}, 400, "hold 51000 events"),
     "deep": (b'{"inputs": ' + b"[" * 100_000, {}, 400, "the body is nested too deeply"),
     "NaN": (b'{"inputs": [{"history": [], "k": NaN}]}', {}, 400, "NaN is no number"),

@@ -100,10 +100,13 @@ def asked(k: int = 1, events: int = 0) -> dict[str, object]:
     [
         ([asked()] * (limits.REQUESTS + 1), "257 requests in one call, and 256 are the most"),
         ([asked(limits.ITEMS), asked(1)], "the `k` of 2 requests add up to 10001, and 10000 are the most"),
-        ([asked(10**4000)], "request 0, `k` is 10{56}\\.\\.\\.: Input should be less than or equal to 10000"),
+        ([asked(10**4000)], "request 0, `k` is 10{56}\\.\\.\\.: must be 10000 or less"),
         ([asked(events=1000)] * 51, "the histories of 51 requests hold 51000 events, and 50000 are the most"),
-        ([asked(events=limits.HISTORY + 1)], "request 0, `history` .* at most 1000 items"),
-        ([{"history": [{**EVENT, "parent_asin": "x" * 257}]}], "`history.0.parent_asin` .* at most 256 characters"),
+        ([asked(events=limits.HISTORY + 1)], "request 0, `history` .* at most 1000 entries"),
+        (
+            [{"history": [{**EVENT, "parent_asin": "x" * 257}]}],
+            "`history.0.parent_asin` .* at most 256 characters",
+        ),
     ],
 )
 def test_more_than_one_call_may_ask_for_is_one_line(values: list[object], expected: str) -> None:

@@ -36,7 +36,7 @@ def made(fidelity: str, *dimensions: dict[str, Any]) -> Params:
         (
             "full",
             {"key": "train.lr", "low": -1.0, "high": 1.0},
-            "tune.space: `train.lr` is -1.0: Input should be",
+            "tune.space: `train.lr` is -1.0: must be more than 0.",
         ),
         ("heads", {"key": "model.d_prime", "choices": [64, "big"]}, "`model.d_prime` is 'big'"),
         ("full", {"key": "sasrec.heads", "choices": [1, 3]}, "dim 64 must be a multiple of heads 3"),

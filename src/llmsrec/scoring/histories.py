@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmsrec.data.json_lines import blocks as line_blocks
-from llmsrec.errors import DataError, shown
+from llmsrec.errors import DataError, in_words, shown
 from llmsrec.serving.schema import Event
 from llmsrec.times import EARLIEST, LATEST, OUTSIDE
 
@@ -215,4 +215,4 @@ def reason(error: ValidationError) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("missing", "json_invalid"):
         return f"`{where}` is missing" if where else problem["msg"]
-    return f"`{where}` is {shown(problem['input'])}: {problem['msg'].removeprefix('Value error, ')}"
+    return f"`{where}` is {shown(problem['input'])}: {in_words(problem)}"

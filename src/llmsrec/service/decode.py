@@ -130,7 +130,7 @@ def decoded(body: bytes, path: str = INVOCATIONS) -> Call:
         raise Refused(400, f"the body is not UTF-8: byte {error.start} cannot be read") from error
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise Refused(400, f"the body is not JSON ({error.msg}, {where}); {form}") from error
+        raise Refused(400, f"the body is not JSON from {where} on; {form}") from error
     except RecursionError as error:
         raise Refused(400, f"the body is nested too deeply; {form}") from error
     except ValueError as error:  # a number of thousands of digits

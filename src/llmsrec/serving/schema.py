@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from llmsrec.errors import RequestError, shown
+from llmsrec.errors import RequestError, in_words, shown
 from llmsrec.serving import limits
 from llmsrec.times import OUTSIDE, are_ms, of_iso
 
@@ -276,7 +276,7 @@ def _problem(kind: type[Strict], problem: Any) -> str:
         inner: dict[Any, type[Strict]] = {"history": Event, "filter": Filter}
         part = inner.get(problem["loc"][0], kind) if len(problem["loc"]) > 1 else kind
         return f"`{name}` is not a field of {part.NAME}, whose fields are {', '.join(part.model_fields)}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = in_words(problem)
     if not problem["loc"] and isinstance(problem["input"], dict):
-        return str(message)  # of all fields together: they are not sent back
+        return message  # of all fields together: they are not sent back
     return f"`{name}` is {shown(problem['input'])}: {message}"

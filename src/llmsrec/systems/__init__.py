@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from llmsrec.errors import ParamsError, RequestError, nearest
+from llmsrec.errors import ParamsError, RequestError, in_words, nearest
 
 FORMS = ("retrieval", "titles")
 # system -> form -> the file here that has it
@@ -75,4 +75,6 @@ def settings(system: str, form: str, file: Path) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "its content"
-        raise ParamsError(f"{file}, {key}: {first['msg']}; the comments there say what each value may be.") from error
+        raise ParamsError(
+            f"{file}, {key}: {in_words(first)}; the comments there say what each value may be."
+        ) from error

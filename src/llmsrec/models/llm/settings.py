@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from llmsrec.engine.backbone import LoraTargets
 from llmsrec.engine.text_vectors import Encoder
-from llmsrec.errors import ParamsError
+from llmsrec.errors import ParamsError, in_words
 from llmsrec.params import Model, Section, Train
 
 Changed = TypeVar("Changed", Model, Train)
@@ -122,4 +122,4 @@ def changed(section: Changed, values: dict[str, Any], where: str) -> Changed:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise ParamsError(f"{where}: `{key}` is {first['input']!r}: {first['msg']}.") from error
+        raise ParamsError(f"{where}: `{key}` is {first['input']!r}: {in_words(first)}.") from error

@@ -1,0 +1,46 @@
+"""Messages in plain words."""
+
+import re
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from llmsrec.errors import in_words
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "words"),
+    [
+        (int, Field(), "1", "must be a whole number"),
+        (int, Field(), 1.5, "must be a whole number"),
+        (int, Field(ge=1), 0, "must be 1 or more"),
+        (int, Field(le=3), 4, "must be 3 or less"),
+        (float, Field(gt=0), 0, "must be more than 0"),
+        (float, Field(lt=0.5), 0.5, "must be less than 0.5"),
+        (float, Field(), "fast", "must be a number"),
+        (float, Field(allow_inf_nan=False), float("inf"), "must be a finite number"),
+        (str, Field(), 7, "must be a text"),
+        (str, Field(min_length=1), "", "must have 1 or more characters"),
+        (str, Field(max_length=2), "abc", "must have at most 2 characters"),
+        (bool, Field(), "yes", "must be true or false"),
+        (list[int], Field(), 7, "must be a list"),
+        (list[int], Field(min_length=1), [], "must have 1 or more entries"),
+        (list[int], Field(max_length=1), [1, 2], "must have at most 1 entries"),
+        (dict[str, int], Field(), 7, "must be an object"),
+        (Inner, Field(), 7, "must be an object"),
+        (Literal["a", "b"], Field(), "c", "must be 'a' or 'b'"),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_not_said_in_a_librarys_words(
+    kind: Any, field: Any, value: Any, words: str
+) -> None:
+    model = create_model("Sent", __config__=ConfigDict(strict=True), x=(kind, field))
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate({"x": value})
+    said = in_words(caught.value.errors()[0])
+    assert said == words and not re.search("[Ii]nput|should", said)
