@@ -49,7 +49,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("git", "commit", "-qm", "one"),
     ):
         subprocess.run(command, check=True, capture_output=True)
-    monkeypatch.setattr(queue, "LOOK_S", 2)
+    monkeypatch.setattr(queue, "ASK_S", 5)
     return tmp_path
 
 

@@ -12,7 +12,9 @@ from llmsrec.experiments.runs import Run
 from llmsrec.experiments.workspace import Workspace
 from llmsrec.registry import revisions
 
-LOOK_S, START_S = 10, 20  # between two looks; what a worker needs to start, at most
+# Between two looks at git's refs, which cost nothing; between two questions to DVC, each of which takes seconds of a core
+# that the run at work could have; and what a worker needs to start, at most.
+LOOK_S, ASK_S, START_S = 2, 60, 20
 IDLE = re.compile(r"Worker status: 0 active, 0 idle")
 
 
@@ -51,4 +53,6 @@ def complete(wanted: list[Run], workspace: Workspace, jobs: int) -> None:
             begun = time.monotonic()
             while IDLE.search(dvc("queue", "status")) and time.monotonic() - begun < START_S:
                 time.sleep(1)
-        time.sleep(LOOK_S)
+        asked = time.monotonic()
+        while missing(wanted, workspace) == left and time.monotonic() - asked < ASK_S:
+            time.sleep(LOOK_S)
