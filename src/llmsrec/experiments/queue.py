@@ -12,8 +12,8 @@ from llmsrec.experiments.runs import Run
 from llmsrec.experiments.workspace import Workspace
 from llmsrec.registry import revisions
 
-# Between two looks at git's refs, which cost nothing; between two questions to DVC, each of which takes seconds of a core
-# that the run at work could have; and what a worker needs to start, at most.
+# Seconds between two looks at git's refs, which cost nothing, and between two questions to DVC, each of which takes
+# some seconds of a core that the run at work could have; and what a worker needs to start, at most.
 LOOK_S, ASK_S, START_S = 2, 60, 20
 IDLE = re.compile(r"Worker status: 0 active, 0 idle")
 
