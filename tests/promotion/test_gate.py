@@ -271,3 +271,50 @@ def test_load_above_a_limit(field: str, name: str) -> None:
     found = gate.load(dataclasses.replace(SMOKE, **{field: value}), LIMITS)
     (failed,) = [figure for figure in found if figure.holds is False]
     assert (failed.name, failed.short) == (name, 4.0)
+
+
+def alone(ours: list[int], shuffled: list[int] | None = None) -> Evidence:
+    """GRU4Rec by itself, of the same users."""
+    of = evidence(ours, ours, shuffled)
+    scores = {"ndcg_10": {"teacher": {"full": {"mean": 0.5, "low": 0.4, "high": 0.6}}}, "minus_teacher": {}}
+    about = {"model": "gru4rec", "teacher": "gru4rec", "towers": scores}
+    ranks = of.ranks.filter(model="llm_srec").with_columns(model=pl.lit("gru4rec"))
+    return dataclasses.replace(of, ranks=ranks, comparison=of.comparison | about)
+
+
+def test_a_recommender_by_itself_is_judged_by_its_own_ranks_and_is_told_what_does_not_apply() -> None:
+    rules = gate.judge(alone([0] * 20, [99] * 20), None, "staging", SMOKE, LIMITS)
+    assert [line for found in rules for line in found.failures()] == []
+    said = decision.table(rules)
+    assert "SASRec" in said and "not compared: this is GRU4Rec by itself, without a teacher" in said
+    assert "does not apply: this is GRU4Rec by itself" in said
+    (warned,) = [figure for figure in rule("towers", rules).figures if figure.warns]
+    assert warned.name == "tower llm of registry.gate.towers" and "requests that name it will be refused" in str(warned)
+    of_teacher = LIMITS.model_copy(update={"towers": ["teacher"]})
+    found = rule("towers", gate.judge(alone([0] * 20, [99] * 20), None, "staging", SMOKE, of_teacher))
+    assert not any(figure.warns for figure in found.figures)
+    assert not rule("order", gate.judge(alone([0] * 20), None, "staging", SMOKE, LIMITS)).holds
+
+
+@pytest.mark.parametrize("kinds", ["LLM-SRec in staging", "GRU4Rec in staging", "both GRU4Rec"])
+def test_versions_of_both_kinds_compete_for_one_alias(kinds: str) -> None:
+    better, worse = [0] * 20, [2] * 20  # NDCG@10 of 1 and of .5
+    make = {"GRU4Rec": alone, "LLM-SRec": lambda ours, shuffled=None: evidence(ours, ours, shuffled)}
+    ours, there = {
+        "LLM-SRec in staging": ("GRU4Rec", "LLM-SRec"),
+        "GRU4Rec in staging": ("LLM-SRec", "GRU4Rec"),
+        "both GRU4Rec": ("GRU4Rec", "GRU4Rec"),
+    }[kinds]
+    for challenger, holder, difference in ((better, worse, 0.5), (worse, better, -0.5)):
+        found = rule(
+            "quality", gate.judge(make[ours](challenger, [99] * 20), make[there](holder), "staging", SMOKE, LIMITS)
+        )
+        named = [figure for figure in found.figures if figure.name == "NDCG@10 full minus that of version 5 in staging"]
+        assert [figure.value for figure in named] == [pytest.approx(difference)]
+        assert found.holds == (difference > 0)
+
+
+def test_the_tower_that_is_asked_of_a_version_is_one_that_it_has() -> None:
+    of_teacher = LIMITS.model_copy(update={"towers": ["teacher"]})
+    assert [gate.tower(LIMITS, GOOD), gate.tower(of_teacher, GOOD)] == ["llm", "teacher"]
+    assert [gate.tower(limits, alone([0] * 20)) for limits in (LIMITS, of_teacher)] == ["teacher", "teacher"]

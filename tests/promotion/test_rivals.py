@@ -99,3 +99,24 @@ def test_a_version_that_is_worse_than_the_rival_is_refused(
     failed = [figure.name for figure in figures if figure.holds is False]
     assert failed and all("GRU4Rec" in name for name in failed)
     assert all(figure.holds is not False for figure in gate.quality(version, None, "staging", LIMITS))  # type: ignore[arg-type]
+
+
+def by_itself(tmp_path: Path, system: str, found: list[int]) -> gate.Evaluated:
+    """A version that is a compared system itself, in the experiment that has its run."""
+    import dataclasses
+
+    import polars as pl
+
+    report.write_ranks(tmp_path / f"{system}.parquet", ranks(system, found))
+    of = ours(tmp_path, FAIR)
+    comparison = of.comparison | {"model": system, "teacher": system}
+    return dataclasses.replace(of, comparison=comparison, ranks=pl.read_parquet(tmp_path / f"{system}.parquet"))
+
+
+def test_a_system_by_itself_is_no_rival_of_its_own(client: Any, registry_of_systems: Any, tmp_path: Path) -> None:
+    run_id = registry_of_systems[1]
+    gru4rec, ctrl = by_itself(tmp_path, "gru4rec", GOOD), by_itself(tmp_path, "ctrl", POOR)
+    assert rivals.find(client, run_id, gru4rec, "gru4rec") is None
+    assert rivals.find(client, run_id, gru4rec, "best") is None, "the others are no better"
+    best = rivals.find(client, run_id, ctrl, "best")
+    assert best and best.system == "gru4rec" and best.scores.tolist() == [1, 1, 1, 0]

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from llmsrec import params as parameters
 from llmsrec.errors import DataError, LLMSRecError, ParamsError, RequestError
 from llmsrec.export.smoke import smoke
-from llmsrec.params import Params, Registry
+from llmsrec.params import Gate, Params, Registry
 from llmsrec.promotion import aliases, decision, evidence, gate, other_data, rivals
 from llmsrec.promotion.ledger import Aliases, Decision
 from llmsrec.registry import tracking, versions
@@ -95,17 +95,17 @@ def review(root: Path, wanted: str, to: str, settle: bool, model: str | None = N
             )
         _say(f"bringing {model} version {number} and its reports, and comparing them with what was registered")
         ours = evidence.collect(client, version, Path(folder) / "ours")
-        tower = "teacher" if gate.served(settings.registry.gate, ours) == ours.teacher else "llm"
-        holder = _holder(client, model, there.get(to), ours, Path(folder) / "there", root, tower)
-        tried = _try(Path(folder) / "ours/model", settings.registry.gate.requests)
+        limits = settings.registry.gate
+        holder = _holder(client, model, there.get(to), ours, Path(folder) / "there", root, limits)
+        tried = _try(Path(folder) / "ours/model", limits.requests)
         run = client.get_run(str(version.run_id))
-        rival = rivals.find(client, run.info.run_id, ours, settings.registry.gate.against)
+        rival = rivals.find(client, run.info.run_id, ours, limits.against)
         return Verdict(
             settings=settings.registry,
             model=model,
             version=number,
             to=to,
-            rules=gate.judge(ours, holder, to, tried, settings.registry.gate, rival),
+            rules=gate.judge(ours, holder, to, tried, limits, rival),
             aliases=there,
             after={"previous": there.get("staging"), to: number} if to == "staging" else {to: number},
             last=last,
@@ -222,7 +222,7 @@ def nominate(root: Path, wanted: str, model: str | None = None) -> str:
 
 
 def _holder(
-    client: MlflowClient, model: str, number: int | None, ours: gate.Evidence, folder: Path, root: Path, tower: str
+    client: MlflowClient, model: str, number: int | None, ours: gate.Evidence, folder: Path, root: Path, limits: Gate
 ) -> gate.There:
     if number is None:
         return None
@@ -230,7 +230,9 @@ def _holder(
     try:
         holder = client.get_model_version(model, str(number))
         theirs = evidence.evaluated(client, holder, folder)
-        return theirs if gate.paired(ours, theirs) else other_data.ask(client, holder, ours, folder, root, tower)
+        if gate.paired(ours, theirs):
+            return theirs
+        return other_data.ask(client, holder, ours, folder, root, gate.tower(limits, theirs))
     except LLMSRecError as error:
         return error
 

@@ -13,7 +13,7 @@ import polars as pl
 from llmsrec.errors import LLMSRecError
 from llmsrec.evaluation import towers
 from llmsrec.evaluation.metrics import of_users, per_user
-from llmsrec.evaluation.names import MODELS
+from llmsrec.evaluation.names import MODELS, OURS
 from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.params import TOWERS, Gate
 from llmsrec.scoring.held_out import HeldOut
@@ -47,6 +47,11 @@ class Evaluated:
     slices: pl.DataFrame
     test_users: pl.DataFrame | None
     added: dict[str, Any] | None = field(default=None, kw_only=True)
+
+    @property
+    def model(self) -> str:
+        """The model that these reports are about: LLM-SRec, or a sequential recommender by itself."""
+        return str(self.comparison.get("model", OURS))
 
     @property
     def teacher(self) -> str:
@@ -213,7 +218,12 @@ def judge(
 
 def served(limits: Gate, of: Evaluated) -> str:
     """The model of a version that rules 4 and 5 judge: its teacher where that is the only tower that will be served."""
-    return of.teacher if limits.towers == ["teacher"] else "llm_srec"
+    return of.teacher if limits.towers == ["teacher"] else of.model
+
+
+def tower(limits: Gate, of: Evaluated) -> str:
+    """The tower of a version that gives the ranks of `served`."""
+    return "teacher" if served(limits, of) == of.teacher else "llm"
 
 
 def data(ours: Evidence) -> Iterator[Figure]:
@@ -249,7 +259,8 @@ def parity(ours: Evidence) -> Iterator[Figure]:
 def quality(ours: Evidence, there: There, holder: str, limits: Gate, rival: Rival | None = None) -> Iterator[Figure]:
     """Rule 4: no worse than SASRec, the rival, nor what holds the alias now, on the same users and candidates.
 
-    Where `teacher` is the only tower that will be served, it is that which is compared with what holds the alias.
+    Where `teacher` is the only tower that will be served, it is that which is compared with what holds the alias. A
+    sequential recommender by itself is compared with that, too, and with the rival, but with no SASRec.
 
     A version that was tested on other data is compared by what it answers to this one's test users (`OnOtherData`):
     user by user, over those that were kept with this version, each ranked in its own catalogue.
@@ -260,8 +271,10 @@ def quality(ours: Evidence, there: There, holder: str, limits: Gate, rival: Riva
     yield from of_added(ours, limits)
     model = served(limits, ours)
     scores = ours.scores(model)
-    if model == "llm_srec":
+    if model == OURS:
         yield from _no_worse(ours, scores, ours.scores("sasrec"), "SASRec", limits)
+    elif ours.model != OURS:
+        yield Figure("SASRec", f"not compared: this is {MODELS[ours.model]} by itself, without a teacher")
     if rival is not None:
         yield from _no_worse(ours, scores, rival.scores, MODELS[rival.system], limits)
     if there is None:
@@ -326,6 +339,9 @@ def of_towers(ours: Evidence, limits: Gate) -> Iterator[Figure]:
 
     Of the others it is said where that does not hold of them: they are in the bundle and would answer, too.
     """
+    if ours.model != OURS:
+        yield from _of_alone(ours, limits)
+        return
     measured = ours.comparison["towers"]
     differences = {"llm": ours.difference(ours.scores("llm_srec"), ours.scores(ours.teacher))}
     for tower, by_protocol in measured.get("minus_teacher", {}).items():
@@ -347,6 +363,16 @@ def of_towers(ours: Evidence, limits: Gate) -> Iterator[Figure]:
                 )
         elif served:
             yield Figure(f"tower {tower}", _why_unmeasured(ours, tower), None, "measured beside its teacher", False)
+
+
+def _of_alone(ours: Evidence, limits: Gate) -> Iterator[Figure]:
+    """Rule 7 of a sequential recommender by itself, whose only tower has no teacher to be worse than."""
+    name = MODELS[ours.model]
+    yield _measured(f"NDCG@10 {PROTOCOL}, tower teacher", ours.comparison["towers"]["ndcg_10"]["teacher"][PROTOCOL])
+    yield Figure("tower minus its teacher", f"does not apply: this is {name} by itself, without a teacher")
+    for missing in (tower for tower in limits.towers if tower != "teacher"):
+        what = f"is not in this version, which is {name} by itself: requests that name it will be refused"
+        yield Figure(f"tower {missing} of registry.gate.towers", what, warns=True)
 
 
 def _why_unmeasured(ours: Evidence, tower: str) -> str:

@@ -9,6 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from llmsrec.errors import DataError
 from llmsrec.evaluation.metrics import of_users
+from llmsrec.evaluation.names import OURS
 from llmsrec.promotion.gate import METRIC, PROTOCOL, Evaluated, Rival
 from llmsrec.registry.record import FORM, SYSTEM, paired
 
@@ -17,7 +18,7 @@ REMEDY = "`dvc repro baselines/dvc.yaml` trains them on the data of this reposit
 
 
 def find(client: MlflowClient, run_id: str, ours: Evaluated, against: str) -> Rival | None:
-    """The run of the system that `against` names, or of the best by validation; None where that is SASRec.
+    """The run of the system that `against` names, or of the best by validation; None where that is SASRec, or `ours`.
 
     Only systems that were ranked for the same users and candidates are looked at; of one system the newest run.
 
@@ -28,9 +29,11 @@ def find(client: MlflowClient, run_id: str, ours: Evaluated, against: str) -> Ri
     Raises:
         DataError: there is no such run, or it does not keep the ranks of all users.
     """
-    if against == "sasrec":
+    if against in ("sasrec", ours.model):
         return None
     runs = _runs(client, run_id, ours)
+    if runs.pop(ours.model, None) and not runs:
+        return None
     if not runs or (against != "best" and against not in runs):
         missing = "any other system" if against == "best" else against
         raise DataError(
@@ -38,9 +41,9 @@ def find(client: MlflowClient, run_id: str, ours: Evaluated, against: str) -> Ri
             f"{REMEDY}."
         )
     if against == "best":
-        teacher = float(ours.scores("sasrec", "valid").mean())
+        least = float(ours.scores("sasrec" if ours.model == OURS else ours.model, "valid").mean())
         against = max(runs, key=lambda system: runs[system].data.metrics.get(VALIDATION, 0.0))
-        if runs[against].data.metrics.get(VALIDATION, 0.0) <= teacher:
+        if runs[against].data.metrics.get(VALIDATION, 0.0) <= least:
             return None
     return Rival(against, _scores(client, runs[against], against, ours))
 
@@ -66,7 +69,9 @@ def _scores(client: MlflowClient, run: Run, system: str, ours: Evaluated) -> np.
     except (MlflowException, OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"the ranks of {system}'s run {run.info.run_id} cannot be read; {REMEDY}.") from error
     rows = {"split": "test", "protocol": PROTOCOL}
-    theirs, users = ranks.filter(model=system, **rows)["user_id"], ours.ranks.filter(model="sasrec", **rows)["user_id"]
+    theirs, users = (
+        of.filter(model=name, **rows)["user_id"] for of, name in ((ranks, system), (ours.ranks, ours.model))
+    )
     if not theirs.sort().equals(users.sort()):
         raise DataError(f"{system}'s run {run.info.run_id} has ranks of other users; {REMEDY}.")
     return of_users(ranks, system, "test", PROTOCOL, METRIC)

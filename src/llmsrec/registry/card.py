@@ -61,13 +61,18 @@ def text(facts: Facts) -> str:
     """The card in Markdown. A slice without users has no row, and a section with nothing to say is not there."""
     sections = {
         "Intended use": _use(facts),
-        "Data": _data(facts),
+        "Data": data_section(facts),
         "Training": _training(facts),
-        "Metrics": _metrics(facts),
+        "Metrics": metrics_section(facts),
         "Limits": _limits(facts),
         "How to load": _load(facts),
     }
-    parts = [_headline(facts), f"# {facts.model} version {facts.version}", facts.told.name]
+    return page(facts, _headline(facts), sections)
+
+
+def page(facts: Facts, headline: str, sections: dict[str, Iterator[str]]) -> str:
+    """The card, of its first line and its sections by their titles."""
+    parts = [headline, f"# {facts.model} version {facts.version}", facts.told.name]
     parts += ["\n".join([f"## {title}", *lines]) for title, lines in sections.items()]
     return "\n\n".join(parts) + "\n"
 
@@ -76,7 +81,7 @@ def _headline(facts: Facts) -> str:
     """The key metric, as lists of versions show a description's first line."""
     means = facts.comparison["means"]
     full, uni99 = (
-        [_short(means[model]["test"][protocol]["ndcg_10"]["mean"], 4) for model in ("llm_srec", "sasrec")]
+        [short(means[model]["test"][protocol]["ndcg_10"]["mean"], 4) for model in ("llm_srec", "sasrec")]
         for protocol in ("full", "uni99")
     )
     return f"NDCG@10 {full[0]} among all items (SASRec {full[1]}), {uni99[0]} on uni99 ({uni99[1]})"
@@ -156,7 +161,8 @@ def _teacher(facts: Facts) -> str:
     return MODELS[facts.comparison.get("teacher", "sasrec")]
 
 
-def _data(facts: Facts) -> Iterator[str]:
+def data_section(facts: Facts) -> Iterator[str]:
+    """What it was trained and tested on."""
     raw, filtered, split = (facts.manifests[part] for part in ("raw", "filtered", "split"))
     told, left = facts.told.tags, filtered["steps"][-1]
     yield f"- {told['data.category']} ({told['data.source']}): {raw['reviews']:,} events of {raw['items']:,} items"
@@ -195,7 +201,8 @@ def _training(facts: Facts) -> Iterator[str]:
     yield f"- run {facts.run_id}, inputs `{facts.told.digest[:16]}`, bundle `{facts.bundle_sha256[:16]}`"
 
 
-def _metrics(facts: Facts) -> Iterator[str]:
+def metrics_section(facts: Facts) -> Iterator[str]:
+    """All models of its comparison, and its towers where it has several."""
     means, interval = facts.comparison["means"], facts.comparison["interval"]
     models = [model for model in MODELS if model in means]
     yield (
@@ -227,6 +234,8 @@ def _metrics(facts: Facts) -> Iterator[str]:
     yield ""
     yield f"NDCG@20 / HR@20: {', '.join(at_20)}."
     measured = facts.comparison["towers"]
+    if len(measured["ndcg_10"]) == 1:
+        return
     yield ""
     yield tables.markdown([towers.table(measured)]).rstrip()
     if "overlap_10" in measured:
@@ -236,28 +245,29 @@ def _metrics(facts: Facts) -> Iterator[str]:
 
 def _row(name: str, found: list[dict[str, Any]]) -> str:
     cells = [
-        f"{_short(one[m]['mean'], 4)} [{_short(one[m]['low'])}, {_short(one[m]['high'])}]"
+        f"{short(one[m]['mean'], 4)} [{short(one[m]['low'])}, {short(one[m]['high'])}]"
         for one in found
         for m in HEADLINE
     ]
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def _short(value: float, digits: int = 3) -> str:
+def short(value: float, digits: int = 3) -> str:
+    """`.379`"""
     return f"{value:.{digits}f}".removeprefix("0")
 
 
 def _limits(facts: Facts) -> Iterator[str]:
     ours = facts.comparison["differences"]["llm_srec_minus_sasrec"]["full"]
-    yield f"- Against SASRec, among all items: {_verdict(ours['ndcg_10'], 'better', 'worse')}."
+    yield f"- Against SASRec, among all items: {verdict(ours['ndcg_10'], 'better', 'worse')}."
     if "cold" in ours:
-        yield f"- On cold items, the rarest third: {_verdict(ours['cold']['ndcg_10'], 'better', 'worse')}."
+        yield f"- On cold items, the rarest third: {verdict(ours['cold']['ndcg_10'], 'better', 'worse')}."
     order = facts.comparison["shuffle"]["llm_srec"]["full"]["ndcg_10"]
-    yield f"- Shuffling a user's history makes it {_verdict(order, 'better', 'worse')}."
+    yield f"- Shuffling a user's history makes it {verdict(order, 'better', 'worse')}."
     if cf := facts.comparison["towers"]["minus_teacher"].get("cf"):
         lost = cf["full"]["high"] < 0
         yield (
-            f"- Tower cf against its teacher, among all items: {_verdict(cf['full'], 'better', 'worse')}"
+            f"- Tower cf against its teacher, among all items: {verdict(cf['full'], 'better', 'worse')}"
             f"{'; serve `teacher` instead' if lost else ''}."
         )
     yield "- Measured offline, on one split and one seed; what users do when they see the items is not known."
@@ -265,7 +275,8 @@ def _limits(facts: Facts) -> Iterator[str]:
         yield "- Trained without distillation, so `tower: cf` is refused."
 
 
-def _verdict(found: dict[str, float], up: str, down: str) -> str:
+def verdict(found: dict[str, float], up: str, down: str) -> str:
+    """What a difference and its interval say, in words."""
     word = up if found["low"] > 0 else down if found["high"] < 0 else "neither better nor worse beyond noise"
     return f"{word}, NDCG@10 {found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
 

@@ -48,12 +48,15 @@ SERVING = tuple(sorted((*WITHOUT_LLM, "huggingface_hub", "peft", "tokenizers", "
 
 
 @contextmanager
-def connected(root: Path) -> Iterator[MlflowClient]:
+def connected(root: Path, stage: str = "register") -> Iterator[MlflowClient]:
     """`session`, one at a time for one repository.
 
     Two processes that register at once would otherwise both find nothing and both write.
+
+    Args:
+        stage: which a user runs again after a failure.
     """
-    with locked(root), session(root, "Nothing is half-registered: run `dvc repro register` again") as client:
+    with locked(root), session(root, f"Nothing is half-registered: run `dvc repro {stage}` again") as client:
         yield client
 
 
