@@ -16,10 +16,10 @@ from llmsrec.registry import alone as versions
 from llmsrec.registry import tracking
 from llmsrec.systems.task import Task
 from stages.common import Stage, run
-from stages.log import BASELINES, METRICS, PAIRED
+from stages.log import METRICS, PAIRED
 from stages.rank import OUT
 
-FORM = "retrieval"
+FORM, PIPELINE = "retrieval", Path("alone")
 
 
 def main(stage: Stage) -> None:
@@ -33,7 +33,7 @@ def main(stage: Stage) -> None:
     run_id = read_json(logged)["run_id"]
     with TemporaryDirectory() as place:
         evidence(stage, given, Path(place))
-        with tracking.connected(stage.root, f"baselines/dvc.yaml:{stage.name}") as client:
+        with tracking.connected(stage.root, f"{PIPELINE}/dvc.yaml:{stage.name}") as client:
             outs = versions.Outs(folder, Path(place), evaluation, curve)
             version = versions.register(client, run_id, system, settings.model, given.data, outs)
     about = {"name": settings.model, "version": version, "run_id": run_id, "bundle_sha256": digest}
@@ -71,4 +71,4 @@ def evidence(stage: Stage, given: Task, reports: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main, f"register@{sys.argv[1]}", BASELINES)
+    run(main, f"register@{sys.argv[1]}", PIPELINE)

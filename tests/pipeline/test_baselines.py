@@ -1,6 +1,12 @@
 """`dvc repro baselines/dvc.yaml` for a system of each form: trained, ranked, logged, shown beside LLM-SRec."""
 
 import json
+import os
+import subprocess
+import sys
+import urllib.request
+from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -8,9 +14,11 @@ import polars as pl
 import pytest
 
 from tests.params_file import set_params
+from tests.servers import free_port, until_up
 
 BOTH = ("gru4rec-retrieval", "tallrec-titles")
 TARGETS = [f"baselines/dvc.yaml:log@{name}" for name in BOTH]
+MAIN = "import sys; from llmsrec.cli import main; sys.exit(main())"
 STEPS = ("train", "rank", "log")
 
 
@@ -78,3 +86,34 @@ def test_they_stand_beside_llm_srec(clone: Any, first: str) -> None:
         "llmsrec", "compare", runs(clone)["tallrec"].info.run_id, "candidate", "--no-latency", fails=True
     )
     assert "different protocols" in refused
+
+
+def test_one_by_itself_is_registered_and_served(clone: Any, first: str, tmp_path: Path) -> None:
+    clone.run("dvc", "repro", "alone/dvc.yaml:register@gru4rec")
+    made = json.loads((clone.folder / "metrics/systems/gru4rec-registered.json").read_text())
+    assert made["run_id"] == runs(clone)["gru4rec"].info.run_id
+    assert clone.stages_run(clone.run("dvc", "repro", "alone/dvc.yaml:register@gru4rec")) == []
+    named, port = f"models:/{made['name']}/{made['version']}", free_port()
+    environment = os.environ | {"DVC_ROOT": str(clone.folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MAIN, "serve", named, "--port", str(port), "--drain", "0"]
+    with (tmp_path / "log").open("wb") as log:
+        service = subprocess.Popen(command, cwd=clone.folder, env=environment, stdout=log, stderr=log)
+    try:
+        until_up(f"http://127.0.0.1:{port}/readyz", service, tmp_path / "log")
+        history = pl.read_parquet(clone.folder / "data/filtered/items.parquet")["parent_asin"].head(2).to_list()
+        sent = {"history": [{"parent_asin": asin} for asin in history], "k": 3}
+        for tower, status in ((None, 200), ("teacher", 200), ("llm", 400), ("cf", 400)):
+            asked = HTTPConnection("127.0.0.1", port, timeout=60)
+            body = json.dumps({"inputs": [sent | ({"tower": tower} if tower else {})]})
+            asked.request("POST", "/invocations", body, {"Content-Type": "application/json"})
+            answer = asked.getresponse()
+            said = answer.read().decode()
+            assert answer.status == status, said
+            assert ("no tower but 'teacher'" in said) == (status == 400)
+            assert status == 400 or answer.getheader("x-llmsrec-tower") == "teacher"
+            asked.close()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as figures:
+            assert 'process="llm"' not in figures.read().decode(), "no worker for a tower that it does not have"
+    finally:
+        service.terminate()
+        assert service.wait(timeout=60) == 0

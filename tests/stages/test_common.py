@@ -17,6 +17,7 @@ from stages import common, deps
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 BASELINES = YAML(typ="safe").load((ROOT / "baselines/dvc.yaml").read_text())["stages"]
+ALONE = YAML(typ="safe").load((ROOT / "alone/dvc.yaml").read_text())["stages"]["register"]
 SYSTEMS = BASELINES["train"]["foreach"]
 PARAMS = parameters.load(ROOT / "params.yaml")
 CROSS = YAML(typ="safe").load((ROOT / "cross/dvc.yaml").read_text())["stages"]
@@ -75,22 +76,22 @@ def test_deps_hold_the_code_that_a_system_runs(name: str) -> None:
     assert not missing, f"{name} runs code that baselines/dvc.yaml does not list: {sorted(missing)}"
 
 
-@pytest.mark.parametrize("system", BASELINES["register"]["foreach"])
+@pytest.mark.parametrize("system", ALONE["foreach"])
 def test_deps_hold_the_code_that_registers_a_system(system: str) -> None:
-    spec = BASELINES["register"]["do"]
+    spec = ALONE["do"]
     slots = SimpleNamespace(key=system, item=SimpleNamespace(system=system))
     listed = [ROOT / common._resolve(dep, PARAMS, slots) for dep in spec["deps"]]
     teachers = {f"src/llmsrec/models/cf/{name}.py" for name in teacher.CLASSES}
     script = ROOT / "stages/register_system.py"
     code = deps.code([script]) | {f"src/llmsrec/models/cf/{system}.py"}
     missing = {m for m in code if ROOT / m not in listed}
-    assert not missing, f"register@{system} runs code that baselines/dvc.yaml does not list: {sorted(missing)}"
+    assert not missing, f"register@{system} runs code that alone/dvc.yaml does not list: {sorted(missing)}"
     idle = {path.relative_to(ROOT).as_posix() for path in listed if path.suffix == ".py"} - code - teachers
     assert idle == {f"stages/{name}.py" for name in ("register_system", "log", "rank")}, "lists what it does not run"
 
 
 def test_who_can_teach_llm_srec_can_be_registered_by_itself() -> None:
-    assert {*BASELINES["register"]["foreach"]} == {*teacher.CLASSES} - {"sasrec"}
+    assert {*ALONE["foreach"]} == {*teacher.CLASSES} - {"sasrec"}
 
 
 def test_the_systems_of_baselines_are_all_that_there_are() -> None:
