@@ -96,5 +96,5 @@ def test_settings_that_cannot_be_are_refused(values: dict[str, Any], said: str) 
 
 
 def test_a_value_that_params_yaml_would_refuse_is_refused_with_its_file() -> None:
-    with pytest.raises(ParamsError, match=r"systems/llara\.yaml: `epochs` is 0: .*greater than or equal to 1"):
+    with pytest.raises(ParamsError, match=r"systems/llara\.yaml: `epochs` is 0: .*must be 1 or more"):
         changed(params.load(ROOT / "params.yaml").train, {"epochs": 0}, "systems/llara.yaml")
