@@ -28,7 +28,10 @@ CALL = {"inputs": [request([1, 2, 3]), request([4, 5])]}
 
 
 class Load:
-    """Clients that ask without a pause, and what they were answered."""
+    """Clients that ask fifty times a second each, and what they were answered.
+
+    With no pause at all they would take the cores from what is started meanwhile, and a test would last longer.
+    """
 
     def __init__(self, service: Running, clients: int, body: Any = CALL, keep_alive: bool = True) -> None:
         self.answers: list[tuple[int, set[str], str]] = []  # status, versions by titles, version by header
@@ -77,6 +80,7 @@ class Load:
                 return
             if not self._keep_alive:
                 connection.close()
+            self._stop.wait(0.02)
         connection.close()
 
 

@@ -37,9 +37,8 @@ def vectors(model: LLMSRec, sequences: Any) -> dict[str, Any]:
     return {"items": model.item_vectors(), "users": model.user_vectors(sequences)}
 
 
-@pytest.mark.parametrize("targets", ["last", "all"])
+@pytest.mark.parametrize(("kind", "targets"), [*((kind, "all") for kind in [*STORES, "LoRA"]), ("in memory", "last")])
 @pytest.mark.parametrize("changes", CHANGES, ids=[str(changes["negatives"]) for changes in CHANGES])
-@pytest.mark.parametrize("kind", [*STORES, "LoRA"])
 def test_steps_and_vectors(tiny: Any, tmp_path: Path, kind: str, changes: dict[str, Any], targets: str) -> None:
     chosen = Model(**{**tiny.config["model"], **changes})
     budget = STORES.get(kind, Budget())
