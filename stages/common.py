@@ -32,6 +32,7 @@ class Stage:
         deps: path in dvc.yaml -> digest of its content.
         root: the repository that relative paths in params.yaml mean; in `--temp` and `--queue` runs it is not the
             current folder.
+        folder: that of its dvc.yaml.
     """
 
     name: str
@@ -39,6 +40,12 @@ class Stage:
     digest: str
     deps: dict[str, str]
     root: Path
+    folder: Path
+
+    @property
+    def address(self) -> str:
+        """What `dvc repro` takes for it."""
+        return f"{self.folder}/dvc.yaml:{self.name}" if self.folder.parts else self.name
 
     @property
     def resume(self) -> Path:
@@ -86,7 +93,7 @@ def load(name: str, folder: Path = Path(), known: dict[Path, str] | None = None)
     deps = {path: known[(place / path).resolve()] for path in paths}
     identity = json.dumps({"stage": name, "params": plain, "deps": deps}, sort_keys=True)
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    return Stage(name, _tree(values), hashlib.sha256(identity.encode()).hexdigest(), deps, root)
+    return Stage(name, _tree(values), hashlib.sha256(identity.encode()).hexdigest(), deps, root, folder)
 
 
 def run(main: Callable[[Stage], None], name: str, folder: Path = Path(), parallel: bool = False) -> None:

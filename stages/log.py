@@ -36,7 +36,6 @@ def main(stage: Stage) -> None:
         given,
         OUT,
         METRICS,
-        pipeline=BASELINES,
         digest=training.digest,
         name=f"{MODELS[given.system]}, {given.form} on {params.data.category}",
         params=used | own,
@@ -53,7 +52,6 @@ def log(
     ranked: Path,
     metrics: Path,
     *,
-    pipeline: Path,
     digest: str,
     tags: dict[str, str],
     files: list[Path],
@@ -64,7 +62,6 @@ def log(
     Args:
         given: the data that it was ranked on.
         ranked: the folder of its ranks and figures.
-        pipeline: the folder of the stage's dvc.yaml.
         digest: of what it was trained by.
         tags, files: of the run, beside those that every such run has.
         said: more of `record.Record`.
@@ -94,7 +91,7 @@ def log(
             model=given.system,
             **said,
         )
-        with tracking.connected(stage.root, f"{pipeline}/dvc.yaml:{stage.name}") as client:
+        with tracking.connected(stage.root, stage.address) as client:
             place_of = tracking.experiment(client, stage.params.registry.experiment, stage.root)
             run_id = tracking.ensure_run(client, place_of, made)
     write_json(metrics / f"{name}.json", {"run_id": run_id} | evaluation)

@@ -23,7 +23,6 @@ def main(stage: Stage) -> None:
         given,
         OUT,
         METRICS,
-        pipeline=CROSS,
         digest=ranking.digest,
         name=f"{MODELS[given.system]}, trained on {params.data.category}, asked about {params.cross.category}",
         params=record.used(params) | record.flatten(params.cross.model_dump(), "cross."),

@@ -33,7 +33,7 @@ def main(stage: Stage) -> None:
     run_id = read_json(logged)["run_id"]
     with TemporaryDirectory() as place:
         evidence(stage, given, Path(place))
-        with tracking.connected(stage.root, f"{PIPELINE}/dvc.yaml:{stage.name}") as client:
+        with tracking.connected(stage.root, stage.address) as client:
             outs = versions.Outs(folder, Path(place), evaluation, curve)
             version = versions.register(client, run_id, system, settings.model, given.data, outs)
     about = {"name": settings.model, "version": version, "run_id": run_id, "bundle_sha256": digest}

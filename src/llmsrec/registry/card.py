@@ -15,6 +15,7 @@ from llmsrec.files import read_json
 from llmsrec.registry.record import Record
 
 LONGEST = 5000  # of a version's description, in a database that is strict about it
+OFFLINE = "- Measured offline, on one split and one seed; what users do when they see the items is not known."
 ROWS = ("all", "warm", "cold", "transition", "non_transition")
 
 
@@ -59,19 +60,28 @@ def read(model: str, version: int, run_id: str, told: Record, data: Path, report
 
 def text(facts: Facts) -> str:
     """The card in Markdown. A slice without users has no row, and a section with nothing to say is not there."""
+    own = {"use": _use(facts), "training": _training(facts), "limits": _limits(facts), "load": _load(facts)}
+    return page(facts, _headline(facts), **own)
+
+
+def page(
+    facts: Facts,
+    headline: str,
+    *,
+    use: Iterator[str],
+    training: Iterator[str],
+    limits: Iterator[str],
+    load: Iterator[str],
+) -> str:
+    """The card, of its first line, the sections that depend on the kind of model, and those of any."""
     sections = {
-        "Intended use": _use(facts),
-        "Data": data_section(facts),
-        "Training": _training(facts),
-        "Metrics": metrics_section(facts),
-        "Limits": _limits(facts),
-        "How to load": _load(facts),
+        "Intended use": use,
+        "Data": _data(facts),
+        "Training": training,
+        "Metrics": _metrics(facts),
+        "Limits": limits,
+        "How to load": load,
     }
-    return page(facts, _headline(facts), sections)
-
-
-def page(facts: Facts, headline: str, sections: dict[str, Iterator[str]]) -> str:
-    """The card, of its first line and its sections by their titles."""
     parts = [headline, f"# {facts.model} version {facts.version}", facts.told.name]
     parts += ["\n".join([f"## {title}", *lines]) for title, lines in sections.items()]
     return "\n\n".join(parts) + "\n"
@@ -161,8 +171,7 @@ def _teacher(facts: Facts) -> str:
     return MODELS[facts.comparison.get("teacher", "sasrec")]
 
 
-def data_section(facts: Facts) -> Iterator[str]:
-    """What it was trained and tested on."""
+def _data(facts: Facts) -> Iterator[str]:
     raw, filtered, split = (facts.manifests[part] for part in ("raw", "filtered", "split"))
     told, left = facts.told.tags, filtered["steps"][-1]
     yield f"- {told['data.category']} ({told['data.source']}): {raw['reviews']:,} events of {raw['items']:,} items"
@@ -198,10 +207,15 @@ def _training(facts: Facts) -> Iterator[str]:
     order = "shuffled" if params["split.shuffle_train"] else "in order"
     epochs, seed = params["train.epochs"], params["train.seed"]
     yield f"- {len(curve)} checks in at most {epochs} epochs, seed {seed}, histories {order}"
-    yield f"- run {facts.run_id}, inputs `{facts.told.digest[:16]}`, bundle `{facts.bundle_sha256[:16]}`"
+    yield origin(facts)
 
 
-def metrics_section(facts: Facts) -> Iterator[str]:
+def origin(facts: Facts) -> str:
+    """The line of the training that names the run, what went into it, and the bundle that came out."""
+    return f"- run {facts.run_id}, inputs `{facts.told.digest[:16]}`, bundle `{facts.bundle_sha256[:16]}`"
+
+
+def _metrics(facts: Facts) -> Iterator[str]:
     """All models of its comparison, and its towers where it has several."""
     means, interval = facts.comparison["means"], facts.comparison["interval"]
     models = [model for model in MODELS if model in means]
@@ -270,7 +284,7 @@ def _limits(facts: Facts) -> Iterator[str]:
             f"- Tower cf against its teacher, among all items: {verdict(cf['full'], 'better', 'worse')}"
             f"{'; serve `teacher` instead' if lost else ''}."
         )
-    yield "- Measured offline, on one split and one seed; what users do when they see the items is not known."
+    yield OFFLINE
     if not facts.config["distilled"]:
         yield "- Trained without distillation, so `tower: cf` is refused."
 

@@ -3,22 +3,16 @@
 from collections.abc import Iterator
 
 from llmsrec.evaluation.names import MODELS
-from llmsrec.registry.card import Facts, data_section, metrics_section, page, short, verdict
+from llmsrec.registry.card import OFFLINE, Facts, origin, page, short, verdict
 
 
 def text(facts: Facts) -> str:
     """The card in Markdown."""
-    sections = {
-        "Intended use": _use(facts),
-        "Data": data_section(facts),
-        "Training": _training(facts),
-        "Metrics": metrics_section(facts),
-        "Limits": _limits(facts),
-        "How to load": _load(facts),
-    }
     test = facts.comparison["means"][facts.comparison["model"]]["test"]
     full, uni99 = (short(test[protocol]["ndcg_10"]["mean"], 4) for protocol in ("full", "uni99"))
-    return page(facts, f"NDCG@10 {full} among all items, {uni99} on uni99: {_name(facts)} by itself", sections)
+    headline = f"NDCG@10 {full} among all items, {uni99} on uni99: {_name(facts)} by itself"
+    own = {"use": _use(facts), "training": _training(facts), "limits": _limits(facts), "load": _load(facts)}
+    return page(facts, headline, **own)
 
 
 def _name(facts: Facts) -> str:
@@ -43,13 +37,13 @@ def _training(facts: Facts) -> Iterator[str]:
     yield f"- {_name(facts)}: {', '.join(f'{key} {value}' for key, value in own)}"
     order = "shuffled" if str(facts.told.params["split.shuffle_train"]) == "True" else "in order"
     yield f"- {len(curve)} epochs, histories {order}; the best by validation was kept"
-    yield f"- run {facts.run_id}, inputs `{facts.told.digest[:16]}`, bundle `{facts.bundle_sha256[:16]}`"
+    yield origin(facts)
 
 
 def _limits(facts: Facts) -> Iterator[str]:
     order = facts.comparison["shuffle"][facts.comparison["model"]]["full"]["ndcg_10"]
     yield f"- Shuffling a user's history makes it {verdict(order, 'better', 'worse')}."
-    yield "- Measured offline, on one split and one seed; what users do when they see the items is not known."
+    yield OFFLINE
 
 
 def _load(facts: Facts) -> Iterator[str]:
