@@ -1,12 +1,13 @@
 """Messages in plain words."""
 
+import json
 import re
 from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from llmsrec.errors import in_words
+from llmsrec.errors import in_words, json_in_words
 
 
 class Inner(BaseModel):
@@ -44,3 +45,28 @@ def test_what_is_wrong_with_a_value_is_not_said_in_a_librarys_words(
         model.model_validate({"x": value})
     said = in_words(caught.value.errors()[0])
     assert said == words and not re.search("[Ii]nput|should", said)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a": 5', r'it ends too early, after "{\"a\": 5"'),
+        ('{"a": "x', r'a text without a closing quote begins at column 7, near "{\"a\": \"x"'),
+        ('{"a": 5 "b": 6}', "a comma is missing at column 9, near"),
+        ('{"a" 5}', "a colon is missing at column 6, near"),
+        ('{"a": nil}', "a value is missing at column 7, near"),
+        ("{'a': 5}", "a name in double quotes is missing at column 2, near"),
+        ('{"a": 5}{"a": 6}', "more follows after its end at column 9, near"),
+        ('{"a": "x\ty"}', "a text holds a control character at column 9, near"),
+        (r'{"a": "C:\dir"}', "a backslash begins no escape at column 10, near"),
+        ('{\n"a": 5 "b"}', "a comma is missing at line 2, column 8, near"),
+        ("\ufeff{}", "there is a byte-order mark at column 1, near"),
+        ("", "it ends too early"),
+        ("[" * 10_000, "it is nested too deeply"),
+    ],
+)
+def test_what_is_wrong_with_json_is_not_said_in_the_modules_words(text: str, words: str) -> None:
+    with pytest.raises((ValueError, RecursionError)) as caught:
+        json.loads(text)
+    said = json_in_words(caught.value)
+    assert said.startswith(words) and not re.search("Expecting|char [0-9]", said)

@@ -47,6 +47,20 @@ WORDS = {
     "string_too_long": "must have at most {max_length} characters",
 }
 
+# What is wrong with a text that is not JSON, by how the json module's own words begin.
+JSON_WORDS = {
+    "Expecting value": "a value is missing",
+    "Expecting ',' delimiter": "a comma is missing",
+    "Expecting ':' delimiter": "a colon is missing",
+    "Expecting property name": "a name in double quotes is missing",
+    "Illegal trailing comma": "a comma is too many",
+    "Extra data": "more follows after its end",
+    "Unterminated string": "a text without a closing quote begins",
+    "Invalid control character": "a text holds a control character",
+    "Invalid \\": "a backslash begins no escape",
+    "Unexpected UTF-8 BOM": "there is a byte-order mark",
+}
+
 
 class LLMSRecError(Exception):
     """Base of the errors below; catch this one to report any of them. Its text holds no password and no token."""
@@ -100,6 +114,21 @@ def in_words(problem: Mapping[str, Any]) -> str:
     }
     words = WORDS.get(problem["type"])
     return words.format(**limits) if words else str(problem["msg"]).removeprefix("Value error, ")
+
+
+def json_in_words(error: ValueError | RecursionError) -> str:
+    """Why `json.loads` could not read a text, as `a comma is missing at column 29, near ...`."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 from byte {error.start} on"
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    if error.pos >= len(error.doc.rstrip()):
+        return f"it ends too early, after {shown(error.doc.rstrip()[-20:])}"
+    words = next((words for start, words in JSON_WORDS.items() if error.msg.startswith(start)), "it cannot be read")
+    line = f"line {error.lineno}, " if "\n" in error.doc.strip() else ""
+    return f"{words} at {line}column {error.colno}, near {shown(error.doc[max(error.pos - 20, 0) : error.pos + 20])}"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llmsrec.errors import DataError, LLMSRecError, refusal
+from llmsrec.errors import DataError, LLMSRecError, json_in_words, refusal
 
 UMASK = os.umask(0o022)
 os.umask(UMASK)
@@ -61,7 +61,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise DataError(f"{path} is not there; run the stage that writes it (`dvc repro`).") from error
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({error}); delete it and run its stage again.") from error
+        raise DataError(
+            f"{path} is not valid JSON: {json_in_words(error)}; delete it and run its stage again."
+        ) from error
 
 
 def tree(folder: Path, bytecode: bool = False) -> dict[str, str]:

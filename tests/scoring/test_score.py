@@ -220,7 +220,7 @@ def test_the_command_says_what_it_wrote(
 
 
 BAD_LINES = {
-    "text": (b"hello", "line 2: Invalid JSON"),
+    "text": (b"hello", "line 2: not valid JSON: a value is missing at column 1, near"),
     "no user": (b'{"history": []}', "line 2: `user_id` is missing"),
     "a user's number": (b'{"user_id": 3, "history": []}', "line 2: `user_id` is 3: must be a text"),
     "an empty id": (b'{"user_id": "", "history": []}', 'line 2: `user_id` is ""'),
@@ -233,7 +233,7 @@ BAD_LINES = {
         b'{"user_id": "a", "history": [{"parent_asin": "B1", "timestamp": 1391040000}]}',
         "line 2: `history.0.timestamp` is 1391040000: outside the years",
     ),
-    "not UTF-8": (b'{"user_id": "\xff", "history": []}', "line 2: Invalid JSON"),
+    "not UTF-8": (b'{"user_id": "\xff", "history": []}', "line 2: not valid JSON: it is not UTF-8 from byte 13 on"),
 }
 
 

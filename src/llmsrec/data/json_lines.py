@@ -19,7 +19,7 @@ from isal import igzip
 from isal.igzip_lib import IsalError
 
 from llmsrec.data.layouts import Layout
-from llmsrec.errors import DataError, shown
+from llmsrec.errors import DataError, json_in_words, shown
 from llmsrec.times import are_ms
 
 LONGEST_LINE = 1 << 26  # bytes; a longer one is not a review but a file without lines
@@ -114,8 +114,7 @@ def parse_lines(lines: bytes, layout: Layout, path: Path, first_line: int) -> pa
                     "remove these three bytes."
                 ) from error
             raise DataError(
-                f"{path}, line {number} is not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}, "
-                f"near {shown(error.doc[max(error.pos - 20, 0) : error.pos + 20])}; mend or remove the line."
+                f"{path}, line {number} is not valid JSON: {json_in_words(error)}; mend or remove the line."
             ) from error
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: {error}.") from error

@@ -17,7 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from llmsrec.errors import DataError, shown
+from llmsrec.errors import DataError, json_in_words, shown
 from llmsrec.files import read_json, sha256
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -210,7 +210,7 @@ def _object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON ({error}); fetch it again.") from error
+        raise DataError(f"{path} is not valid JSON: {json_in_words(error)}; fetch it again.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     if not isinstance(value, dict):

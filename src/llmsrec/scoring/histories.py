@@ -5,6 +5,7 @@ without a history) and `timestamp` (ms since epoch). A source need not be sorted
 the events to several files, the bucket of a user being a digest of the id.
 """
 
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,9 +16,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from llmsrec.data.json_lines import blocks as line_blocks
-from llmsrec.errors import DataError, in_words, shown
+from llmsrec.errors import DataError, in_words, json_in_words, shown
 from llmsrec.serving.schema import Event
 from llmsrec.times import EARLIEST, LATEST, OUTSIDE
 
@@ -213,6 +215,16 @@ def reason(error: ValidationError) -> str:
     """What is wrong with a line of JSON: the first field, its value, why."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] in ("missing", "json_invalid"):
-        return f"`{where}` is missing" if where else problem["msg"]
+    if problem["type"] == "missing":
+        return f"`{where}` is missing"
+    if problem["type"] == "json_invalid":
+        return f"not valid JSON: {_why_not_json(problem)}"
     return f"`{where}` is {shown(problem['input'])}: {in_words(problem)}"
+
+
+def _why_not_json(problem: ErrorDetails) -> str:
+    try:
+        json.loads(problem["input"].decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        return json_in_words(error)
+    return problem["ctx"]["error"]  # what pydantic refuses and Python does not, as half a surrogate pair

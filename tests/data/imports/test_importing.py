@@ -268,6 +268,15 @@ def test_a_bad_row_is_named_or_counted(tmp_path, rows, message, left):
     assert (example["file"], example["line"]) == ("orders.csv", 3)
 
 
+@pytest.mark.parametrize("day", ["24.12.2024", "", "1969-12-25"])
+def test_an_item_whose_every_row_is_left_out_is_no_item_of_the_export(tmp_path, day):
+    path = tmp_path / "orders.csv"
+    path.write_text(HEADER + GOOD + f"7;C;{day};Schal;5\n7;B;{day};Mütze;5\n" + GOOD, encoding="utf-8")
+    manifest = run(request(path, skip_bad=True))
+    assert (manifest["rows"]["refused"], manifest["items"]["bought"], manifest["items"]["in_catalogue"]) == (2, 1, 1)
+    assert written(tmp_path / "in")[1] == [{"parent_asin": "B", "title": "Hut"}]
+
+
 def test_ten_digits_among_thirteen_are_an_error(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("u,i,t\na,b,1391040000000\na,c,1391040000\na,d,1391040000001\n")

@@ -59,10 +59,11 @@ def run(request: Request) -> dict[str, Any]:
         if read == refusals.count:
             raise _nothing_left(request, read, refusals)
         way = _way(request, [store for _, store in stores])
-        written, first, last = _write_events(events, stores, way, refusals)
+        sold = Catalogue()  # `bought` without the items whose every event has a time that cannot be read
+        written, first, last = _write_events(events, stores, way, sold, refusals)
         if written == 0:
             raise _nothing_left(request, read, refusals)
-        catalogue = known = bought.frame()
+        catalogue = known = bought.frame().join(sold.frame(), on="item", how="semi", maintain_order="left")
         if catalogue_part:
             catalogue = _read_catalogue(catalogue_part, refused_items)
             known = known.join(catalogue, on="item", how="left", maintain_order="left")
@@ -131,9 +132,13 @@ def _way(request: Request, stores: list[Path]) -> times.Way:
 
 
 def _write_events(
-    path: Path, stores: list[tuple[Part, Path]], way: times.Way, refusals: Refusals
+    path: Path, stores: list[tuple[Part, Path]], way: times.Way, sold: Catalogue, refusals: Refusals
 ) -> tuple[int, str, str]:
-    """Write the events in the order of rows; how many there are, and the dates of the first and the last in time."""
+    """Write the events in the order of rows; how many there are, and the dates of the first and the last in time.
+
+    Args:
+        sold: gets the ids of the items that are written.
+    """
     written, first, last = 0, LATEST, EARLIEST
     with (
         _compressed(path) as stream,
@@ -151,6 +156,7 @@ def _write_events(
                 if frame.height == 0:
                     continue
                 written += frame.height
+                sold.add(frame.select("item"))
                 milliseconds = frame["timestamp"].to_numpy()
                 first, last = min(first, int(milliseconds.min())), max(last, int(milliseconds.max()))
                 _write(stream, frame, ["user", "item", "rating", "timestamp"])

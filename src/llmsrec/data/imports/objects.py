@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 
 from llmsrec.data.imports.refusals import Refusals
-from llmsrec.errors import DataError, shown
+from llmsrec.errors import DataError, json_in_words, shown
 
 LOOKED_AT = 1000  # lines whose fields are known before the file is read
 LISTS = pa.list_(pa.string())
@@ -115,8 +115,7 @@ def parsed(line: str, path: Path, number: int, python: bool) -> dict[str, Any]:
         value = ast.literal_eval(line.strip()) if python else json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{path}, line {number} is not valid JSON: {error.msg} at column {error.colno}, near "
-            f"{shown(line[max(error.pos - 20, 0) : error.pos + 20])}; mend or remove the line."
+            f"{path}, line {number} is not valid JSON: {json_in_words(error)}; mend or remove the line."
         ) from error
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         kind = "a Python literal" if python else "valid JSON"
