@@ -82,3 +82,20 @@ def other_device() -> Iterator[str]:
         patch.setattr(torch, "tensor", tensor)
         patch.setattr(Tensor, "tolist", lambda self: to_list(self.held if isinstance(self, Remote) else self))
         yield NAME
+
+
+@contextmanager
+def cuda() -> Iterator[str]:
+    """The real thing, with the order of sums that `stages/` asks of it."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield "cuda"
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+PLACES = [
+    pytest.param(other_device, id="pretended"),
+    pytest.param(cuda, id="cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
+]

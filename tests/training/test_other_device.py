@@ -1,6 +1,7 @@
 """Steps, checks, embedding and whole trainings on a device that is not the CPU give what they give on the CPU."""
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from llmsrec.models.cf import teacher
 from llmsrec.models.llm.retrieval import LLMSRec, Parts
 from llmsrec.params import Model
 from llmsrec.training.next_item import Samples, build, next_item_loss
-from tests.other_device import other_device
+from tests.other_device import PLACES, other_device
 from tests.training.test_next_item import ITEMS, STRONG, routes, settings
 from tests.training.test_together import close, steps, train
 
@@ -26,6 +27,9 @@ CHANGES = [
     {"negatives": "shared", "distill_loss": "contrastive"},
     {"negatives": "in_batch", "distill_normalize": True},
 ]
+
+
+Place = Callable[[], AbstractContextManager[str]]
 
 
 def built(tiny: Any, base: backbone.Backbone, chosen: Model, budget: Budget) -> LLMSRec:
@@ -39,11 +43,14 @@ def vectors(model: LLMSRec, sequences: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("kind", "targets"), [*((kind, "all") for kind in [*STORES, "LoRA"]), ("in memory", "last")])
 @pytest.mark.parametrize("changes", CHANGES, ids=[str(changes["negatives"]) for changes in CHANGES])
-def test_steps_and_vectors(tiny: Any, tmp_path: Path, kind: str, changes: dict[str, Any], targets: str) -> None:
+@pytest.mark.parametrize("other", PLACES)
+def test_steps_and_vectors(
+    tiny: Any, tmp_path: Path, kind: str, changes: dict[str, Any], targets: str, other: Place
+) -> None:
     chosen = Model(**{**tiny.config["model"], **changes})
     budget = STORES.get(kind, Budget())
     found = []
-    for place in (nullcontext("cpu"), other_device()):
+    for place in (nullcontext("cpu"), other()):
         base = backbone.load(tiny.folder / "models/backbone")
         if kind == "LoRA":
             base = backbone.add_lora(base, 2, seed=0)
@@ -58,13 +65,14 @@ def test_steps_and_vectors(tiny: Any, tmp_path: Path, kind: str, changes: dict[s
 
 
 @pytest.mark.parametrize("system", ["tallrec", "llara, a step of text alone", "a_llmrec"])
-def test_steps_and_vectors_of_the_systems_around_a_language_model(tiny: Any, system: str) -> None:
+@pytest.mark.parametrize("other", PLACES)
+def test_steps_and_vectors_of_the_systems_around_a_language_model(tiny: Any, system: str, other: Place) -> None:
     alone = {"distill": False, "uniform": False, "user_representation": system == "a_llmrec"}
     chosen = Model(**{**tiny.config["model"], **alone})
     parts = Parts(item_embedding=system != "tallrec", cf_user=False)
     codes = torch.rand(31, 5, generator=torch.Generator().manual_seed(0)) if system == "a_llmrec" else None
     found = []
-    for place in (nullcontext("cpu"), other_device()):
+    for place in (nullcontext("cpu"), other()):
         base = backbone.load(tiny.folder / "models/backbone")
         if system != "a_llmrec":
             base = backbone.add_lora(base, 2, 0, 8, "query_value")
@@ -78,13 +86,14 @@ def test_steps_and_vectors_of_the_systems_around_a_language_model(tiny: Any, sys
     close(found[1], found[0], rtol=1e-3, atol=1e-5)
 
 
-def test_a_training_and_one_that_goes_on_from_the_cpu(tiny: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", PLACES)
+def test_a_training_and_one_that_goes_on_from_the_cpu(tiny: Any, tmp_path: Path, other: Place) -> None:
     """What an other device's checkpoint holds is read on the CPU, and the other way round."""
     chosen = Model(**tiny.config["model"])
 
     def trained(resume: Path, epochs: int, there: bool) -> dict[str, Any]:
         base = backbone.load(tiny.folder / "models/backbone")
-        with other_device() if there else nullcontext("cpu") as device:
+        with other() if there else nullcontext("cpu") as device:
             base.model.to(device)
             found = train(replace(tiny, model=built(tiny, base, chosen, Budget())), resume, epochs)
         return {name: value.cpu() if torch.is_tensor(value) else value for name, value in found.items()}
@@ -97,13 +106,14 @@ def test_a_training_and_one_that_goes_on_from_the_cpu(tiny: Any, tmp_path: Path)
     close(trained(tmp_path / "there, then here", 2, there=False), alone, rtol=1e-3, atol=5e-4)
 
 
+@pytest.mark.parametrize("other", PLACES)
 @pytest.mark.parametrize("samples", ["sequences", "prefixes"])
-def test_steps_and_vectors_of_sasrec(samples: str) -> None:
+def test_steps_and_vectors_of_sasrec(samples: str, other: Place) -> None:
     chosen = settings(**(STRONG if samples == "prefixes" else {}) | {"dropout": 0.0})
     sequences = routes()[0]
     rows = torch.from_numpy(Samples.of(sequences, chosen).rows(np.arange(20)))
     found = []
-    for place in (nullcontext("cpu"), other_device()):
+    for place in (nullcontext("cpu"), other()):
         with place as device:
             model = build(ITEMS, chosen).to(device)
             loss, _ = next_item_loss(model, rows.to(device), chosen, torch.Generator().manual_seed(0))

@@ -1,0 +1,151 @@
+"""Large language models on the device that there is: tokens a second, users a second and memory.
+
+    python -m benchmarks.device --files ../shared/data                # SmolLM2-135M's shape and Llama-3.2-3B's
+    python -m benchmarks.device --shape 135M --seconds 10             # one of them, briefly
+
+Weights are random and bfloat16, titles and events are real, text is split by a tokenizer that is trained on the titles.
+Rows: all items after a first time, which fills the kept prefixes; users as in `evaluate`; training steps of the paper's
+setting (a batch of 20, own negatives, the last target) and of the committed one (all targets, shared negatives), which
+are timed one after the other for `--seconds`. Tokens are those of users' prompts, or of items' whole prompts. An epoch
+of the paper's Scientific (23,627 users, Table 10) is computed from a step's users a second.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaModel
+
+from benchmarks import common
+from benchmarks.memory import GIB, LLAMA_3B, Shape
+from llmsrec.engine import embedded
+from llmsrec.engine.backbone import Backbone
+from llmsrec.engine.prefix_store import Budget
+from llmsrec.models.llm.retrieval import LLMSRec
+from llmsrec.training.loop import schedule
+from llmsrec.training.retrieval import training_samples
+
+SHAPES = {"135M": Shape(576, 1536, 30, 9, 3, 49_152, 64), "3B": LLAMA_3B}
+SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of `model` and `train`
+    "steps, last targets": ({"negatives": "own"}, {"targets": "last"}),
+    "steps, all targets": ({}, {"targets": "all"}),
+}
+PREFIXES = 16.0  # GiB of the device
+WARM_UP = 3  # steps, users' batches
+USERS = 2_000  # at most
+SCIENTIFIC = 23_627
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+Row = dict[str, float]
+
+
+def build(shape: Shape, names: list[str], of: Any) -> LLMSRec:
+    """LLM-SRec around a random Llama on the device."""
+    tokenizer = embedded.train_tokenizer(names, 16_384, np.random.default_rng(0))
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.d,
+        intermediate_size=shape.f,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_heads,
+        head_dim=shape.head_width,
+        max_position_embeddings=8_192,
+    )
+    torch.manual_seed(0)
+    with torch.device(DEVICE):
+        language_model: Any = LlamaModel._from_config(config, dtype=torch.bfloat16)
+    base = Backbone(language_model.requires_grad_(False).eval(), tokenizer, True, config.max_position_embeddings)
+    return LLMSRec(base, common.teacher(len(names)), names, of, 0, Budget(int(PREFIXES * GIB)))
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds until the device is done."""
+    wait()
+    began = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - began
+
+
+def wait() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak() -> float:
+    """GiB of the device since the last call."""
+    if DEVICE != "cuda":
+        return float("nan")
+    value = torch.cuda.max_memory_allocated() / GIB
+    torch.cuda.reset_peak_memory_stats()
+    return value
+
+
+def inference(model: LLMSRec, folder: Path, seconds: float) -> Iterator[tuple[str, Row]]:
+    """All items, and as many users as the time suffices for."""
+    items = len(model.prompts.item_prefixes(np.arange(1, len(model.teacher.item_vectors())))[1])
+    lengths = model.prompts.item_prefixes(np.arange(1, items + 1))[1] + len(model.prompts.item_tail)
+    for title in ("items, the first time", "items, prefixes kept"):
+        spent = timed(model.item_vectors)
+        yield title, {"rows/s": items / spent, "tokens/s": float(lengths.sum()) / spent, "GiB": peak()}
+    histories = common.interactions(folder).drop_last(1)
+    users = np.random.default_rng(0).permutation(np.arange(1, histories.users + 1))
+    warm = timed(lambda: model.user_vectors(histories, users[:200])) and timed(
+        lambda: model.user_vectors(histories, users[200:400])
+    )
+    users = users[400 : 400 + max(200, min(USERS, int(200 * seconds / warm)))]
+    spans = [slice(a, b) for a, b in zip(histories.offsets[users], histories.offsets[users + 1], strict=True)]
+    tokens = float(model.prompts.user_lengths([histories.items[span] for span in spans]).sum())
+    spent = timed(lambda: model.user_vectors(histories, users))
+    yield "users", {"rows/s": len(users) / spent, "tokens/s": tokens / spent, "GiB": peak()}
+
+
+def training(model: LLMSRec, folder: Path, seconds: float) -> Iterator[tuple[str, Row]]:
+    """Steps of both settings."""
+    sequences, committed = common.interactions(folder).drop_last(2), common.settings()
+    for title, (of_model, of_train) in SETTINGS.items():
+        settings = committed.model.model_copy(update=of_model)
+        train = committed.train.model_copy(update=of_train)
+        samples, lengths = training_samples(model, sequences, train)
+        draws = schedule(lengths, train)
+        common.run_steps(model, samples, itertools.islice(draws, WARM_UP), settings)
+        peak()
+        users = targets = tokens = 0
+        spent = 0.0
+        while spent < seconds:
+            draw = next(draws)
+            spent += timed(partial(common.run_steps, model, samples, [draw], settings))
+            users, targets = users + len(draw[1]), targets + len(samples.targets(draw[1])[0])
+            tokens += int(lengths[draw[1]].sum())
+        found = {"rows/s": users / spent, "targets/s": targets / spent, "tokens/s": tokens / spent, "GiB": peak()}
+        yield title, found | {"Scientific, min/epoch": SCIENTIFIC / (users / spent) / 60}
+
+
+def main() -> None:
+    parser = common.arguments(__doc__)
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="only this language model")
+    parser.add_argument("--seconds", type=float, default=20.0, help="that each setting's steps are timed for")
+    chosen = parser.parse_args()
+    name = torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU"
+    print(common.machine(), f"; device {name}", sep="", flush=True)
+    found: dict[str, Row] = {}
+    with common.data(chosen) as folder:
+        names = common.titles(folder)
+        for label in chosen.shape or list(SHAPES):
+            model = build(SHAPES[label], names, common.settings().model)
+            for part in (inference, training):
+                for title, row in part(model, folder, chosen.seconds):
+                    found[f"{label}, {title}"] = row
+                    figures = ", ".join(f"{key} {value:,.1f}" for key, value in row.items())
+                    print(f"{label:<6}{title:<24}{figures}", flush=True)
+            del model
+    common.write(chosen.json, found)
+
+
+if __name__ == "__main__":
+    main()
