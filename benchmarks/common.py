@@ -36,6 +36,7 @@ from llmsrec.training.retrieval import step_losses
 
 ROOT = Path(__file__).resolve().parents[1]
 REPEATS = 5
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Figures = dict[str, list[float]]  # a name -> its value in each repetition
 
 

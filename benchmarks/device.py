@@ -35,11 +35,11 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of `model` and
     "steps, last targets": ({"negatives": "own"}, {"targets": "last"}),
     "steps, all targets": ({}, {"targets": "all"}),
 }
-PREFIXES = 16.0  # GiB of the device
+PREFIXES = 40.0  # GiB of the device
 WARM_UP = 3  # steps, users' batches
 USERS = 2_000  # at most
 SCIENTIFIC = 23_627
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 Row = dict[str, float]
 
 
@@ -57,7 +57,7 @@ def build(shape: Shape, names: list[str], of: Any) -> LLMSRec:
         max_position_embeddings=8_192,
     )
     torch.manual_seed(0)
-    with torch.device(DEVICE):
+    with torch.device(common.DEVICE):
         language_model: Any = LlamaModel._from_config(config, dtype=torch.bfloat16)
     base = Backbone(language_model.requires_grad_(False).eval(), tokenizer, True, config.max_position_embeddings)
     return LLMSRec(base, common.teacher(len(names)), names, of, 0, Budget(int(PREFIXES * GIB)))
@@ -73,13 +73,13 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def wait() -> None:
-    if DEVICE == "cuda":
+    if common.DEVICE == "cuda":
         torch.cuda.synchronize()
 
 
 def peak() -> float:
     """GiB of the device since the last call."""
-    if DEVICE != "cuda":
+    if common.DEVICE != "cuda":
         return float("nan")
     value = torch.cuda.max_memory_allocated() / GIB
     torch.cuda.reset_peak_memory_stats()
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, action="append", help="only this language model")
     parser.add_argument("--seconds", type=float, default=20.0, help="that each setting's steps are timed for")
     chosen = parser.parse_args()
-    name = torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU"
+    name = torch.cuda.get_device_name() if common.DEVICE == "cuda" else "CPU"
     print(common.machine(), f"; device {name}", sep="", flush=True)
     found: dict[str, Row] = {}
     with common.data(chosen) as folder:

@@ -8,7 +8,8 @@ set, a line of JSON each.
 A row is a setting: words of `SETTINGS` and keys of params.yaml's section `sasrec`, joined by commas, over the committed
 section; a later one wins. With `gru4rec`, `bert4rec` or `nextitnet` in front they are keys of systems/<system>.yaml,
 over that file. Validation picks the epoch, test is only reported. What is in the file is not run again; what was killed
-goes on from its last epoch (its state is beside the file). Minutes are processor time, of the last start.
+goes on from its last epoch (its state is beside the file). Training is on CUDA where there is a device. Minutes are
+processor time, of the last start.
 """
 
 import argparse
@@ -104,12 +105,15 @@ def run(folder: Path, chosen: argparse.Namespace) -> None:
             digest = hashlib.sha256(f"{of.system} {of.model_dump_json()}".encode()).hexdigest()[:16]
             state = chosen.out.with_suffix(".state") / digest
             start = time.process_time()
-            model, curve = train(training, sequences.drop_last(2), targets, int(sequences.items.max()), of, state)
+            model, curve = train(
+                training, sequences.drop_last(2), targets, int(sequences.items.max()), of, state, device=common.DEVICE
+            )
             minutes = (time.process_time() - start) / 60
             best = max(curve, key=lambda row: row[METRIC])
             row = {"name": name, "system": of.system, "seed": seed, "settings": of.model_dump()}
             row |= {"minutes": minutes, "epochs": len(curve)}
-            row |= {"epoch": best["epoch"], METRIC: best[METRIC], "curve": curve} | scores(model, sequences, folder)
+            row |= {"epoch": best["epoch"], METRIC: best[METRIC], "curve": curve}
+            row |= scores(model.cpu(), sequences, folder)
             with chosen.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
