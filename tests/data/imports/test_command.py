@@ -3,13 +3,16 @@
 import gzip
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from llmsrec import cli
 from llmsrec.data.imports import command, formats
+from tests.params_file import set_params
 
+ROOT = Path(__file__).parents[3]
 ORDERS = 'Kunde;Artikel;Bestellt am;Bezeichnung\n7;A/1;24.12.2025 18:30;"Schuh; rot"\n;B;24.12.2025 19:00;Hut\n'
 COLUMNS = ["--user", "Kunde", "--item", "Artikel", "--time", "Bestellt am"]
 
@@ -51,6 +54,23 @@ def test_each_error_leads_to_the_next_command_and_the_last_one_says_what_was_tak
     ]
     event = json.loads(gzip.decompress((folder / "in/Shop.jsonl.gz").read_bytes()))
     assert event == {"user_id": "7", "parent_asin": "A/1", "timestamp": 1_766_597_400_000}
+
+
+@pytest.mark.parametrize(
+    ("category", "following"),
+    [
+        ("Shop", "dvc repro"),
+        ("Other", "dvc exp run -S data.source=files -S data.dir=in -S data.category=Other -S registry"),
+    ],
+)
+def test_a_shop_that_imports_each_night_is_not_told_to_override_what_its_params_say(
+    folder, capsys, category, following
+):
+    shutil.copy(ROOT / "params.yaml", folder)
+    set_params(folder / "params.yaml", {"data.source": "files", "data.dir": "in", "data.category": "Shop"})
+    stated = [*COLUMNS, "--skip-bad", "--time-format", "%d.%m.%Y %H:%M"]
+    assert cli.main(["import", "orders.csv", *stated, "--to", "in", "--category", category]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"next: {following}")
 
 
 def test_a_file_alone_leads_to_the_whole_command(folder, capsys):

@@ -108,8 +108,22 @@ def lines(manifest: dict[str, Any], to: Path) -> list[str]:
     category = manifest["category"]
     done = "replaced" if manifest["replaced"] else "written"
     said.append(f"{done}: {to}/{category}.jsonl.gz, meta_{category}.jsonl.gz, {category}.manifest.json")
-    said.append(
-        f"next: dvc exp run -S data.source=files -S data.dir={to} -S data.category={category} "
+    said.append(f"next: {_next(to, category)}")
+    return said
+
+
+def _next(to: Path, category: str) -> str:
+    """What trains on the import: nothing is overridden where params.yaml names these files already."""
+    from llmsrec.errors import ParamsError
+    from llmsrec.params import load
+
+    try:
+        data = load(Path("params.yaml")).data
+    except ParamsError:  # elsewhere than in the repository; what is wrong with the file is the stages' to say
+        data = None
+    if data and (data.source, Path(data.dir), data.category) == ("files", to, category):
+        return "dvc repro"
+    return (
+        f"dvc exp run -S data.source=files -S data.dir={to} -S data.category={category} "
         "-S registry.model=<a name for its versions>"
     )
-    return said
