@@ -237,6 +237,11 @@ def _attend(
         key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
         if mask is None:  # a square, of which attention skips half; the added rows are thrown away
             query = F.pad(query, (0, 0, before, 0))
+    grouped = key.shape[1] != query.shape[1]
+    if grouped and mask is not None and query.is_cuda:
+        # No fused kernel of CUDA takes both a mask and shared keys, and without one all scores are kept for backward.
+        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+        grouped = False
     attended = F.scaled_dot_product_attention(
         query,
         key,
@@ -244,7 +249,7 @@ def _attend(
         attn_mask=mask,
         is_causal=mask is None,
         scale=layer.self_attn.scaling,
-        enable_gqa=key.shape[1] != query.shape[1],
+        enable_gqa=grouped,
     )
     if mask is None:
         attended = attended[:, :, before:]

@@ -69,8 +69,9 @@ class Memory:
         return item_ids[~self._known[item_ids]]
 
     def put(self, item_ids: Tensor, rows: Tensor) -> None:
-        places = [torch.arange(int(self._lengths[i]), device=rows.device) + self._offsets[i] for i in item_ids]
-        self._rows[torch.cat(places)] = rows
+        lengths = self._lengths[item_ids]
+        shifts = self._offsets[item_ids] - (lengths.cumsum(0) - lengths)
+        self._rows[shifts.repeat_interleave(lengths) + torch.arange(len(rows), device=rows.device)] = rows
         self._known[item_ids] = True
 
     def get(self, item_ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from llmsrec.engine.readout import ItemInputs, keys_and_values
 from llmsrec.errors import DataError
 from llmsrec.prompts.retrieval import Prompts
 
-GROUP = 16  # items whose prefixes are computed together
+GROUP, CUDA_GROUP = 16, 512  # items whose prefixes are computed together; CUDA takes as long for few as for many
 TRIES = 3  # of reading items back that were damaged in between
 
 
@@ -45,7 +45,8 @@ class ItemPrefixes:
         self._tokens, lengths = prompts.item_prefixes(np.arange(1, items + 1))
         self.lengths = torch.from_numpy(np.concatenate([[0], lengths])).to(self.tail.device)
         self.group = np.zeros(items + 1, dtype=np.int64)
-        self._groups = list(groups(self.lengths.cpu().numpy(), GROUP))
+        together = CUDA_GROUP if self.tail.is_cuda else GROUP
+        self._groups = list(groups(self.lengths.cpu().numpy(), together))
         for number, members in enumerate(self._groups):
             self.group[members] = number
         self.store: Store | None = None
@@ -133,5 +134,5 @@ class ItemPrefixes:
         lengths = self.lengths[torch.from_numpy(item_ids).to(self.lengths.device)]
         token_ids = torch.from_numpy(self._tokens[item_ids - 1, : int(lengths.max())]).to(lengths.device)
         present = torch.arange(token_ids.shape[1], device=lengths.device) < lengths[:, None]
-        parts = keys_and_values(self.model, token_ids, present.long())
-        return torch.stack([part.transpose(1, 2)[present] for part in parts], dim=1)
+        parts, (items, places) = keys_and_values(self.model, token_ids, present.long()), present.nonzero(as_tuple=True)
+        return torch.stack([part.transpose(1, 2)[items, places] for part in parts], dim=1)

@@ -33,7 +33,7 @@ from llmsrec.models.llm.joined import Joined
 from llmsrec.progress import Progress
 from llmsrec.prompts.retrieval import PromptBatch, Prompts, PromptSettings
 
-BATCH_TOKENS = 8_192  # prompt tokens in one forward pass without gradient
+BATCH_TOKENS, CUDA_BATCH_TOKENS = 8_192, 131_072  # prompt tokens in one forward pass without gradient
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class LLMSRec(Joined):
         vectors = torch.zeros(len(self.teacher.item_vectors()), self.d_prime)
         own = distributed.own_items(np.arange(1, len(vectors)), self.item_groups)
         _, lengths = self.prompts.item_prefixes(own)
-        for rows in reported(lengths, list(token_batches(lengths)), "items"):
+        for rows in reported(lengths, list(token_batches(lengths, self.device)), "items"):
             ids = torch.from_numpy(own[rows])
             vectors[ids] = self.f_item(self.hidden_items(ids.to(self.device))).cpu()
         return distributed.add_up(vectors)
@@ -214,7 +214,7 @@ class LLMSRec(Joined):
         teacher = None if self.f_U is None else self.teacher.user_vectors(sequences)
         vectors = torch.zeros(len(users), self.d_prime)
         lengths = self.prompts.user_lengths(items)
-        own = list(token_batches(lengths))[distributed.rank() :: distributed.size()]
+        own = list(token_batches(lengths, self.device))[distributed.rank() :: distributed.size()]
         for rows in reported(lengths, own, "users", label):
             seen = None if teacher is None else teacher[torch.from_numpy(users[rows])].to(self.device)
             hidden = self.hidden_users([items[r] for r in rows], [times[r] for r in rows], seen)
@@ -298,11 +298,15 @@ def build(
     return LLMSRec(base, teachers.load(sasrec, of.teacher), titles, of, seed, prefixes, parts, item_codes)
 
 
-def token_batches(lengths: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows of like length together, longest first, so that a batch padded to its longest holds `BATCH_TOKENS`."""
+def token_batches(lengths: np.ndarray, device: torch.device | None = None) -> Iterator[np.ndarray]:
+    """Rows of like length together, longest first, so that a batch padded to its longest holds `BATCH_TOKENS`.
+
+    On CUDA, where few tokens take as long as many, it holds `CUDA_BATCH_TOKENS`.
+    """
+    tokens = CUDA_BATCH_TOKENS if device is not None and device.type == "cuda" else BATCH_TOKENS
     order = np.argsort(-lengths, kind="stable")
     while len(order):
-        count = max(1, BATCH_TOKENS // max(1, int(lengths[order[0]])))
+        count = max(1, tokens // max(1, int(lengths[order[0]])))
         yield order[:count]
         order = order[count:]
 
