@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaModel
 
+import stages  # noqa: F401  what CUDA needs in the environment to be deterministic
 from benchmarks import common
 from benchmarks.memory import GIB, LLAMA_3B, Shape
 from llmsrec.engine import embedded
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, action="append", help="only this language model")
     parser.add_argument("--seconds", type=float, default=20.0, help="that each setting's steps are timed for")
     chosen = parser.parse_args()
+    torch.use_deterministic_algorithms(True)  # as the stages do; without it CUDA plans attention anew for each shape
     name = torch.cuda.get_device_name() if common.DEVICE == "cuda" else "CPU"
     print(common.machine(), f"; device {name}", sep="", flush=True)
     found: dict[str, Row] = {}
