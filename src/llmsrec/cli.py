@@ -258,7 +258,8 @@ def promote(options: argparse.Namespace) -> None:
         print(f"\nnothing was changed; --yes moves {options.to} to version {verdict.version}")
         return
     made = actions.promote(_root(), verdict, options.reason or "", options.force)
-    print(f"\n{options.to} is version {made.version}; decision {made.number}, see `llmsrec history {made.number}`")
+    record = str(made.number) + ("" if verdict.model == verdict.settings.model else f" --model {verdict.model}")
+    print(f"\n{options.to} is version {made.version}; decision {made.number}, see `llmsrec history {record}`")
     _tell(verdict.settings, verdict.model, made)
 
 

@@ -144,7 +144,8 @@ def test_a_version_is_named_with_its_model(
     text = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(text.replace("model: gated", "model: another"))
     try:
-        promote(capsys, "1", "--model", "gated", "--yes")
+        said = promote(capsys, "1", "--model", "gated", "--yes")
+        assert "staging is version 1; decision 1, see `llmsrec history 1 --model gated`" in said
         promote(capsys, "gated/2", "--yes")
         promote(capsys, "models:/gated@staging", "--yes", to="champion")
         assert there(client) == {"staging": 2, "previous": 1, "champion": 2}
