@@ -5,9 +5,10 @@ import re
 from typing import Any, Literal
 
 import pytest
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from llmsrec.errors import in_words, json_in_words
+from llmsrec.errors import explained, in_words, json_in_words
 
 
 class Inner(BaseModel):
@@ -70,3 +71,21 @@ def test_what_is_wrong_with_json_is_not_said_in_the_modules_words(text: str, wor
         json.loads(text)
     said = json_in_words(caught.value)
     assert said.startswith(words) and not re.search("Expecting|char [0-9]", said)
+
+
+FULL = (
+    "CUDA out of memory. Tried to allocate 80.00 MiB. GPU 0 has a total capacity of 139.80 GiB of which 26.81 MiB is "
+    "free. Process 1404 has 1.5 GiB memory in use. See documentation for Memory Management"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [(FULL, " (80.00 MiB more were asked for, 26.81 MiB of 139.80 GiB are free)"), ("CUDA error: out of memory", "")],
+)
+def test_a_full_device_is_said_in_one_line_with_what_helps(text: str, numbers: str) -> None:
+    said = explained(torch.OutOfMemoryError(text))
+    assert said is not None
+    assert said.startswith(f"the device's memory is full{numbers}; ")
+    assert "`train.batch_size`" in said
+    assert "\n" not in said

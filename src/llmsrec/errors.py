@@ -98,13 +98,24 @@ def refusal(error: BaseException) -> tuple[str, str] | None:
 
 
 def explained(error: BaseException) -> str | None:
-    """The text of an error that a user can mend: one of the above, or the system's refusal. None for others."""
+    """The text of an error that a user can mend: one of the above, the system's refusal, a full device. Else None."""
     if isinstance(error, LLMSRecError):
         return str(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which nobody here has to import
+        return _device_full(str(error))
     if (known := refusal(error)) is None:
         return None
     name = getattr(error, "filename", None)
     return redact(f"cannot use {name or 'a file'}: {known[0]}; {known[1]}, then run the same command again.")
+
+
+def _device_full(text: str) -> str:
+    asked = re.search(r"allocate ([\d.]+ \w+)\..* capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free", text)
+    numbers = f" ({asked[1]} more were asked for, {asked[3]} of {asked[2]} are free)" if asked else ""
+    return (
+        f"the device's memory is full{numbers}; lower `train.batch_size`, set `backbone.gradient_checkpointing` to "
+        "true or end what else uses the device, then run the same command again."
+    )
 
 
 def in_words(problem: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from llmsrec.engine.readout import ItemInputs, keys_and_values
 from llmsrec.errors import DataError
 from llmsrec.prompts.retrieval import Prompts
 
-GROUP, CUDA_GROUP = 16, 512  # items whose prefixes are computed together; CUDA takes as long for few as for many
+GROUP, CUDA_GROUP = 16, 256  # items whose prefixes are computed together; CUDA takes as long for few as for many
 TRIES = 3  # of reading items back that were damaged in between
 
 

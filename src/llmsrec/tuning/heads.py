@@ -51,7 +51,7 @@ def compute(model: LLMSRec, sequences: Sequences, validation: Validation, train:
     model.eval()
     samples, lengths = training_samples(model, sequences, train)
     places, hidden, seen = [], [], []
-    for rows in reported(lengths, list(token_batches(lengths, model.device)), "training samples"):
+    for rows in reported(lengths, list(token_batches(lengths, model.batch_tokens())), "training samples"):
         of_users, of_teacher = hidden_targets(model, samples, rows)
         hidden.append(of_users)
         seen.append(of_teacher)
@@ -74,7 +74,7 @@ def _users(model: LLMSRec, validation: Validation) -> Tensor:
     teacher = model.teacher.user_vectors(validation.histories)[torch.tensor(validation.users, dtype=torch.int64)]
     hidden: dict[int, Tensor] = {}
     lengths = model.prompts.user_lengths(items)
-    for rows in reported(lengths, list(token_batches(lengths, model.device)), "validation users"):
+    for rows in reported(lengths, list(token_batches(lengths, model.batch_tokens())), "validation users"):
         found = model.hidden_users([items[r] for r in rows], [times[r] for r in rows], teacher[torch.from_numpy(rows)])
         hidden |= zip(rows.tolist(), found.float().cpu(), strict=True)
     return torch.stack([hidden[row] for row in range(len(hidden))])
@@ -84,7 +84,7 @@ def _items(model: LLMSRec) -> Tensor:
     """`[I + 1, d_llm]` h_i of all items; row 0 is zero."""
     _, lengths = model.prompts.item_prefixes(np.arange(1, len(model.teacher.item_vectors())))
     hidden: dict[int, Tensor] = {}
-    for rows in reported(lengths, list(token_batches(lengths, model.device)), "items"):
+    for rows in reported(lengths, list(token_batches(lengths, model.batch_tokens())), "items"):
         found = model.hidden_items(torch.from_numpy(rows + 1).to(model.device)).float().cpu()
         hidden |= zip((rows + 1).tolist(), found, strict=True)
     return torch.stack([torch.zeros_like(hidden[1]), *(hidden[item] for item in range(1, len(hidden) + 1))])

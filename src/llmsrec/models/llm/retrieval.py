@@ -33,7 +33,9 @@ from llmsrec.models.llm.joined import Joined
 from llmsrec.progress import Progress
 from llmsrec.prompts.retrieval import PromptBatch, Prompts, PromptSettings
 
-BATCH_TOKENS, CUDA_BATCH_TOKENS = 8_192, 131_072  # prompt tokens in one forward pass without gradient
+BATCH_TOKENS = 8_192  # prompt tokens in one forward pass without gradient
+CUDA_BATCH_TOKENS = 131_072  # at most, on CUDA, where few tokens take as long as many
+WIDTHS = 64  # a token's share of the device's memory in such a pass, in hidden states
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,15 @@ class LLMSRec(Joined):
             split_times += [times[:end] for end in range(short, len(history) + 1)]
         return self.hidden_users(split_items, split_times, teacher)
 
+    def batch_tokens(self) -> int:
+        """Prompt tokens in one forward pass without gradient: on CUDA as many as half of its free memory may hold."""
+        if self.device.type != "cuda":
+            return BATCH_TOKENS
+        free, _ = torch.cuda.mem_get_info(self.device)
+        weight = self.backbone.get_input_embeddings().weight  # type: ignore[operator]
+        fit = free // 2 // (WIDTHS * weight.shape[1] * weight.element_size())
+        return max(BATCH_TOKENS, min(CUDA_BATCH_TOKENS, fit))
+
     def hidden_items(self, item_ids: Tensor) -> Tensor:
         """h_i of `[n]` items: `[n, d_llm]`."""
         if self.prefixes is not None:
@@ -189,7 +200,7 @@ class LLMSRec(Joined):
         vectors = torch.zeros(len(self.teacher.item_vectors()), self.d_prime)
         own = distributed.own_items(np.arange(1, len(vectors)), self.item_groups)
         _, lengths = self.prompts.item_prefixes(own)
-        for rows in reported(lengths, list(token_batches(lengths, self.device)), "items"):
+        for rows in reported(lengths, list(token_batches(lengths, self.batch_tokens())), "items"):
             ids = torch.from_numpy(own[rows])
             vectors[ids] = self.f_item(self.hidden_items(ids.to(self.device))).cpu()
         return distributed.add_up(vectors)
@@ -214,7 +225,7 @@ class LLMSRec(Joined):
         teacher = None if self.f_U is None else self.teacher.user_vectors(sequences)
         vectors = torch.zeros(len(users), self.d_prime)
         lengths = self.prompts.user_lengths(items)
-        own = list(token_batches(lengths, self.device))[distributed.rank() :: distributed.size()]
+        own = list(token_batches(lengths, self.batch_tokens()))[distributed.rank() :: distributed.size()]
         for rows in reported(lengths, own, "users", label):
             seen = None if teacher is None else teacher[torch.from_numpy(users[rows])].to(self.device)
             hidden = self.hidden_users([items[r] for r in rows], [times[r] for r in rows], seen)
@@ -298,15 +309,15 @@ def build(
     return LLMSRec(base, teachers.load(sasrec, of.teacher), titles, of, seed, prefixes, parts, item_codes)
 
 
-def token_batches(lengths: np.ndarray, device: torch.device | None = None) -> Iterator[np.ndarray]:
-    """Rows of like length together, longest first, so that a batch padded to its longest holds `BATCH_TOKENS`.
+def token_batches(lengths: np.ndarray, tokens: int | None = None) -> Iterator[np.ndarray]:
+    """Rows of like length together, longest first, so that a batch padded to its longest holds `tokens`.
 
-    On CUDA, where few tokens take as long as many, it holds `CUDA_BATCH_TOKENS`.
+    Args:
+        tokens: `BATCH_TOKENS` if None; `LLMSRec.batch_tokens` fits the device.
     """
-    tokens = CUDA_BATCH_TOKENS if device is not None and device.type == "cuda" else BATCH_TOKENS
     order = np.argsort(-lengths, kind="stable")
     while len(order):
-        count = max(1, tokens // max(1, int(lengths[order[0]])))
+        count = max(1, (tokens or BATCH_TOKENS) // max(1, int(lengths[order[0]])))
         yield order[:count]
         order = order[count:]
 
