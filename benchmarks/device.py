@@ -37,8 +37,8 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of `model` and
     "steps, all targets": ({}, {"targets": "all"}),
 }
 PREFIXES = 40.0  # GiB of the device
-WARM_UP = 3  # steps, users' batches
-USERS = 2_000  # at most
+WARM_UP = 3  # steps
+USERS = 1_000  # that are embedded
 SCIENTIFIC = 23_627
 
 Row = dict[str, float]
@@ -87,19 +87,17 @@ def peak() -> float:
     return value
 
 
-def inference(model: LLMSRec, folder: Path, seconds: float) -> Iterator[tuple[str, Row]]:
-    """All items, and as many users as the time suffices for."""
-    items = len(model.prompts.item_prefixes(np.arange(1, len(model.teacher.item_vectors())))[1])
+def inference(model: LLMSRec, folder: Path) -> Iterator[tuple[str, Row]]:
+    """All items twice, and some users, after others to warm up."""
+    items = len(model.teacher.item_vectors()) - 1
     lengths = model.prompts.item_prefixes(np.arange(1, items + 1))[1] + len(model.prompts.item_tail)
     for title in ("items, the first time", "items, prefixes kept"):
         spent = timed(model.item_vectors)
         yield title, {"rows/s": items / spent, "tokens/s": float(lengths.sum()) / spent, "GiB": peak()}
     histories = common.interactions(folder).drop_last(1)
-    users = np.random.default_rng(0).permutation(np.arange(1, histories.users + 1))
-    warm = timed(lambda: model.user_vectors(histories, users[:200])) and timed(
-        lambda: model.user_vectors(histories, users[200:400])
-    )
-    users = users[400 : 400 + max(200, min(USERS, int(200 * seconds / warm)))]
+    users = 1 + np.random.default_rng(0).permutation(histories.users)
+    model.user_vectors(histories, users[USERS : 2 * USERS])
+    users = users[:USERS]
     spans = [slice(a, b) for a, b in zip(histories.offsets[users], histories.offsets[users + 1], strict=True)]
     tokens = float(model.prompts.user_lengths([histories.items[span] for span in spans]).sum())
     spent = timed(lambda: model.user_vectors(histories, users))
@@ -140,11 +138,10 @@ def main() -> None:
         names = common.titles(folder)
         for label in chosen.shape or list(SHAPES):
             model = build(SHAPES[label], names, common.settings().model)
-            for part in (inference, training):
-                for title, row in part(model, folder, chosen.seconds):
-                    found[f"{label}, {title}"] = row
-                    figures = ", ".join(f"{key} {value:,.1f}" for key, value in row.items())
-                    print(f"{label:<6}{title:<24}{figures}", flush=True)
+            for title, row in itertools.chain(inference(model, folder), training(model, folder, chosen.seconds)):
+                found[f"{label}, {title}"] = row
+                figures = ", ".join(f"{key} {value:,.1f}" for key, value in row.items())
+                print(f"{label:<6}{title:<24}{figures}", flush=True)
             del model
     common.write(chosen.json, found)
 
