@@ -512,6 +512,13 @@ def test_the_pages_count_what_their_rules_speak_of(tmp_path):
     assert tally(report.suites()) in index
 
 
+def test_a_figure_beyond_both_of_its_limits_is_looked_at_once(tmp_path):
+    report = limited(tmp_path, both(), {}, {"age": AtMost(warn=20, fail=25)})
+    report.write(tmp_path / "checks.json", tmp_path / "docs")
+    first = (tmp_path / "docs/index.html").read_text().partition("Look at these first")[2].partition("</table>")[0]
+    assert first.count('<td class="failed">') == 1 and "warning" not in first
+
+
 @pytest.mark.parametrize("without", [1, EVENTS * USERS])
 def test_reviews_without_a_rating_pass(tmp_path, without):
     files = good()

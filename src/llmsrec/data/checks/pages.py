@@ -128,11 +128,17 @@ def _rules(suites: Iterable[Mapping[str, Any]], broken: bool = False) -> str:
         f"<tr><td>{html.escape(outcome['description'])}</td><td>{html.escape(_cell(outcome))}</td>"
         f'<td class="{_word(outcome)}">{_word(outcome)}</td></tr>'
         for suite in suites
-        for outcome in suite["expectations"]
-        if not (broken and outcome["success"])
+        for outcome in (_worst(suite) if broken else suite["expectations"])
     ]
     head = "<tr><th>what must hold</th><th>counted</th><th>result</th></tr>"
     return f'<table class="rules">{head}{"".join(rows)}</table>'
+
+
+def _worst(suite: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rules that do not hold; of a figure beyond both of its limits the one that fails."""
+    broken = [outcome for outcome in suite["expectations"] if not outcome["success"]]
+    failed = {outcome["figure"] for outcome in broken if outcome.get("level") == "fail"}
+    return [outcome for outcome in broken if outcome.get("level") != "warn" or outcome["figure"] not in failed]
 
 
 def _limits(suite: Mapping[str, Any]) -> str:
