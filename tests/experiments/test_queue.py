@@ -89,3 +89,21 @@ def test_a_worker_that_is_at_work_is_not_waited_for(project: Path) -> None:
     (project / "go").touch()
     queue.complete([one], workspace, jobs=1)
     assert set(revisions.experiments_here(project)) == {one.name}
+
+
+@pytest.mark.parametrize(("answers", "asked"), [(["busy", "here"], 2), (["busy"] * 3, 3), (["gone", "here"], 1)])
+def test_a_worker_that_answers_late_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, answers: list[str], asked: int
+) -> None:
+    """DVC's own words; how soon a worker answers is chance."""
+    none = "Worker status: 0 active, 0 idle\n"
+    said = {
+        "busy": f"023eba1  {Run('original').name}  01:33 PM  Running\n\n{none}",
+        "here": f"023eba1  {Run('original').name}  01:33 PM  Running\n\nWorker status: 1 active, 0 idle\n",
+        "gone": f"023eba1  {Run('original').name}  01:33 PM  Failed\n\n{none}",
+    }
+    told = iter(answers)
+    monkeypatch.setattr(queue, "dvc", lambda *_: said[next(told)])
+    monkeypatch.setattr(queue, "LOOK_S", 0)
+    assert queue._status() == said[answers[asked - 1]]
+    assert len(list(told)) == len(answers) - asked

@@ -15,7 +15,8 @@ from llmsrec.registry import revisions
 # Seconds between two looks at git's refs, which cost nothing, and between two questions to DVC, each of which takes
 # some seconds of a core that the run at work could have; and what a worker needs to start, at most.
 LOOK_S, ASK_S, START_S = 2, 60, 20
-IDLE = re.compile(r"Worker status: 0 active, 0 idle")
+IDLE, RUNNING = re.compile(r"Worker status: 0 active, 0 idle"), re.compile(r"\sRunning\s")
+ASKED = 3  # times at most, where DVC counts no worker and a run is at work
 
 
 def missing(wanted: list[Run], workspace: Workspace) -> list[Run]:
@@ -33,7 +34,7 @@ def complete(wanted: list[Run], workspace: Workspace, jobs: int) -> None:
     tried: set[str] = set()
     last: list[Run] = []
     while True:
-        status = dvc("queue", "status")  # first: what a worker made that is gone now is there
+        status = _status()  # first: what a worker made that is gone now is there
         left = missing(wanted, workspace)
         if left != last:
             print(f"{len(wanted) - len(left)} of {len(wanted)} runs are there", flush=True)
@@ -56,3 +57,13 @@ def complete(wanted: list[Run], workspace: Workspace, jobs: int) -> None:
         asked = time.monotonic()
         while missing(wanted, workspace) == left and time.monotonic() - asked < ASK_S:
             time.sleep(LOOK_S)
+
+
+def _status() -> str:
+    """What DVC says of its queue; a worker on a busy machine answers it too late, and then is not counted."""
+    for _ in range(ASKED):
+        status = dvc("queue", "status")
+        if not (IDLE.search(status) and RUNNING.search(status)):
+            break
+        time.sleep(LOOK_S)
+    return status
