@@ -207,10 +207,18 @@ def write(path: Path | None, figures: Any) -> None:
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+    """Seconds that a call takes, until the device is done."""
+    wait()
     start = time.perf_counter()
     call()
+    wait()
     return time.perf_counter() - start
+
+
+def wait() -> None:
+    """For what the device has been given."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 def matrix_rate(size: int = 2048) -> float:

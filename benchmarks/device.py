@@ -11,15 +11,13 @@ of the paper's Scientific (23,627 users, Table 10) is computed from a step's use
 """
 
 import itertools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaModel
 
 import stages  # noqa: F401  what CUDA needs in the environment to be deterministic
 from benchmarks import common
@@ -36,6 +34,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of `model` and
     "steps, last targets": ({"negatives": "own"}, {"targets": "last"}),
     "steps, all targets": ({}, {"targets": "all"}),
 }
+LONGEST = 8_192  # tokens of a prompt
 PREFIXES = 40.0  # GiB of the device
 WARM_UP = 3  # steps
 USERS = 1_000  # that are embedded
@@ -47,35 +46,11 @@ Row = dict[str, float]
 def build(shape: Shape, names: list[str], of: Any) -> LLMSRec:
     """LLM-SRec around a random Llama on the device."""
     tokenizer = embedded.train_tokenizer(names, 16_384, np.random.default_rng(0))
-    config = LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.d,
-        intermediate_size=shape.f,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.key_heads,
-        head_dim=shape.head_width,
-        max_position_embeddings=8_192,
-    )
     torch.manual_seed(0)
     with torch.device(common.DEVICE):
-        language_model: Any = LlamaModel._from_config(config, dtype=torch.bfloat16)
-    base = Backbone(language_model.requires_grad_(False).eval(), tokenizer, True, config.max_position_embeddings)
+        language_model = shape.llama("bfloat16", max_position_embeddings=LONGEST)
+    base = Backbone(language_model, tokenizer, True, LONGEST)
     return LLMSRec(base, common.teacher(len(names)), names, of, 0, Budget(int(PREFIXES * GIB)))
-
-
-def timed(work: Callable[[], Any]) -> float:
-    """Seconds until the device is done."""
-    wait()
-    began = time.perf_counter()
-    work()
-    wait()
-    return time.perf_counter() - began
-
-
-def wait() -> None:
-    if common.DEVICE == "cuda":
-        torch.cuda.synchronize()
 
 
 def peak() -> float:
@@ -92,7 +67,7 @@ def inference(model: LLMSRec, folder: Path) -> Iterator[tuple[str, Row]]:
     items = len(model.teacher.item_vectors()) - 1
     lengths = model.prompts.item_prefixes(np.arange(1, items + 1))[1] + len(model.prompts.item_tail)
     for title in ("items, the first time", "items, prefixes kept"):
-        spent = timed(model.item_vectors)
+        spent = common.timed(model.item_vectors)
         yield title, {"rows/s": items / spent, "tokens/s": float(lengths.sum()) / spent, "GiB": peak()}
     histories = common.interactions(folder).drop_last(1)
     users = 1 + np.random.default_rng(0).permutation(histories.users)
@@ -100,7 +75,7 @@ def inference(model: LLMSRec, folder: Path) -> Iterator[tuple[str, Row]]:
     users = users[:USERS]
     spans = [slice(a, b) for a, b in zip(histories.offsets[users], histories.offsets[users + 1], strict=True)]
     tokens = float(model.prompts.user_lengths([histories.items[span] for span in spans]).sum())
-    spent = timed(lambda: model.user_vectors(histories, users))
+    spent = common.timed(lambda: model.user_vectors(histories, users))
     yield "users", {"rows/s": len(users) / spent, "tokens/s": tokens / spent, "GiB": peak()}
 
 
@@ -118,7 +93,7 @@ def training(model: LLMSRec, folder: Path, seconds: float) -> Iterator[tuple[str
         spent = 0.0
         while spent < seconds:
             draw = next(draws)
-            spent += timed(partial(common.run_steps, model, samples, [draw], settings))
+            spent += common.timed(partial(common.run_steps, model, samples, [draw], settings))
             users, targets = users + len(draw[1]), targets + len(samples.targets(draw[1])[0])
             tokens += int(lengths[draw[1]].sum())
         found = {"rows/s": users / spent, "targets/s": targets / spent, "tokens/s": tokens / spent, "GiB": peak()}

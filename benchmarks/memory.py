@@ -35,6 +35,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 GIB = 2**30
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}  # what is freed goes back at once
@@ -51,6 +52,23 @@ class Shape:
     key_heads: int
     vocabulary: int
     head_width: int
+
+    def llama(self, dtype: str, **config: Any) -> Any:
+        """Such a model with random weights, frozen, without the projection onto the vocabulary."""
+        import torch
+        from transformers import LlamaConfig, LlamaModel
+
+        values = {
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.d,
+            "intermediate_size": self.f,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.key_heads,
+            "head_dim": self.head_width,
+        }
+        model = LlamaModel._from_config(LlamaConfig(**values | config), dtype=getattr(torch, dtype))
+        return model.requires_grad_(False).eval()
 
     @property
     def linear(self) -> int:
@@ -137,7 +155,6 @@ def measure(shape: Shape, dtype: str, again: bool, users: int) -> dict[str, obje
     """A step of a random model with `shape`: the peak in bytes above what was there, and its positions."""
     import numpy as np
     import torch
-    from transformers import LlamaConfig, LlamaModel
 
     from llmsrec.data.sequences import Sequences
     from llmsrec.engine import backbone, embedded
@@ -150,16 +167,7 @@ def measure(shape: Shape, dtype: str, again: bool, users: int) -> dict[str, obje
     rng = np.random.default_rng(0)
     titles = [" ".join(f"word{n}" for n in rng.integers(0, 300, 8)) for _ in range(10 * users)]
     tokenizer = embedded.train_tokenizer(titles, min(600, shape.vocabulary), rng)
-    config = LlamaConfig(
-        vocab_size=max(len(tokenizer), shape.vocabulary),
-        hidden_size=shape.d,
-        intermediate_size=shape.f,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.key_heads,
-        head_dim=shape.head_width,
-    )
-    model = LlamaModel._from_config(config, dtype=getattr(torch, dtype)).requires_grad_(False).eval()
+    model = shape.llama(dtype, vocab_size=max(len(tokenizer), shape.vocabulary))
     base = backbone.Backbone(model, tokenizer, True, 2048)
     teacher = sasrec.SASRec(len(titles), 64, 1, 1, 10, 0.0).initialise(torch.Generator().manual_seed(0))
     settings = Model(

@@ -84,6 +84,13 @@ def _examples(outcome: Mapping[str, Any]) -> str:
     return f", such as {examples}" if examples else ""
 
 
+def broken(suite: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rules that do not hold; of a figure beyond both of its limits the one that fails."""
+    found = [outcome for outcome in suite["expectations"] if not outcome["success"]]
+    failed = {outcome.get("figure") for outcome in found if outcome["level"] == "fail"}
+    return [outcome for outcome in found if outcome["level"] != "warn" or outcome["figure"] not in failed]
+
+
 def _count(outcome: Mapping[str, Any]) -> str:
     of, wrong, rows = outcome["of"], outcome["unexpected_count"], outcome["rows"]
     if "figure" in outcome:
@@ -108,8 +115,8 @@ def _index(report: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
         for suite in sorted(report["suites"], key=lambda suite: suite["name"] != LIMITS)
     ]
     digests = "; ".join(f"{part} sha256 {digest}" for part, digest in report["data"].items())
-    beyond = [o for suite in report["suites"] for o in suite["expectations"] if not o["success"]]
-    first = f"<h2>Look at these first</h2>{_rules(report['suites'], broken=True)}" if beyond else ""
+    beyond = [outcome for suite in report["suites"] for outcome in broken(suite)]
+    first = f"<h2>Look at these first</h2>{_rules(beyond)}" if beyond else ""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{verdict}</title>{STYLE}</head><body>'
         f"<h1>{verdict}</h1><p>{tally(report['suites'])}</p>{first}{''.join(sections)}"
@@ -120,25 +127,17 @@ def _index(report: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
 def _shown(suite: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
     """A table's picture and rules."""
     picture = _bars(pictures[suite["name"]]) if suite["name"] in pictures else ""
-    return picture + (_limits(suite) if suite["name"] == LIMITS else _rules([suite]))
+    return picture + (_limits(suite) if suite["name"] == LIMITS else _rules(suite["expectations"]))
 
 
-def _rules(suites: Iterable[Mapping[str, Any]], broken: bool = False) -> str:
+def _rules(outcomes: Iterable[Mapping[str, Any]]) -> str:
     rows = [
         f"<tr><td>{html.escape(outcome['description'])}</td><td>{html.escape(_cell(outcome))}</td>"
         f'<td class="{_word(outcome)}">{_word(outcome)}</td></tr>'
-        for suite in suites
-        for outcome in (_worst(suite) if broken else suite["expectations"])
+        for outcome in outcomes
     ]
     head = "<tr><th>what must hold</th><th>counted</th><th>result</th></tr>"
     return f'<table class="rules">{head}{"".join(rows)}</table>'
-
-
-def _worst(suite: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The rules that do not hold; of a figure beyond both of its limits the one that fails."""
-    broken = [outcome for outcome in suite["expectations"] if not outcome["success"]]
-    failed = {outcome["figure"] for outcome in broken if outcome.get("level") == "fail"}
-    return [outcome for outcome in broken if outcome.get("level") != "warn" or outcome["figure"] not in failed]
 
 
 def _limits(suite: Mapping[str, Any]) -> str:
@@ -202,7 +201,7 @@ def _page(suite: Mapping[str, Any], result: ExpectationSuiteValidationResult, pi
     name = suite["name"]
     ours = f"<h1>{html.escape(TABLES.get(name, name))}</h1><p>Table <code>{html.escape(name)}</code></p>"
     ours += (_bars(pictures[name]) if name in pictures else "") + (
-        _limits(suite) if name == LIMITS else _rules([suite])
+        _limits(suite) if name == LIMITS else _rules(suite["expectations"])
     )
     opened = f"<body>{HOME}{ours}<details><summary>As Great Expectations shows it</summary>"
     page = page.replace("</head>", f"{STYLE}</head>", 1).replace("<body>", opened, 1)

@@ -81,15 +81,12 @@ class Report:
 
     def warnings(self) -> list[str]:
         """A line for each limit that only warns and is passed, where the one that fails is not."""
-        lines = []
-        for suite in self.suites():
-            failed = {outcome.get("figure") for outcome in _broken(suite, "fail")}
-            lines += [
-                f"warning: {outcome['description']}; it is {pages.counted(outcome)}; {outcome['remedy']}"
-                for outcome in _broken(suite, "warn")
-                if outcome["figure"] not in failed
-            ]
-        return lines
+        return [
+            f"warning: {outcome['description']}; it is {pages.counted(outcome)}; {outcome['remedy']}"
+            for suite in self.suites()
+            for outcome in pages.broken(suite)
+            if outcome["level"] == "warn"
+        ]
 
     def _plain(self, result: ExpectationValidationResult, rows: str) -> dict[str, Any]:
         """One rule's outcome. `error` is None, or why the check could not be made.
