@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llmsrec.errors import DataError, ParamsError, RequestError
 from llmsrec.export import bundle
@@ -20,7 +18,7 @@ from llmsrec.models.llm.retrieval import Parts
 from llmsrec.registry import start, tracking
 from llmsrec.scoring import held_out
 from llmsrec.serving.bundle import Bundle, seal
-from llmsrec.serving.recommender import Recommender, top
+from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import TOWERS, Event, Request, parse
 from tests.answers import assert_same_answer
 from tests.conftest import make_tiny
@@ -194,20 +192,6 @@ def test_a_history_of_the_whole_catalogue_leaves_nothing(recommender: Recommende
     (answer,) = recommender.recommend([request(list(range(1, 31)))])
     assert answer.items == []
     assert (answer.used, answer.fallback) == (30, None)
-
-
-@given(
-    scores=st.lists(st.integers(-3, 3), min_size=1, max_size=20),
-    k=st.integers(1, 25),
-    exclude=st.sets(st.integers(0, 19)),
-    last=st.sets(st.integers(0, 19)),
-)
-def test_top_against_sorting_everything(scores: list[int], k: int, exclude: set[int], last: set[int]) -> None:
-    out = [index for index in exclude if index < len(scores)]
-    slow = sorted((index in last, -score, index) for index, score in enumerate(scores) if index not in out)[:k]
-    behind = np.isin(np.arange(len(scores)), list(last))
-    best = top(np.array(scores, dtype=np.float32), k, np.array(out, dtype=int), behind)
-    assert best.tolist() == [index for *_, index in slow]
 
 
 def test_no_item_without_a_title_is_recommended_while_others_are_left(tiny: Any) -> None:

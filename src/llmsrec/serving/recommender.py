@@ -14,12 +14,14 @@ from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.catalogue import Catalogue
 from llmsrec.serving.neighbours import Directions
 from llmsrec.serving.schema import Answer, Filter, Neighbours, Reason, Recommendation, Request, Similar
+from llmsrec.serving.search import Best, Exact, Search, top
 from llmsrec.serving.towers import ITEMS, CFTower, History, Teacher, Tower, widest
 
 if TYPE_CHECKING:
     from llmsrec.serving.llm_tower import LLMTower
 
 BATCH = 32  # histories that go through the `llm` tower at once; for others see `towers.widest`
+ALIKE = np.ones(1, dtype=np.float32)  # in place of a user vector, where all users get the same items
 
 
 class Recommender:
@@ -31,14 +33,14 @@ class Recommender:
         self._titles = bundle.items["title"].to_list()
         self._untitled = (bundle.items["title"] == UNTITLED).to_numpy()
         self._ids = {asin: item_id for item_id, asin in enumerate(self._asins, start=1)}
-        self._counts = bundle.items["count"].to_numpy().astype(np.float32)
-        vectors_of = {tower: ITEMS[tower] for tower in bundle.towers}
-        # A teacher has no vectors of items that were added by title: zeros stand in their places, and are left out.
-        self._beyond = {tower: np.arange(bundle.recommended_by(tower), len(self._asins)) for tower in bundle.towers}
-        transposed = {name: self._columns(bundle.tensors[name]) for name in set(vectors_of.values())}
-        self._item_vectors = {tower: transposed[name] for tower, name in vectors_of.items()}
-        directions = {name: Directions(vectors) for name, vectors in transposed.items()}
-        self._directions = {tower: directions[name] for tower, name in vectors_of.items()}
+        of = {tower: ITEMS[tower] for tower in bundle.towers}
+        # `[d, n]` without the padding; a teacher has no vectors of items that were added by title.
+        columns = {name: np.ascontiguousarray(bundle.tensors[name][1:].T) for name in set(of.values())}
+        searches = {name: Exact(vectors, self._untitled[: vectors.shape[1]]) for name, vectors in columns.items()}
+        directions = {name: Directions(vectors) for name, vectors in columns.items()}
+        self._searches: dict[str, Search] = {tower: searches[name] for tower, name in of.items()}
+        self._directions = {tower: directions[name] for tower, name in of.items()}
+        self._popular = {tower: self._by_count(bundle.recommended_by(tower)) for tower in bundle.towers}
         self._catalogue = Catalogue(bundle)
         self._towers: dict[str, Tower] = {"teacher": Teacher(bundle)}
         if "cf" in bundle.towers:
@@ -98,14 +100,14 @@ class Recommender:
             if len(history.items):
                 by_tower.setdefault(self.tower_of(request), []).append(row)
             else:
-                answers[row] = self._answer(request, history, self._counts)
+                answers[row] = self._answer(request, history, ALIKE, self._popular[self.tower_of(request)])
         for name, rows in by_tower.items():
             size = self._batch(name) if len(rows) > 1 else 1
             for start in range(0, len(rows), size):
                 batch = rows[start : start + size]
                 vectors = self.tower(name).vectors([histories[row] for row in batch])
                 for row, vector in zip(batch, vectors, strict=True):
-                    answers[row] = self._answer(requests[row], histories[row], vector @ self._item_vectors[name])
+                    answers[row] = self._answer(requests[row], histories[row], vector, self._searches[name])
         return [answers[row] for row in range(len(requests))]
 
     def _batch(self, name: str) -> int:
@@ -144,11 +146,10 @@ class Recommender:
         """Whether it is one of the items 1..`among`."""
         return self._ids.get(asin, among + 1) <= among
 
-    def _columns(self, vectors: np.ndarray) -> np.ndarray:
-        """`[<= I + 1, d]` vectors as `[d, I]`, without that of the padding."""
-        columns = np.zeros((vectors.shape[1], len(self._asins)), dtype=np.float32)
-        columns[:, : len(vectors) - 1] = vectors[1:].T
-        return columns
+    def _by_count(self, count: int) -> Exact:
+        """The search of items 1..`count` by their events in the training, which is the same for all users."""
+        counts = self._bundle.items["count"].head(count).to_numpy().astype(np.float32)
+        return Exact(counts[None], self._untitled[:count])
 
     def excluded(self, history: History) -> np.ndarray:
         """Indices of the items that are not recommended after a history: its own, or none where repeats were kept."""
@@ -158,7 +159,7 @@ class Recommender:
         """Indices of a history's items, those that its tower cannot read included."""
         return np.concatenate([history.items - 1, self._indices(history.unknown)])
 
-    def rank(self, histories: list[History], tower: str, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def rank(self, histories: list[History], tower: str, k: int) -> list[Best]:
         """What `recommend` ranks, for histories that are one batch: `[<= k]` indices of items, best first, and scores.
 
         The order in which a tower sees the batch is the caller's, and so is its size.
@@ -166,17 +167,12 @@ class Recommender:
         Args:
             histories: each with one known item at least.
         """
-        scores = self.tower(tower).vectors(histories) @ self._item_vectors[tower]
-        best = [
-            top(row, k, np.concatenate([self.excluded(history), self._beyond[tower]]), self._untitled)
-            for row, history in zip(scores, histories, strict=True)
-        ]
-        return [(indices, row[indices]) for indices, row in zip(best, scores, strict=True)]
+        vectors = self.tower(tower).vectors(histories)
+        return self._searches[tower].best(vectors, k, [self.excluded(history) for history in histories])
 
-    def popular(self, k: int, tower: str) -> tuple[np.ndarray, np.ndarray]:
+    def popular(self, k: int, tower: str) -> Best:
         """What a history without a known item gets: `[k]` indices of items, best first, and their events."""
-        best = top(self._counts, k, self._beyond[tower], self._untitled)
-        return best, self._counts[best]
+        return self._popular[tower].best(ALIKE[None], k, [np.empty(0, dtype=np.int64)])[0]
 
     def similar(self, request: Similar) -> Neighbours:
         """The items whose vectors are nearest to that of an item, or of an item with some title.
@@ -219,22 +215,22 @@ class Recommender:
             cosines = directions.cosines(cast("LLMTower", self.tower("llm")).of_titles([str(request.title)])[0])
         exclude = self._left_out(own, request.allow, request.block, request.filter)
         best = top(cosines, request.k, exclude, self._untitled)
-        return Neighbours(items=self._named(best, cosines))
+        return Neighbours(items=self._named(best, cosines[best]))
 
-    def _answer(self, request: Request, history: History, scores: np.ndarray) -> Answer:
+    def _answer(self, request: Request, history: History, vector: np.ndarray, search: Search) -> Answer:
         tower, own = self.tower_of(request), self.excluded(history)
         if request.exclude_history is not None:
             own = self._met(history) if request.exclude_history else own[:0]
-        own = np.concatenate([own, self._beyond[tower]])
         exclude = self._left_out(own, request.allow, request.block, request.filter)
-        directions = self._directions[tower]
+        directions, count = self._directions[tower], request.k
         if request.diversity:
-            pool = top(scores, max(neighbours.POOL * request.k, neighbours.SMALLEST_POOL), exclude, self._untitled)
-            titled, untitled = pool[~self._untitled[pool]], pool[self._untitled[pool]]
-            places = neighbours.diverse(scores[titled], directions.of(titled), request.k, request.diversity)
-            best = np.concatenate([titled[places], untitled])[: request.k]
-        else:
-            best = top(scores, request.k, exclude, self._untitled)
+            count = max(neighbours.POOL * request.k, neighbours.SMALLEST_POOL)
+        ((best, scores),) = search.best(vector[None], count, [exclude])
+        if request.diversity:
+            titled = int((~self._untitled[best]).sum())  # the others stand behind them
+            places = neighbours.diverse(scores[:titled], directions.of(best[:titled]), request.k, request.diversity)
+            places = np.concatenate([places, np.arange(titled, len(best))])[: request.k]
+            best, scores = best[places], scores[places]
         items = self._named(best, scores)
         if request.explain and len(history.items) and items:
             reasons, similarities = directions.nearest(best, among=history.items - 1)
@@ -278,7 +274,10 @@ class Recommender:
         return np.array([self._ids[asin] - 1 for asin in asins if asin in self._ids], dtype=np.int64)
 
     def _named(self, best: np.ndarray, scores: np.ndarray) -> list[Recommendation]:
-        return [Recommendation(parent_asin=self._asins[i], title=self._titles[i], score=float(scores[i])) for i in best]
+        return [
+            Recommendation(parent_asin=self._asins[index], title=self._titles[index], score=float(score))
+            for index, score in zip(best, scores, strict=True)
+        ]
 
     def tower(self, name: str) -> Tower:
         """What reads histories for the tower `name`; loaded when it is first asked for.
@@ -298,22 +297,3 @@ class Recommender:
                     ) from error
                 self._towers[name] = LLMTower(self._bundle)
             return self._towers[name]
-
-
-def top(scores: np.ndarray, k: int, exclude: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Indices of the `k` highest of `[I]` scores but for `exclude`, best first; ties by index, so always the same.
-
-    Args:
-        last: `[I]` mask of items that come behind all others, whatever their scores: those that nobody could show.
-    """
-    eligible = np.ones(len(scores), dtype=bool)
-    eligible[exclude] = False
-    best = _highest(scores, k, np.flatnonzero(eligible & ~last))
-    return np.concatenate([best, _highest(scores, k - len(best), np.flatnonzero(eligible & last))])
-
-
-def _highest(scores: np.ndarray, k: int, indices: np.ndarray) -> np.ndarray:
-    if 0 < k < len(indices):
-        values = scores[indices]
-        indices = indices[values >= np.partition(values, -k)[-k]]
-    return indices[np.argsort(-scores[indices], kind="stable")][:k]
