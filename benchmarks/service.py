@@ -1,4 +1,4 @@
-"""`llmsrec serve` beside `mlflow models serve`, on one bundle in one run: closed and open loop, overload, swaps.
+"""`llmsrec serve` beside `mlflow models serve`, on one bundle in one run: closed and open loop, swaps.
 
 python -m benchmarks.service [--bundle models/bundle] [--seconds 5] [--towers cf,llm] [--swaps 10] [--json FILE]
 
@@ -7,29 +7,29 @@ that are no 200 are counted apart and never as served.
 """
 
 import argparse
-import asyncio
 import json
 import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
 import polars as pl
-from uvicorn import Config
 
 from benchmarks import common
+from benchmarks.clients import Measured, closed, opened
 from llmsrec.registry import tracking
 from llmsrec.registry.record import Record
 from llmsrec.serving.bundle import seal
@@ -39,140 +39,7 @@ REQUESTS, K = 512, 10  # different requests, asked in turn
 START, DAY = 1_391_040_000_000, 86_400_000  # ms
 NAME = "served"
 CONNECTIONS = 256  # of an open loop
-WAITING = 32  # requests that may wait, where ten times as many are sent
-HEAD = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-LENGTH, RETRY = re.compile(rb"(?i)content-length: *(\d+)"), re.compile(rb"(?i)retry-after: *(\d+)")
-
-
-@dataclass
-class Measured:
-    """What clients met: seconds of each answer by status, how long they asked; processor time of each process."""
-
-    seconds: float = 0.0
-    times: dict[int, list[float]] = field(default_factory=dict)
-    processors: list[float] = field(default_factory=list)
-
-    @property
-    def rate(self) -> float:
-        """Served calls a second."""
-        return len(self.times.get(200, [])) / self.seconds
-
-    def ms(self, share: float, status: int = 200) -> float:
-        """A percentile of the answers with this status, in ms."""
-        times = self.times.get(status)
-        return float(np.quantile(times, share)) * 1000 if times else float("nan")
-
-    @property
-    def failed(self) -> int:
-        """Answers that are neither served nor told to come again."""
-        return sum(len(times) for status, times in self.times.items() if status not in (200, 429))
-
-    def shown(self) -> list[str]:
-        """Cells of a line."""
-        return [f"{self.rate:,.0f}/s", f"{self.ms(0.5):.1f}", f"{self.ms(0.99):.1f}", str(self.failed)]
-
-    @property
-    def cost(self) -> float:
-        """Processor time of a served call in ms, all processes of the service together."""
-        return 1000 * sum(self.processors) / max(1, len(self.times.get(200, [])))
-
-    @property
-    def narrowest(self) -> float:
-        """The same of the process that needs most: a core for each, and this is what bounds the rate."""
-        return 1000 * max(self.processors, default=0.0) / max(1, len(self.times.get(200, [])))
-
-    def figures(self) -> dict[str, float]:
-        """For the file."""
-        return {"rate": self.rate, "p50_ms": self.ms(0.5), "p99_ms": self.ms(0.99), "failed": self.failed}
-
-
-class Client(asyncio.Protocol):
-    """One connection that asks and waits, at as little processor time as may be: it shares the service's cores."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
-        self._received = b""
-
-    async def ask(self, body: bytes) -> tuple[int, bytes]:
-        """Status and head of the answer; status 0 where the connection broke."""
-        loop = asyncio.get_running_loop()
-        if self._transport is None:
-            try:
-                self._transport, _ = await loop.create_connection(lambda: self, "127.0.0.1", self._port)
-            except OSError:
-                return 0, b""
-        self._answer = loop.create_future()
-        self._transport.write(HEAD % len(body) + body)
-        return await self._answer
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, blank, content = self._received.partition(b"\r\n\r\n")
-        if blank and len(content) >= int(LENGTH.search(head)[1]):  # type: ignore[index]
-            self._received = b""
-            self._end(int(head[9:12]), head)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport, self._received = None, b""
-        self._end(0, b"")
-
-    def close(self) -> None:
-        if self._transport:
-            self._transport.close()
-
-    def _end(self, status: int, head: bytes) -> None:
-        if self._answer and not self._answer.done():
-            self._answer.set_result((status, head))
-
-
-def play(coroutine: Coroutine[Any, Any, Measured]) -> Measured:
-    """Run clients on the loop that the service has, too."""
-    with asyncio.Runner(loop_factory=Config("", loop="auto").get_loop_factory()) as runner:
-        return runner.run(coroutine)
-
-
-async def closed(port: int, bodies: list[bytes], clients: int, seconds: float, patient: bool = False) -> Measured:
-    """Clients that ask again as soon as they are answered; patient ones wait as long as Retry-After says."""
-    measured, began = Measured(), time.perf_counter()
-
-    async def work(number: int) -> None:
-        client, turn = Client(port), number * 7
-        while (start := time.perf_counter()) - began < seconds:
-            status, head = await client.ask(bodies[turn % len(bodies)])
-            measured.times.setdefault(status, []).append(time.perf_counter() - start)
-            turn += 1
-            if patient and (after := RETRY.search(head)):
-                await asyncio.sleep(min(float(after[1]), max(0.0, began + seconds - time.perf_counter())))
-        client.close()
-
-    await asyncio.gather(*(work(number) for number in range(clients)))
-    measured.seconds = time.perf_counter() - began
-    return measured
-
-
-async def opened(port: int, bodies: list[bytes], rate: float, seconds: float, connections: int) -> Measured:
-    """Requests that come at random times, `rate` a second, whether the others are answered or not.
-
-    They share a bounded number of connections; one that finds none free waits, and its time runs from when it came.
-    """
-    random, measured = np.random.default_rng(0), Measured()
-    due = np.cumsum(random.exponential(1 / rate, max(1, int(rate * seconds)))).tolist()
-    coming, began = iter(enumerate(due)), time.perf_counter()
-
-    async def work() -> None:
-        client = Client(port)
-        for number, at in coming:
-            if (early := began + at - time.perf_counter()) > 0:
-                await asyncio.sleep(early)
-            status, _ = await client.ask(bodies[number % len(bodies)])
-            measured.times.setdefault(status, []).append(time.perf_counter() - began - at)
-        client.close()
-
-    await asyncio.gather(*(work() for _ in range(min(connections, len(due)))))
-    measured.seconds = time.perf_counter() - began
-    return measured
+SWAPS_S = 600.0  # the longest that all swaps may take
 
 
 def bodies(bundle: Path, tower: str) -> list[bytes]:
@@ -266,11 +133,8 @@ def compare(services: dict[str, Running], of: list[bytes], tower: str, seconds: 
     for clients in CLIENTS:
         both = {}
         for name, service in services.items():
-            play(closed(service.port, of, clients, min(1.0, seconds)))  # warm
-            pids = descendants(service.pid)
-            before = [processor_time([pid]) for pid in pids]
-            both[name] = play(closed(service.port, of, clients, seconds))
-            both[name].processors = [processor_time([pid]) - then for pid, then in zip(pids, before, strict=True)]
+            closed(service.port, of, clients, min(1.0, seconds))  # warm
+            both[name] = accounted(service.pid, partial(closed, service.port, of, clients, seconds))
         for name, measured in both.items():
             best[name] = max(best.get(name, 0.0), measured.rate)
             line(f"{tower}, {clients} clients, {name}", *measured.shown())
@@ -284,33 +148,9 @@ def compare(services: dict[str, Running], of: list[bytes], tower: str, seconds: 
         figures[f"{tower}/cost/{name}"] = {"all_ms": measured.cost, "narrowest_ms": measured.narrowest}
     half = best["mlflow"] / 2
     for name, service in services.items():
-        measured = play(opened(service.port, of, half, seconds, CONNECTIONS))
+        measured = opened(service.port, of, half, seconds, CONNECTIONS)
         line(f"{tower}, open loop {half:.0f}/s, {name}", *measured.shown())
         figures[f"{tower}/open/{name}"] = measured.figures() | {"offered": half}
-    return figures
-
-
-def overload(root: Path, of: list[bytes], tower: str, seconds: float) -> dict[str, Any]:
-    """Ten times what can be served: how much of the peak is, and how soon the others hear 429."""
-    figures: dict[str, Any] = {}
-    with running(ours("--poll", "3600", "--waiting", str(WAITING)), root) as service:
-        play(closed(service.port, of, WAITING, min(1.0, seconds)))
-        peak = play(closed(service.port, of, WAITING, seconds)).rate
-        line(f"{tower}, {WAITING} clients, as many may wait", f"{peak:,.0f}/s")
-        ways: dict[str, Callable[[], Coroutine[Any, Any, Measured]]] = {
-            f"open loop, {10 * peak:,.0f}/s": lambda: opened(service.port, of, 10 * peak, seconds, 10 * WAITING),
-            f"{10 * WAITING} clients, patient": lambda: closed(service.port, of, 10 * WAITING, seconds, patient=True),
-            f"{10 * WAITING} clients, at once": lambda: closed(service.port, of, 10 * WAITING, seconds),
-        }
-        for name, way in ways.items():
-            over = play(way())
-            refused = len(over.times.get(429, [])) / over.seconds
-            line(f"  {name}", *over.shown())
-            line("    of the peak; 429: a second, p50, p99 ms", f"{over.rate / peak:.2f}", f"{refused:,.0f}/s",
-                 f"{over.ms(0.5, 429):.1f}", f"{over.ms(0.99, 429):.1f}")  # fmt: skip
-            figures[f"{tower}/overload/{name.partition(',')[0]}"] = over.figures() | {
-                "goodput": over.rate / peak, "refused": refused, "refused_p99_ms": over.ms(0.99, 429)
-            }  # fmt: skip
     return figures
 
 
@@ -321,6 +161,15 @@ def processor_time(pids: list[int]) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         used += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return used
+
+
+def accounted(pid: int, clients: Callable[[], Measured]) -> Measured:
+    """What clients met, with the processor time that each process of a service used meanwhile."""
+    pids = descendants(pid)
+    before = [processor_time([each]) for each in pids]
+    measured = clients()
+    measured.processors = [processor_time([each]) - then for each, then in zip(pids, before, strict=True)]
+    return measured
 
 
 def descendants(pid: int) -> list[int]:
@@ -337,35 +186,19 @@ def version(port: int) -> str:
 
 def swaps(root: Path, client: Any, of: list[bytes], count: int) -> dict[str, Any]:
     """Calls while the alias moves to and fro."""
-    measured = Measured()
 
-    async def playing(port: int) -> None:
-        done = asyncio.Event()
+    def move(port: int) -> None:
+        for number in range(count):
+            wanted = str(2 - number % 2)
+            client.set_registered_model_alias(NAME, "staging", wanted)
+            while version(port) != wanted:
+                time.sleep(0.1)
 
-        async def ask(number: int) -> None:
-            connection, turn = Client(port), number
-            while not done.is_set():
-                start = time.perf_counter()
-                status, _ = await connection.ask(of[turn % len(of)])
-                measured.times.setdefault(status, []).append(time.perf_counter() - start)
-                turn += 1
-                await asyncio.sleep(0.02)
-            connection.close()
-
-        async def move() -> None:
-            for number in range(count):
-                wanted = str(2 - number % 2)
-                await asyncio.to_thread(client.set_registered_model_alias, NAME, "staging", wanted)
-                while await asyncio.to_thread(version, port) != wanted:
-                    await asyncio.sleep(0.1)
-            done.set()
-
-        await asyncio.gather(move(), *(ask(number) for number in range(8)))
-
-    began = time.perf_counter()
     with running(ours("--no-llm", "--poll", "0.2"), root) as service:
-        asyncio.run(playing(service.port))
-    measured.seconds = time.perf_counter() - began
+        moving = threading.Thread(target=move, args=(service.port,))
+        moving.start()
+        measured = closed(service.port, of, 8, SWAPS_S, pause_s=0.02, done=lambda: not moving.is_alive())
+        moving.join()
     served = len(measured.times.get(200, []))
     broken = sum(len(times) for status, times in measured.times.items() if status != 200)
     line(f"{count} swaps: served, failed", f"{served:,}", f"{broken}")
@@ -391,8 +224,6 @@ def main() -> None:
                 for tower in towers:
                     both = {"llmsrec": service, "mlflow": other}
                     figures |= compare(both, bodies(options.bundle, tower), tower, options.seconds)
-            for tower in towers:
-                figures |= overload(root, bodies(options.bundle, tower), tower, options.seconds)
             if options.swaps:
                 figures |= swaps(root, client, bodies(options.bundle, "cf"), options.swaps)
     common.write(options.json, figures)

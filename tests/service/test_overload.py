@@ -1,9 +1,11 @@
 """More calls than can be served, on real services: what is let in is answered, and the others hear of it at once."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from benchmarks.service import closed, opened, play
+from benchmarks.clients import closed, opened
 from llmsrec.service import connection
 from llmsrec.service.app import Service, application
 from llmsrec.service.command import bound, configuration
@@ -100,10 +102,10 @@ def test_the_log_has_a_line_a_second_of_calls_that_are_refused(narrow: Running) 
 def test_ten_times_as_many_clients_take_little_from_what_is_served(narrow: Running) -> None:
     """Rates of one run are compared, as machines differ; on an idle one both shares are near 1."""
     bodies = [json.dumps({"inputs": [request([n, n + 1])]}).encode() for n in range(1, 20)]
-    play(closed(narrow.port, bodies, WAITING, 0.5))
-    peak = play(closed(narrow.port, bodies, WAITING, 2.0))
-    patient = play(closed(narrow.port, bodies, 10 * WAITING, 2.0, patient=True))
-    flood = play(opened(narrow.port, bodies, 5 * peak.rate, 2.0, 10 * WAITING))
+    closed(narrow.port, bodies, WAITING, 0.5)
+    peak = closed(narrow.port, bodies, WAITING, 1.5)
+    patient = closed(narrow.port, bodies, 10 * WAITING, 1.5, patient=True)
+    flood = opened(narrow.port, bodies, 5 * peak.rate, 1.5, 10 * WAITING)
     for measured, share in ((patient, 0.5), (flood, 0.1)):
         assert set(measured.times) == {200, 429}
         assert measured.rate > share * peak.rate, (measured.rate, peak.rate)
@@ -175,3 +177,24 @@ def test_a_head_without_an_end_and_requests_without_end_close_the_connection(emp
         received = b""
     assert received.count(b"HTTP/1.1 200") <= 1_000
     assert empty.ask(None, "/livez")[0] == 200
+
+
+def test_a_burst_that_arrives_before_any_of_it_is_asked_fills_no_more_places_than_there_are(narrow: Running) -> None:
+    """All in one look at the sockets: those without a place are refused unread, not let in, read and then refused."""
+    counted = "llmsrec_call_seconds_count"  # of what was let in
+    body = post(json.dumps(CF).encode(), close=False)
+    with contextlib.ExitStack() as stack:
+        crowd = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", narrow.port), timeout=60)) for _ in range(40)
+        ]
+        assert narrow.ask(CF)[0] == 200
+        before = narrow.metric(counted)
+        pid = narrow.process.pid
+        os.kill(pid, signal.SIGSTOP)
+        for client in crowd:
+            client.sendall(body)
+        os.kill(pid, signal.SIGCONT)
+        answers = [client.recv(2**16)[9:12] for client in crowd]
+    assert set(answers) == {b"200", b"429"}
+    let_in = narrow.metric(counted) - before
+    assert let_in == answers.count(b"200") >= WAITING

@@ -3,5 +3,6 @@
 command  the process: arguments, port, signals            decode   from a body to a call
 app      the paths                                        loaded   a version that answers, by its workers
 edge     ids, Host, token, errors in one line, the log    workers  a worker as the service sees it
-swap     which version answers                            worker/  the process that holds a version
+door     which calls are let in                           worker/  the process that holds a version
+swap     which version answers
 """

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from typing import Any
@@ -14,11 +14,12 @@ from starlette.responses import JSONResponse, Response
 from llmsrec.service import decode, memory, openapi
 from llmsrec.service.connection import CROWDED
 from llmsrec.service.decode import Refused
+from llmsrec.service.door import Door
 from llmsrec.service.edge import PROBES, Edge
 from llmsrec.service.logs import RequestLog
 from llmsrec.service.metrics import Metrics, tower_label
 from llmsrec.service.swap import Swap
-from llmsrec.service.workers import Overloaded
+from llmsrec.service.workers import Overloaded, full
 
 BODY_S = 10.0  # that a body may take to arrive
 JSON = "application/json"
@@ -31,6 +32,7 @@ class Service:
     Attributes:
         deadline_s: of each call.
         draining: it is about to end, and wants no more calls.
+        door: what lets calls in.
     """
 
     swap: Swap
@@ -39,6 +41,10 @@ class Service:
     log: RequestLog | None
     token: bool
     draining: bool = False
+    door: Door = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.door = Door(self.swap, self.metrics, self.deadline_s)
 
     @property
     def ready(self) -> bool:
@@ -62,7 +68,8 @@ class Service:
                 status = 499  # the client has gone, and hears nothing
                 return Response(status_code=400)
             towers = loaded.towers(decode.glance(body, path), path)
-            if after_s := loaded.full(towers, by):
+            self.door.leave(request.scope)
+            if after_s := full(loaded.workers_of(towers), by):
                 raise Refused.overloaded(after_s)
             call = await decode.decode(body, path)
             towers = loaded.towers(call.towers, path)
@@ -77,17 +84,6 @@ class Service:
             raise
         finally:
             self.metrics.answered(tower_label(towers), status, len(towers), time.monotonic() - began)
-
-    def overloaded(self, path: str, body: bytes) -> int | None:
-        """After how many seconds to send a call again that cannot be let in; it is not read for that."""
-        loaded = self.swap.current
-        if loaded is None or path not in decode.FORMS:
-            return None
-        towers = loaded.towers(decode.glance(body, path), path)
-        after_s = loaded.full(towers, time.monotonic() + self.deadline_s)
-        if after_s:
-            self.metrics.answered(tower_label(towers), 429, 0, 0.0)
-        return after_s
 
     async def _answer(self, call: decode.Call, by: float, about: dict[str, Any], user: str | None) -> Response:
         loaded = self.swap.current
@@ -185,7 +181,7 @@ def application(service: Service, hosts: list[str], token: str | None) -> Edge:
         response = await endpoint(Request(scope, receive))
         await response(scope, receive, send)
 
-    return Edge(app, hosts, token, service.overloaded)
+    return Edge(app, hosts, token, service.door)
 
 
 def _mlflow() -> str:

@@ -5,13 +5,14 @@ import functools
 import hmac
 import json
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from llmsrec.service.decode import Message, Receive, Refused
+from llmsrec.service.door import Door
 
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -42,17 +43,14 @@ class Edge:
     Args:
         hosts: names in a Host header that are answered; `*` answers all.
         token: what `Authorization: Bearer ...` must hold, if anything.
-        overloaded: of a path and a body, after how many seconds to try again where the call cannot be let in.
+        door: what lets calls in.
 
     Attributes:
         closing: connections are closed after their answers, so that clients go elsewhere.
     """
 
-    def __init__(
-        self, app: App, hosts: list[str], token: str | None, overloaded: Callable[[str, bytes], int | None]
-    ) -> None:
-        self._app, self._hosts, self._token = app, {host.lower() for host in hosts}, token
-        self._overloaded_for = overloaded
+    def __init__(self, app: App, hosts: list[str], token: str | None, door: Door) -> None:
+        self._app, self._hosts, self._token, self._door = app, {host.lower() for host in hosts}, token, door
         self._overloaded, self._logged_at = 0, 0.0  # calls that were told 429 since the log said so, and when it did
         self.closing = False
 
@@ -62,7 +60,7 @@ class Edge:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         sent = headers.get("x-request-id", "")
-        request_id, began = sent if ID.fullmatch(sent) else uuid.uuid4().hex, time.monotonic()
+        request_id, began = sent if ID.fullmatch(sent) else new_id(), time.monotonic()
         about: dict[str, Any] = {"request_id": request_id, "path": scope["path"][:100], "method": scope["method"]}
         scope["headers_by_name"], scope["about"] = headers, about
         begun = False
@@ -88,6 +86,8 @@ class Edge:
             log.exception("a request failed", extra={"request_id": request_id})
             if not begun:
                 await reply(answer, 500, "the request failed; the service's log says why", {})
+        finally:
+            self._door.leave(scope)
         if about.get("status") == 429:
             self._log_overload()
         elif scope["method"] != "GET" or (scope["path"] not in PROBES and about.get("status") != 200):
@@ -95,11 +95,11 @@ class Edge:
 
     def refusal(self, scope: Message, body: bytes) -> bytes | None:
         """The whole answer to a call that cannot be let in, before anything else is looked at; None for others."""
-        if self.closing or (after_s := self._overloaded_for(scope["path"], body)) is None:
+        if self.closing or (after_s := self._door.refuses(scope, body)) is None:
             return None
         self._log_overload()
         sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
-        request_id = sent if ID.fullmatch(sent) else uuid.uuid4().hex
+        request_id = sent if ID.fullmatch(sent) else new_id()
         head, content = _too_many(after_s)
         return b"%bx-request-id: %b\r\n\r\n%b" % (head, request_id.encode(), content)
 
@@ -123,6 +123,11 @@ class Edge:
         if kind.lower() != "bearer" or not right:
             message = "the token is missing or wrong; send `Authorization: Bearer TOKEN`"
             raise Refused(401, message, {"www-authenticate": "Bearer"})
+
+
+def new_id() -> str:
+    """Of a request without one; `uuid4` asks the kernel, which takes a part of what a refusal may take."""
+    return f"{random.getrandbits(128):032x}"
 
 
 @functools.lru_cache

@@ -90,10 +90,9 @@ class Loaded:
         """Whether every worker can answer at once."""
         return all(worker.ready for worker in self.workers.values())
 
-    def full(self, towers: Iterable[str], by: float) -> int | None:
-        """After how many seconds to try again, where a call that some towers answer is sure not to be let in."""
-        waits = [self.workers[name].full(1, by) for name in {self._worker(tower) for tower in towers}]
-        return max((seconds for seconds in waits if seconds), default=None)
+    def workers_of(self, towers: Iterable[str]) -> list[Worker]:
+        """The workers that answer for some towers."""
+        return [self.workers[name] for name in {self._worker(tower) for tower in towers}]
 
     async def answer(self, call: Call, by: float) -> Answered:
         """Answer a call, each request by the worker of its tower.

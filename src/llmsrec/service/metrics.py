@@ -43,6 +43,7 @@ class Metrics:
         self.swaps = count("swaps", "Versions that took over, or were refused.", "outcome")
         self.refused = gauge("refused", "1 for the version that the alias names and that may not serve.", "version")
         self.registry_up = gauge("registry_up", "1 if the registry answered when it was asked last.")
+        self._unread: dict[str, Counter] = {}  # its own, as looking a label up takes longer than counting
         for outcome in ("taken", "refused"):
             self.swaps.labels(outcome)
 
@@ -63,6 +64,13 @@ class Metrics:
         self.seconds.labels(tower).observe(seconds)
         if status == 200:
             self.requests.labels(tower).inc(requests)
+
+    def refused_unread(self, tower: str) -> None:
+        """A call that was told 429 before it was read: it took no time that would say anything of the others."""
+        child = self._unread.get(tower)
+        if child is None:
+            child = self._unread[tower] = self.calls.labels(tower, "429")
+        child.inc()
 
     def text(self) -> bytes:
         """All of it."""

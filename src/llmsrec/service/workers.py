@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,11 @@ class Worker:
     Args:
         folder: the bundle.
         batch: told of each batch: requests, cost, seconds.
+
+    Attributes:
+        waiting: requests that are not answered.
+        coming: calls that have been let in, and are not asked yet.
+        ready: it can answer at once.
     """
 
     def __init__(self, folder: Path, settings: Settings, batch: Callable[[int, int, float], None]) -> None:
@@ -90,7 +95,7 @@ class Worker:
         self._closing = False
         self._restart: asyncio.Task[None] | None = None
         self._seconds: float | None = None  # that a request takes, in the mean
-        self.waiting = 0
+        self.waiting = self.coming = 0
         self.ready = False
 
     @property
@@ -162,8 +167,9 @@ class Worker:
         They may not if more waits than may wait, or than can be answered by their deadline. A call as large as all that
         may wait is let in where nothing waits.
         """
-        takes = self.waiting * (self._seconds or 0.0)
-        if self.waiting and (self.waiting + rows > self._settings.waiting or time.monotonic() + takes > by):
+        waiting = self.waiting + self.coming
+        takes = waiting * (self._seconds or 0.0)
+        if waiting and (waiting + rows > self._settings.waiting or time.monotonic() + takes > by):
             return max(1, math.ceil(takes))
         return None
 
@@ -227,6 +233,11 @@ class Worker:
                 with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
                     self._process.kill()
                 await self._process.wait()
+
+
+def full(workers: Iterable[Worker], by: float) -> int | None:
+    """After how many seconds to try again, where a call that some workers answer is sure not to be let in."""
+    return max((seconds for worker in workers if (seconds := worker.full(1, by))), default=None)
 
 
 class _Channel(asyncio.Protocol):
