@@ -1,5 +1,6 @@
 """A service over HTTP: the protocol, what stands around it, and what it refuses."""
 
+import contextlib
 import gzip
 import json
 import socket
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from llmsrec.drift.requests import read
+from llmsrec.service import decode
 from llmsrec.serving import limits
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import Request, parse, parse_rank, parse_similar
@@ -298,3 +300,30 @@ def test_the_request_log_can_be_moved_away(service: Running, tmp_path: Path) -> 
     path.rename(tmp_path / "old.jsonl")
     service.ask({"inputs": [SMALL]})
     assert len(path.read_text().splitlines()) == 1
+
+
+def test_large_bodies_beyond_a_sum_are_refused_and_small_calls_answered(service: Running) -> None:
+    """As many as fill what may be held are on their way; what they are held for ends with their connections."""
+    size = decode.BYTES - 2**10
+    head = post(b"")[: -len(b"Content-Length: 0\r\n\r\n")] + b"Content-Length: %d\r\n\r\n" % size
+    large = json.dumps({"inputs": [SMALL]}).encode() + b" " * 2**20
+
+    def refused() -> bool:
+        status, answer, headers = service.ask(large)
+        assert status in (200, 429)
+        if status == 429:
+            assert answer["message"] == "too many large bodies are being read; try again in 1 s"
+            assert headers["retry-after"] == "1"
+        return status == 429
+
+    before = service.metric('llmsrec_resident_bytes{process="service"}')
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * decode.HELD // decode.BYTES):  # half of them are too many
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=60))
+            client.sendall(head + b" " * (size - 1))
+        assert refused() and service.ask({"inputs": [SMALL]})[0] == 200
+        grown = service.metric('llmsrec_resident_bytes{process="service"}') - before
+    assert grown < 2 * decode.HELD
+    end = time.monotonic() + 30
+    while refused():
+        assert time.monotonic() < end

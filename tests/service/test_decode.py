@@ -24,7 +24,8 @@ def call(body: bytes, kind: str | None = "application/json", encoding: str = "")
 
     async def read() -> Call:
         decode.check_headers(kind or "", encoding)
-        whole = await decode.read(receive, 10)
+        with decode.Bodies().holding() as hold:
+            whole = await decode.read(receive, 10, hold)
         assert whole is not None
         return await decode.decode(whole)
 
@@ -116,9 +117,9 @@ def test_a_body_that_does_not_come_and_one_whose_sender_has_gone() -> None:
         return {"type": "http.disconnect"}
 
     with pytest.raises(Refused, match=r"not there after 0\.05 s") as caught:
-        asyncio.run(decode.read(never, 0.05))
+        asyncio.run(decode.read(never, 0.05, lambda _: True))
     assert caught.value.status == 408
-    assert asyncio.run(decode.read(gone, 1)) is None
+    assert asyncio.run(decode.read(gone, 1, lambda _: True)) is None
 
 
 @pytest.mark.parametrize("levels", range(7))
@@ -140,3 +141,15 @@ def test_a_request_that_stands_by_itself_is_a_call_of_one() -> None:
         with pytest.raises(Refused, match=r"the body is not an object; send \{") as caught:
             decode.decoded(b"[]", path)
         assert example in caught.value.message
+
+
+def test_bodies_are_held_up_to_a_sum_and_small_ones_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "HELD", 3 * decode.SMALL)
+    bodies = decode.Bodies()
+    with bodies.holding() as one, bodies.holding() as other:
+        assert one(decode.SMALL) and bodies.held == 0
+        assert one(3 * decode.SMALL) and bodies.held == 2 * decode.SMALL
+        assert other(2 * decode.SMALL) and not other(2 * decode.SMALL + 1) and bodies.held == 3 * decode.SMALL
+        with bodies.holding() as third:
+            assert third(decode.SMALL) and not third(decode.SMALL + 1)
+    assert bodies.held == 0

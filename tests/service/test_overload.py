@@ -20,6 +20,7 @@ from llmsrec.service import connection
 from llmsrec.service.app import Service, application
 from llmsrec.service.command import bound, configuration
 from llmsrec.service.metrics import Metrics
+from llmsrec.service.open_files import CONNECTIONS
 from llmsrec.service.swap import Swap
 from tests.service.conftest import Running, Store, request, serve
 from tests.service.test_app import post, raw
@@ -113,14 +114,15 @@ def test_ten_times_as_many_clients_take_little_from_what_is_served(narrow: Runni
 
 
 class InProcess:
-    """The application without a version, on a real socket."""
+    """The application without a version, on a real socket, for so many connections."""
 
-    def __init__(self) -> None:
-        self._ready = threading.Event()
+    def __init__(self, connections: int = CONNECTIONS) -> None:
+        self._ready, self._connections = threading.Event(), connections
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
     async def _serve(self) -> None:
         edge = application(Service(Swap(None, [], Metrics(), 1), Metrics(), 1, None, False), ["*"], None)  # type: ignore[arg-type]
+        edge.connections = self._connections
         self._server = uvicorn.Server(configuration(edge, 1))
         with bound("127.0.0.1", 0) as listener:
             listener.listen()
@@ -144,22 +146,22 @@ def empty() -> Iterator[Running]:
         yield running
 
 
-def test_calls_on_more_connections_than_may_be_open_are_refused_and_probes_answered(
-    empty: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "CONNECTIONS", 3)
-    open_ones = [empty.connection() for _ in range(3)]
-    for other in open_ones:
-        other.connect()
-    assert empty.ask(None, "/livez")[0] == 200
-    status, answer, headers = empty.ask(CF)
-    assert (status, headers["retry-after"], headers["connection"]) == (429, "1", "close")
-    assert answer["message"] == "too many connections are open"
-    for other in open_ones:
-        other.close()
-    end = time.monotonic() + 30
-    while empty.ask(CF)[0] != 503:  # there is no version
-        assert time.monotonic() < end
+def test_calls_on_more_connections_than_may_be_open_are_refused_and_probes_answered() -> None:
+    with InProcess(connections=4) as service:
+        open_ones = [service.connection() for _ in range(4)]
+        for other in open_ones:
+            other.connect()
+        assert service.ask(None, "/livez")[0] == 200
+        status, answer, headers = service.ask(CF)
+        assert (status, headers["retry-after"], headers["connection"]) == (429, "1", "close")
+        assert answer["message"] == "too many connections are open"
+        with socket.create_connection(("127.0.0.1", service.port)):
+            assert raw(service) == b"", "and closed where more than a quarter are too many"
+        for other in open_ones:
+            other.close()
+        end = time.monotonic() + 30
+        while service.ask(CF)[0] != 503:  # there is no version
+            assert time.monotonic() < end
 
 
 def test_a_head_without_an_end_and_requests_without_end_close_the_connection(empty: Running) -> None:

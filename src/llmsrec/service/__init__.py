@@ -4,5 +4,5 @@ command  the process: arguments, port, signals            decode   from a body t
 app      the paths                                        loaded   a version that answers, by its workers
 edge     ids, Host, token, errors in one line, the log    workers  a worker as the service sees it
 door     which calls are let in                           worker/  the process that holds a version
-swap     which version answers
+swap     which version answers                            open_files  how many connections there may be
 """

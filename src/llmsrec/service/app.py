@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from typing import Any
@@ -32,6 +32,7 @@ class Service:
     Attributes:
         deadline_s: of each call.
         draining: it is about to end, and wants no more calls.
+        bodies: how much of them is held.
         door: what lets calls in.
     """
 
@@ -41,6 +42,7 @@ class Service:
     log: RequestLog | None
     token: bool
     draining: bool = False
+    bodies: decode.Bodies = field(default_factory=decode.Bodies)
     door: Door = field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,7 +55,12 @@ class Service:
         return bool(current and current.ready and not self.draining)
 
     async def invocations(self, request: Request) -> Response:
-        """A call: decode, have it answered, count it."""
+        """A call, whose body is held until its answer."""
+        with self.bodies.holding() as hold:
+            return await self._called(request, hold)
+
+    async def _called(self, request: Request, hold: decode.Hold) -> Response:
+        """Decode a call, have it answered, count it."""
         began, about, path = time.monotonic(), request.scope["about"], request.scope["path"]
         towers: list[Any] = []
         status, by = 500, began + self.deadline_s
@@ -63,7 +70,7 @@ class Service:
             if loaded is None:
                 raise Refused(503, "no version is loaded yet; /readyz says how far it is", {"retry-after": "5"})
             decode.check_headers(headers.get("content-type", ""), headers.get("content-encoding", ""))
-            body = await decode.read(request.receive, BODY_S)
+            body = await decode.read(request.receive, BODY_S, hold)
             if body is None:
                 status = 499  # the client has gone, and hears nothing
                 return Response(status_code=400)
@@ -72,6 +79,8 @@ class Service:
             if after_s := full(loaded.workers_of(towers), by):
                 raise Refused.overloaded(after_s)
             call = await decode.decode(body, path)
+            if self.log is None:  # nobody else reads them, and of a large body they are its largest form
+                call = replace(call, requests=[])
             towers = loaded.towers(call.towers, path)
             response = await self._answer(call, by, about, headers.get("x-user"))
             status = 200
@@ -171,7 +180,8 @@ def application(service: Service, hosts: list[str], token: str | None) -> Edge:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["state"].get(CROWDED) and scope["path"] not in PROBES:
-            await decode.read(receive, BODY_S)  # what is sent to a closed connection takes the answer with it
+            with service.bodies.holding() as hold:
+                await decode.read(receive, BODY_S, hold)  # what is sent to a closed connection takes the answer with it
             raise Refused(429, "too many connections are open", {"retry-after": "1", "connection": "close"})
         if scope["path"] not in paths:
             raise Refused(404, f"there is no such path; there are {listed}")

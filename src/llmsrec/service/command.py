@@ -14,19 +14,19 @@ from pathlib import Path
 import uvicorn
 
 from llmsrec.errors import DataError, LLMSRecError, RequestError
-from llmsrec.service import arguments, logs
+from llmsrec.service import arguments, logs, open_files
 from llmsrec.service.app import Service, application
 from llmsrec.service.connection import Connection
 from llmsrec.service.edge import Edge
 from llmsrec.service.logs import RequestLog
 from llmsrec.service.metrics import Metrics
+from llmsrec.service.open_files import BACKLOG
 from llmsrec.service.swap import Registry, Swap, following
 from llmsrec.service.workers import Settings
 
 LOCAL = ["127.0.0.1", "localhost", "::1"]
 LLM = {"rows": 32, "cost": 4096, "wait_s": 0.002}  # tokens: a batch of 32 prompts of a few hundred
 OTHERS = {"rows": 16, "cost": 16, "wait_s": 0.0}  # each goes through SASRec by itself, so waiting would gain nothing
-BACKLOG = 2048
 SLACK_S = 5.0  # beyond the deadline, for answers that are on their way
 
 log = logging.getLogger(__name__)
@@ -89,15 +89,16 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def configuration(edge: Edge, ends_s: int) -> uvicorn.Config:
+def configuration(edge: Edge, ends_s: int, backlog: int = BACKLOG) -> uvicorn.Config:
     """Uvicorn's settings; nothing stands between our connections and the edge.
 
     Args:
         ends_s: what calls that are being answered are given once nothing new is taken.
+        backlog: connections that may wait to be accepted.
     """
     return uvicorn.Config(
         edge, http=Connection, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-        proxy_headers=False, backlog=BACKLOG, timeout_graceful_shutdown=ends_s,
+        proxy_headers=False, backlog=backlog, timeout_graceful_shutdown=ends_s,
     )  # fmt: skip
 
 
@@ -120,7 +121,8 @@ async def _serve(
     swap = Swap(registry, settings(options), metrics, options.deadline + SLACK_S)
     service = Service(swap, metrics, options.deadline, asked, secret is not None)
     edge = application(service, [*LOCAL, options.host, *options.allow_host], secret)
-    server = _Server(configuration(edge, int(options.deadline + SLACK_S)))
+    edge.connections, backlog = open_files.connections()
+    server = _Server(configuration(edge, int(options.deadline + SLACK_S), backlog))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -5,10 +5,11 @@ from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from llmsrec.service.open_files import crowd
+
 HEADERS_S = 10.0  # from a connection's first byte, or its opening, to a request
 HEAD_BYTES = 2**16  # of a request, before its body
 AHEAD = 64  # requests that a client may send before it has the answer to the first
-CONNECTIONS = 4096  # open at once; calls on others are told to come again
 CROWDED = "crowded"  # in the state of a request on such a connection
 
 Protocol: Any = AutoHTTPProtocol  # httptools', which is written in C, and h11's where that is not installed
@@ -29,8 +30,11 @@ class Connection(Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS:
+        if len(self.connections) > self.app.connections:
             self.app_state = {CROWDED: True}
+        if len(self.connections) > crowd(self.app.connections):
+            transport.abort()  # its file is free again; once all are taken, nobody could be answered
+            return
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:

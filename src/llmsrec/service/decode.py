@@ -5,17 +5,21 @@ what comes before: the body's size, type, form and depth.
 """
 
 import asyncio
+import contextlib
 import json
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
+Hold = Callable[[int], bool]  # whether so many bytes of a body may be held
 
 BYTES = 8 * 2**20  # of a body; `limits.EVENTS` events of common ids are about 3 MB
+HELD = 64 * 2**20  # bytes of all bodies together, beyond the first SMALL of each
 DRAINED = 8  # so many times BYTES are read and dropped, so that who sends too much hears why
 SMALL = 2**16  # bytes of a body that is read between two others; a larger one is read in a thread
 DEPTH = 5  # {"inputs": [{"history": [{...}]}]}; a request by itself lies two less deep
@@ -29,6 +33,10 @@ FORMS = {
 # Keys as they stand in a body's text. Within a string their quotes would be escaped, so what is found is part of none;
 # a key that is itself written with escapes is not found.
 TOWER, TITLE = re.compile(rb'"tower"\s*:\s*"(\w{1,20})"'), re.compile(rb'"title"\s*:\s*"')
+
+
+# Reads large bodies one after the other: as Python's objects each is up to twenty times as large.
+reader = ThreadPoolExecutor(1, "decode")
 
 
 class Refused(Exception):
@@ -61,35 +69,70 @@ class Call:
     path: str = INVOCATIONS
 
 
-async def read(receive: Receive, seconds: float) -> bytes | None:
+class Bodies:
+    """Counts the bytes of bodies that are held, from their arrival to the answer.
+
+    The first SMALL bytes of each are free, so that common calls are never refused for what others send.
+    """
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[Hold]:
+        """For one body, as long as the block runs."""
+        mine = 0
+
+        def hold(size: int) -> bool:
+            nonlocal mine
+            more = max(0, size - SMALL) - mine
+            if self.held + more > HELD:
+                return False
+            mine += more
+            self.held += more
+            return True
+
+        try:
+            yield hold
+        finally:
+            self.held -= mine
+
+
+async def read(receive: Receive, seconds: float, hold: Hold) -> bytes | None:
     """The whole body; None where the client has gone.
 
+    Args:
+        hold: of `Bodies.holding`.
+
     Raises:
-        Refused: it is larger than BYTES, or not there after so many seconds.
+        Refused: it is larger than BYTES, or not there after so many seconds, or may not be held.
     """
     try:
         async with asyncio.timeout(seconds):
-            return await _read(receive)
+            return await _read(receive, hold)
     except TimeoutError as error:
         message = f"the body was not there after {seconds:g} s; send it faster, or in several calls"
         raise Refused(408, message, {"connection": "close"}) from error
 
 
-async def _read(receive: Receive) -> bytes | None:
-    parts, size, more = [], 0, True
+async def _read(receive: Receive, hold: Hold) -> bytes | None:
+    parts, size, more, kept = [], 0, True, True
     while more and size <= DRAINED * BYTES:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
         part = message.get("body", b"")
         size, more = size + len(part), message.get("more_body", False)
-        if size <= BYTES:
+        kept = kept and size <= BYTES and hold(size)
+        if kept:
             parts.append(part)
         else:
             parts.clear()
+    headers = {"connection": "close"} if more else {}
     if size > BYTES:
-        headers = {"connection": "close"} if more else {}
         raise Refused(413, f"the body is larger than {BYTES:,} bytes; send the requests in several calls", headers)
+    if not kept:
+        raise Refused(429, "too many large bodies are being read; try again in 1 s", headers | {"retry-after": "1"})
     return b"".join(parts)
 
 
@@ -111,7 +154,9 @@ def glance(body: bytes, path: str) -> list[str | None]:
 
 async def decode(body: bytes, path: str = INVOCATIONS) -> Call:
     """Read a body; large ones in a thread, so that others need not wait."""
-    return decoded(body, path) if len(body) <= SMALL else await asyncio.to_thread(decoded, body, path)
+    if len(body) <= SMALL:
+        return decoded(body, path)
+    return await asyncio.get_running_loop().run_in_executor(reader, decoded, body, path)
 
 
 def decoded(body: bytes, path: str = INVOCATIONS) -> Call:

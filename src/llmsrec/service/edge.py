@@ -13,6 +13,7 @@ from typing import Any
 
 from llmsrec.service.decode import Message, Receive, Refused
 from llmsrec.service.door import Door
+from llmsrec.service.open_files import CONNECTIONS
 
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -47,12 +48,13 @@ class Edge:
 
     Attributes:
         closing: connections are closed after their answers, so that clients go elsewhere.
+        connections: how many may be open; calls on others are told to come again.
     """
 
     def __init__(self, app: App, hosts: list[str], token: str | None, door: Door) -> None:
         self._app, self._hosts, self._token, self._door = app, {host.lower() for host in hosts}, token, door
         self._overloaded, self._logged_at = 0, 0.0  # calls that were told 429 since the log said so, and when it did
-        self.closing = False
+        self.closing, self.connections = False, CONNECTIONS
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One ASGI call."""
