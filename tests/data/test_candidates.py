@@ -31,10 +31,14 @@ def histories(users):
     return Sequences(offsets, items, np.zeros(len(items), dtype=np.int64))
 
 
-def slow_draw(users, items, uniform):
+def uniform(*size, seed=0):
+    return np.random.default_rng(seed).random(size)
+
+
+def slow_draw(users, items, drawn):
     """Floyd's algorithm on each user's own list of items outside the history."""
     result = []
-    for history, numbers in zip(users, uniform, strict=True):
+    for history, numbers in zip(users, drawn, strict=True):
         outside = [item for item in range(1, items + 1) if item not in history]
         chosen = []
         for number, top in zip(numbers, range(len(outside) - len(numbers), len(outside)), strict=True):
@@ -50,9 +54,9 @@ SETS = st.lists(st.lists(st.integers(1, 12), min_size=3, max_size=8), min_size=1
 @given(SETS, st.integers(1, 4), st.integers(0, 3))
 def test_draw_equals_the_loop(users, count, seed):
     everyone = np.arange(1, len(users) + 1)
-    drawn = draw(histories(users), everyone, 12, count, np.random.default_rng(seed))
-    uniform = np.random.default_rng(seed).random((len(users), count))
-    assert drawn.tolist() == slow_draw(users, 12, uniform)
+    numbers = uniform(len(users), count, seed=seed)
+    drawn = draw(histories(users), everyone, 12, numbers)
+    assert drawn.tolist() == slow_draw(users, 12, numbers)
     assert drawn.dtype == np.int32
     for history, row in zip(users, drawn.tolist(), strict=True):
         assert len(set(row)) == count
@@ -61,14 +65,14 @@ def test_draw_equals_the_loop(users, count, seed):
 
 
 def test_all_that_is_left_is_drawn_when_it_just_suffices():
-    drawn = draw(histories([[1, 5, 3], [6, 2, 4]]), np.array([1, 2]), 6, 3, np.random.default_rng(0))
+    drawn = draw(histories([[1, 5, 3], [6, 2, 4]]), np.array([1, 2]), 6, uniform(2, 3))
     assert drawn.tolist() == [[2, 4, 6], [1, 3, 5]]
 
 
 def test_every_set_is_as_likely():
     users = 20_000
     sequences = histories([[2, 5, 7]] * users)
-    drawn = draw(sequences, np.arange(1, users + 1), 8, 3, np.random.default_rng(0))
+    drawn = draw(sequences, np.arange(1, users + 1), 8, uniform(users, 3))
     counts = Counter(map(tuple, drawn.tolist()))
     assert set(counts) == set(itertools.combinations([1, 3, 4, 6, 8], 3))
     expected = users / len(counts)
@@ -77,9 +81,9 @@ def test_every_set_is_as_likely():
 
 def test_too_few_items_names_counts_and_key():
     with pytest.raises(DataError, match=r"user 2 has events with 4 of the 6 items, so only 2 are left for 3 negatives"):
-        draw(histories([[1, 2, 3], [1, 2, 3, 4]]), np.array([1, 2]), 6, 3, np.random.default_rng(0))
+        draw(histories([[1, 2, 3], [1, 2, 3, 4]]), np.array([1, 2]), 6, uniform(2, 3))
     with pytest.raises(DataError, match=r"only -4 are|only 0 are"):
-        draw(histories([[1, 2, 3, 4]]), np.array([1]), 4, 3, np.random.default_rng(0))
+        draw(histories([[1, 2, 3, 4]]), np.array([1]), 4, uniform(1, 3))
 
 
 def written(path):

@@ -27,11 +27,10 @@ def test_blocks_are_whole_lines_wherever_a_read_ends(tmp_path_factory, lengths, 
     path = tmp_path_factory.mktemp("blocks") / "file"
     path.write_bytes(content)
     parts = list(json_lines.blocks(path, size))
-    assert b"".join(lines for _, lines in parts) == content
-    assert all(lines.endswith(b"\n") for _, lines in parts[:-1])
-    assert [first for first, _ in parts] == [
-        1 + b"".join(lines for _, lines in parts[:place]).count(b"\n") for place in range(len(parts))
-    ]
+    assert b"".join(of.lines for of in parts) == content
+    assert all(of.lines.endswith(b"\n") for of in parts[:-1])
+    assert [of.size for of in parts] == [len(of.lines.splitlines()) for of in parts]
+    assert [of.first for of in parts] == [1 + sum(of.size for of in parts[:place]) for place in range(len(parts))]
 
 
 VALUES = st.one_of(
@@ -60,15 +59,16 @@ LINES = st.one_of(
 
 @given(st.lists(LINES, max_size=4), st.booleans(), st.sampled_from([REVIEWS, ITEMS]))
 def test_fast_path_equals_the_plain_one(lines, last_newline, layout):
-    block = "\n".join(lines).encode("utf-8", "surrogatepass") + b"\n" * last_newline
+    content = "\n".join(lines).encode("utf-8", "surrogatepass") + b"\n" * last_newline
+    block = json_lines.Block(1, content.count(b"\n") + (not last_newline), content)
     try:
-        expected = json_lines.parse_lines(block, layout, Path("file"), 1)
+        expected = json_lines.parse_lines(content, layout, Path("file"), 1)
     except DataError as error:
         with pytest.raises(DataError) as fast:
-            json_lines.parse_block(block, layout, Path("file"), 1)
+            json_lines.parse_block(block, layout, Path("file"))
         assert str(fast.value) == str(error)
     else:
-        assert json_lines.parse_block(block, layout, Path("file"), 1).to_pylist() == expected.to_pylist()
+        assert json_lines.parse_block(block, layout, Path("file")).to_pylist() == expected.to_pylist()
 
 
 def test_a_file_without_lines_does_not_fill_the_memory(tmp_path, monkeypatch):

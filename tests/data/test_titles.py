@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsrec.data.titles import LONGEST, UNTITLED, clean, unescape
+from llmsrec.data.titles import LONGEST, UNTITLED, clean, titled, unescape
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,15 @@ def test_a_title_of_any_length_and_depth_is_cleaned_in_bounded_time(make):
     cleaned = clean(pl.Series([long])).item()
     assert time.process_time() - start < 5
     assert cleaned == clean(pl.Series([long[:LONGEST]])).item()
+
+
+PIECES = ["title", "none", "nan", "Untitled", "item", "&amp;", "&", "&nbsp", ";", "#38", " ", "\n", "\u200b", "&lt"]
+
+
+@given(st.lists(st.one_of(st.none(), st.lists(st.sampled_from(PIECES), max_size=6).map("".join), st.text())))
+def test_titled_is_what_cleaning_says(titles):
+    series = pl.Series(titles, dtype=pl.String)
+    assert titled(series).to_list() == (clean(series) != UNTITLED).to_list()
 
 
 @pytest.mark.parametrize("digits", ["0" * 5000 + "38", "9" * 5000])

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmsrec.data.sequences import Sequences
+from llmsrec.data.threads import in_order
 from llmsrec.errors import DataError
 from llmsrec.files import atomic
 
@@ -45,21 +46,33 @@ def write_candidates(path: Path, blocks: Callable[[], Iterator[Block]], items: i
         DataError: a user has not interacted with fewer than `negatives` of the items.
     """
     rng = np.random.default_rng(seed)
-    with atomic(path) as temporary, _writer(temporary) as writer:
+
+    def chunks() -> Iterator[tuple[str, Block, slice, np.ndarray]]:
+        """Some of a block's users that have a target, and the numbers of their draw."""
         for split in ("valid", "test"):
             for block in blocks():
-                asked = np.flatnonzero(block.parts[split].lengths())
-                for first in range(0, len(asked), CHUNK):
-                    users = asked[first : first + CHUNK]
-                    drawn = draw(block.histories, users, items, negatives, rng, block.before)
-                    offsets = pa.array(np.arange(0, drawn.size + 1, negatives, dtype=np.int32))
-                    columns = [
-                        pa.array(users + block.before, pa.int32()),
-                        pa.array([split] * len(users)),
-                        pa.array(block.parts[split].items[first : first + CHUNK]),
-                        pa.ListArray.from_arrays(offsets, pa.array(drawn.ravel())),
-                    ]
-                    writer.write_table(pa.table(columns, schema=SCHEMA))
+                asked = int(np.count_nonzero(block.parts[split].lengths()))
+                for first in range(0, asked, CHUNK):
+                    size = min(CHUNK, asked - first)
+                    yield split, block, slice(first, first + size), rng.random((size, negatives))
+
+    def rows(chunk: tuple[str, Block, slice, np.ndarray]) -> pa.Table:
+        split, block, place, uniform = chunk
+        targets = block.parts[split]
+        users = np.flatnonzero(targets.lengths())[place]
+        drawn = draw(block.histories, users, items, uniform, block.before)
+        offsets = pa.array(np.arange(0, drawn.size + 1, negatives, dtype=np.int32))
+        columns = [
+            pa.array(users + block.before, pa.int32()),
+            pa.array([split] * len(users)),
+            pa.array(targets.items[place]),
+            pa.ListArray.from_arrays(offsets, pa.array(drawn.ravel())),
+        ]
+        return pa.table(columns, schema=SCHEMA)
+
+    with atomic(path) as temporary, _writer(temporary) as writer:
+        for table in in_order(rows, chunks()):
+            writer.write_table(table)
 
 
 def read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -74,20 +87,20 @@ def _writer(path: Path) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=["split"], column_encoding=encoding)
 
 
-def draw(
-    histories: Sequences, users: np.ndarray, items: int, count: int, rng: np.random.Generator, before: int = 0
-) -> np.ndarray:
-    """`[len(users), count]` int32: for each user, `count` items of 1..`items` outside the user's history, ascending.
+def draw(histories: Sequences, users: np.ndarray, items: int, uniform: np.ndarray, before: int = 0) -> np.ndarray:
+    """`[len(users), n]` int32: for each user, n items of 1..`items` outside the user's history, ascending.
 
-    Every set of that size is equally likely. A user's draw takes `count` numbers from `rng`, one user after the other,
-    so the result does not depend on how users are cut into calls.
+    Every set of that size is equally likely. A user's draw depends on his row of `uniform` alone, so the result does
+    not depend on how users are cut into calls.
 
     Args:
+        uniform: `[len(users), n]` numbers in [0, 1).
         before: how many users there are before those of `histories`, for messages.
 
     Raises:
-        DataError: a user has fewer than `count` items left.
+        DataError: a user has fewer than n items left.
     """
+    count = uniform.shape[1]
     owner = np.repeat(np.arange(len(users)), histories.lengths()[users])
     first = np.searchsorted(owner, np.arange(len(users)))
     owned = histories.items[np.arange(len(owner)) + (histories.offsets[users] - first)[owner]]
@@ -105,7 +118,7 @@ def draw(
             f"user {user} has events with {items - most} of the {items} items, so only {most} are left for {count} "
             f"negatives; {lower} (more data, or a lower data.core)."
         )
-    ranks = _distinct(outside, rng.random((len(users), count)))
+    ranks = _distinct(outside, uniform)
     return _outside(owned, np.cumsum(lengths) - lengths, lengths, ranks)
 
 

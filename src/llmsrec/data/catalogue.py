@@ -18,7 +18,9 @@ def catalogue_of(kept: pl.DataFrame, items: Path) -> pl.DataFrame:
     # the catalogue holds more items than are kept, and a join in memory would hold it whole
     known = pl.scan_parquet(items).join(named.select("parent_asin"), on="parent_asin", how="semi")
     known = known.collect(engine="streaming").lazy()
-    return tidy(named.join(known, on="parent_asin", how="left", maintain_order="left").collect())
+    catalogue = named.join(known, on="parent_asin", how="left", maintain_order="left").collect()
+    del known  # it is in the catalogue, too
+    return tidy(catalogue)
 
 
 def tidy(catalogue: pl.DataFrame) -> pl.DataFrame:

@@ -139,7 +139,7 @@ def draw(
             f"user {users[left.argmin()] + before} has events with items of {distinct - left.min()} of the {distinct} "
             f"distinct titles, so only {left.min()} are left for {NEGATIVES} negatives of uni19; {MORE}."
         )
-    drawn = candidates.draw(known, users, distinct, NEGATIVES, of_titles, before)
+    drawn = candidates.draw(known, users, distinct, of_titles.random((len(users), NEGATIVES)), before)
     negatives = titles.items[titles.starts[drawn] + (of_items.random(drawn.shape) * titles.sizes[drawn]).astype(int)]
     order = np.argsort(of_order.random((len(users), COUNT)), axis=1)
     items = np.concatenate([positives[:, None], negatives], axis=1)

@@ -5,8 +5,11 @@ grows with the number of items and not of reviews; the rest is arithmetic on arr
 reviews are cut.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +18,7 @@ import polars as pl
 from llmsrec.data import cold
 from llmsrec.data.catalogue import catalogue_of
 from llmsrec.data.parts import join, spread, texts, working
+from llmsrec.data.threads import in_order
 from llmsrec.data.titles import UNTITLED
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, sha256, write_json
@@ -43,11 +47,17 @@ class Events:
 
     @classmethod
     def load(cls, path: Path) -> "Events":
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(**arrays)
+        frame = pl.read_ipc(path.read_bytes())  # of a path it would map the file, which a round writes anew
+        return cls(**{name: frame[name].to_numpy() for name in frame.columns})
 
     def save(self, path: Path) -> None:
-        np.savez(path, **vars(self))
+        pl.DataFrame(vars(self)).write_ipc(path)
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items without repeats."""
+        if self.first.all():
+            return self.users, self.items
+        return self.users[self.first], self.items[self.first]
 
     def where(self, keep: np.ndarray) -> "Events":
         """The events of a mask."""
@@ -64,10 +74,14 @@ class Counts:
     def __init__(self, items: int) -> None:
         self.items = np.zeros(items, dtype=np.int64)
         self.users = 0
+        self._lock = Lock()
 
     def add(self, users: np.ndarray, items: np.ndarray) -> None:
-        self.users += int(np.count_nonzero(np.bincount(users)))
-        self.items += np.bincount(items, minlength=len(self.items))
+        """Add a part's; threads may, at the same time."""
+        different = int(np.count_nonzero(np.bincount(users)))
+        with self._lock:
+            self.users += different
+            np.add.at(self.items, items, 1)  # a part has few of the items that `bincount` would have a place for
 
     def step(self, name: str) -> dict[str, Any]:
         """A line of the manifest's `steps`."""
@@ -110,10 +124,13 @@ def filter_reviews(
         if aside is not None:
             held_out = events_aside(parts, left)
             cold_of, cold_kept = dense(cold.kept(held_out, len(item_ids), core, cold_fraction), item_ids)
-        events = write_events(parts, left, item_of, out)
+        del item_ids  # the catalogue takes its place
+        with ThreadPoolExecutor(1) as pool:
+            catalogue = pool.submit(catalogue_of, kept, raw / "items.parquet")
+            events = write_events(parts, left, item_of, out)
+            items = catalogue.result()
     if repeats == "keep":
         steps.append({**steps[-1], "step": "with repeats", "events": events})
-    items = catalogue_of(kept, raw / "items.parquet")
     with atomic(out / "items.parquet") as temporary:
         items.write_parquet(temporary)
     manifest: dict[str, Any] = {
@@ -144,44 +161,50 @@ def prepare(
     repeats: str,
     aside: np.ndarray | None = None,
 ) -> tuple[list[dict[str, Any]], Counts]:
-    """Turn each part of reviews into `Events` beside it (`.npz`), and its users into `.users.parquet`.
+    """Turn each part of reviews into `Events` beside it (`.events.arrow`), and its users into `.users.parquet`.
 
     Args:
-        aside: mask of the items whose events go into a file of their own (`.aside.npz`), without repeats.
+        aside: mask of the items whose events go into a file of their own (`.aside.arrow`), without repeats.
 
     Returns:
         The steps so far, and the counts of the different pairs of user and item.
     """
-    raw, first, drawn, left = (Counts(items) for _ in range(4))
-    chosen = sample_users(_users(parts), user_fraction, seed) if user_fraction < 1 else None
-    before = 0  # users of the parts before
-    for path in parts:
+    names = ["raw", "first of repeats"]
+    offsets, chosen = np.zeros(len(parts) + 1, dtype=np.int64), None
+    if user_fraction < 1:
+        names.append(f"user_fraction {user_fraction}")
+        offsets[1:] = np.cumsum(list(in_order(_users, parts)))
+        chosen = sample_users(int(offsets[-1]), user_fraction, seed)
+    if aside is not None:
+        names.append("without cold items")
+    counts = {name: Counts(items) for name in names}
+
+    def part(number: int) -> None:
+        path, of_step = parts[number], iter(counts.values())
+
         events, user_ids = read(path)
-        raw.add(events.users, events.items)
-        first.add(events.users[events.first], events.items[events.first])
+        next(of_step).add(events.users, events.items)
+        next(of_step).add(*events.pairs())
         if chosen is not None:
-            events = events.where(chosen[before + events.users])
-        drawn.add(events.users[events.first], events.items[events.first])
-        before += len(user_ids)
+            events = events.where(chosen[offsets[number] + events.users])
+            next(of_step).add(*events.pairs())
         if aside is not None:
             held_out = aside[events.items]
-            events.where(held_out & events.first).save(path.with_suffix(".aside.npz"))
+            events.where(held_out & events.first).save(path.with_suffix(".aside.arrow"))
             events = events.where(~held_out)
-        left.add(events.users[events.first], events.items[events.first])
-        (events if repeats == "keep" else events.where(events.first)).save(path.with_suffix(".npz"))
+            next(of_step).add(*events.pairs())
+        (events if repeats == "keep" else events.where(events.first)).save(path.with_suffix(".events.arrow"))
         user_ids.to_frame("raw_user_id").write_parquet(path.with_suffix(".users.parquet"), compression="lz4")
         path.unlink()
-    steps = [raw.step("raw"), first.step("first of repeats")]
-    if user_fraction < 1:
-        steps.append(drawn.step(f"user_fraction {user_fraction}"))
-    if aside is not None:
-        steps.append(left.step("without cold items"))
-    return steps, left
+
+    for _ in in_order(part, range(len(parts))):
+        pass
+    return [of.step(name) for name, of in counts.items()], counts[names[-1]]
 
 
 def read(part: Path) -> tuple[Events, pl.Series]:
     """The events of a part of reviews, and the raw ids of its users in byte order."""
-    frame, table = pl.read_parquet(part), pl.Categories.random()
+    frame, table = pl.read_ipc(part), pl.Categories.random()
     users = frame["user_id"].cast(pl.Categorical(table))
     codes = users.to_physical().to_numpy()
     ids = texts(table, int(codes.max()) + 1 if len(codes) else 0)
@@ -189,7 +212,8 @@ def read(part: Path) -> tuple[Events, pl.Series]:
     place = np.empty(len(ids), dtype=np.int32)
     place[order.to_numpy()] = np.arange(len(ids))
     frame = frame.select("item", "timestamp", user=pl.Series(place[codes]))
-    frame = frame.sort("user", "timestamp", maintain_order=True)
+    # two sorts that keep the order of equals are half the work of one by both
+    frame = frame.sort("timestamp", maintain_order=True).sort("user", maintain_order=True)
     of_users, items, timestamps = (frame[name].to_numpy() for name in ("user", "item", "timestamp"))
     return Events(of_users, items, timestamps, first_of_repeats(of_users, items)), ids.gather(order)
 
@@ -204,14 +228,17 @@ def sample_users(users: int, fraction: float, seed: int) -> np.ndarray:
     return chosen
 
 
-def _users(parts: list[Path]) -> int:
-    return sum(pl.scan_parquet(path).select(pl.col("user_id").n_unique()).collect().item() for path in parts)
+def _users(part: Path) -> int:
+    return int(pl.scan_ipc(part).select(pl.col("user_id").n_unique()).collect().item())
 
 
 def first_of_repeats(users: np.ndarray, items: np.ndarray) -> np.ndarray:
     """Mask of the first event of each (user, item) pair."""
     pairs = users.astype(np.int64) << 32 | items
-    return pl.Series(pairs).is_first_distinct().to_numpy()
+    order = np.argsort(pairs, kind="stable")
+    first = np.empty(len(pairs), dtype=bool)
+    first[order] = np.diff(pairs[order], prepend=-1) != 0
+    return first
 
 
 def core_rounds(parts: list[Path], pairs: Counts, core: int) -> tuple[list[dict[str, Any]], Counts, list[Path]]:
@@ -222,20 +249,29 @@ def core_rounds(parts: list[Path], pairs: Counts, core: int) -> tuple[list[dict[
     Args:
         pairs: the counts before the first round.
     """
-    paths = [path.with_suffix(".npz") for path in parts]
+    paths = [path.with_suffix(".events.arrow") for path in parts]
     steps: list[dict[str, Any]] = []
     before, left = pairs.items.sum() + 1, pairs
     while left.items.sum() < before:
         before, enough, left = left.items.sum(), left.items >= core, Counts(len(pairs.items))
-        for number, path in enumerate(paths):
-            events = Events.load(path)
-            keep = (np.bincount(events.users[events.first]) >= core)[events.users] & enough[events.items]
-            if not keep.all():
-                events, paths[number] = events.where(keep), parts[number].with_suffix(".left.npz")
-                events.save(paths[number])
-            left.add(events.users[events.first], events.items[events.first])
+        paths = list(in_order(partial(_core_round, core, enough, left), paths))
         steps.append(left.step(f"{core}-core round {len(steps) + 1}"))
     return steps, left, paths
+
+
+def _core_round(core: int, enough: np.ndarray, left: Counts, path: Path) -> Path:
+    """Drop a part's users with fewer than `core` pairs and the items that are not `enough`, and count what is left.
+
+    Returns:
+        The file of what is left: the same one if that is all.
+    """
+    events = Events.load(path)
+    keep = (np.bincount(events.pairs()[0]) >= core)[events.users] & enough[events.items]
+    if not keep.all():
+        events, path = events.where(keep), path.with_name(f"{path.name.split('.')[0]}.left.arrow")
+        events.save(path)
+    left.add(*events.pairs())
+    return path
 
 
 def _remedy(parts: list[Path], pairs: Counts, core: int, user_fraction: float, cold_fraction: float) -> str:
@@ -286,7 +322,7 @@ def events_aside(parts: list[Path], left: list[Path]) -> pl.DataFrame:
     """The events of the items that were set aside, of users that are left: `user_id, item` (a code) `, timestamp`."""
     frames, before = [], 0
     for part, path in zip(parts, left, strict=True):
-        aside, users = Events.load(part.with_suffix(".aside.npz")), Events.load(path).users
+        aside, users = Events.load(part.with_suffix(".aside.arrow")), Events.load(path).users
         stays = np.bincount(users, minlength=int(aside.users.max(initial=0)) + 1) > 0
         numbers = np.cumsum(stays, dtype=np.int32) + np.int32(before)
         aside = aside.where(stays[aside.users])

@@ -13,12 +13,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmsrec.data.threads import in_order
 from llmsrec.files import atomic
 
-ROWS = 1 << 22  # of a part, about
+ROWS = 1 << 20  # of a part, about
 BATCH = 1 << 20  # rows that are read at once
-GROUPS, SAMPLED = 32, 1 << 16  # row groups that the cuts between parts are found from, and user ids of each at most
-COLUMNS = pl.Schema({"user_id": pl.String(), "item": pl.Int32(), "timestamp": pl.Int64()})
+GROUPS, SAMPLED = 32, 1 << 14  # row groups that the cuts between parts are found from, and user ids of each at most
+ROW_GROUP = 1 << 17  # rows; polars' own choice depends on the files that it reads
+COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
+COLUMNS = pa.schema({"user_id": pa.string(), "item": pa.int32(), "timestamp": pa.int64()})
 
 
 @contextmanager
@@ -34,7 +37,7 @@ def working(out: Path) -> Iterator[Path]:
 
 
 def spread(reviews: Path, folder: Path) -> tuple[list[Path], pl.Series]:
-    """Write reviews to `folder`/<n>.parquet: `user_id, item, timestamp`, in the order of lines.
+    """Write reviews to `folder`/<n>.arrow: `user_id, item, timestamp`, in the order of lines.
 
     A user's reviews are in one part, and all users of a part come before those of the next in byte order.
 
@@ -45,24 +48,26 @@ def spread(reviews: Path, folder: Path) -> tuple[list[Path], pl.Series]:
     file, table, items = pq.ParquetFile(reviews), pl.Categories.random(), 0
     _alive = pl.Series(dtype=pl.Categorical(table))  # polars forgets codes that no series uses
     bounds = _bounds(file)
-    parts = [folder / f"{number:04d}.parquet" for number in range(len(bounds) + 1)]
-    schema = pl.DataFrame(schema=COLUMNS).to_arrow().schema
+    parts = [folder / f"{number:04d}.arrow" for number in range(len(bounds) + 1)]
+
+    def coded(batch: pa.RecordBatch) -> tuple[int, np.ndarray, pa.RecordBatch]:
+        """How many codes there are at least, the rows of each part, and the batch in the order of parts."""
+        user_ids, item_ids = (pl.Series(batch[name]) for name in ("user_id", "parent_asin"))
+        codes = item_ids.cast(pl.Categorical(table)).to_physical().to_numpy()
+        of_rows = bounds.search_sorted(user_ids, side="right").to_numpy()
+        order = np.argsort(of_rows.astype(np.uint16), kind="stable")
+        columns = [batch["user_id"].take(order), codes[order].astype(np.int32), batch["timestamp"].take(order)]
+        rows = pa.RecordBatch.from_arrays(list(map(pa.array, columns)), schema=COLUMNS)
+        return int(codes.max()) + 1, np.bincount(of_rows, minlength=len(parts)), rows
+
     with ExitStack() as stack:
-        writers = [
-            stack.enter_context(pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=False))
-            for path in parts
-        ]
-        for batch in file.iter_batches(BATCH, columns=["user_id", "parent_asin", "timestamp"]):
-            frame = pl.DataFrame(batch)
-            frame = frame.select(
-                "user_id",
-                pl.col("parent_asin").cast(pl.Categorical(table)).to_physical().cast(pl.Int32).alias("item"),
-                "timestamp",
-                part=bounds.search_sorted(frame["user_id"], side="right"),
-            )
-            items = max(items, int(frame["item"].max()) + 1)  # type: ignore[arg-type]  # of a column of integers
-            for (number,), rows in frame.partition_by("part", as_dict=True, include_key=False).items():
-                writers[int(number)].write_table(rows.to_arrow().cast(schema))
+        writers = [stack.enter_context(pa.ipc.new_file(path, COLUMNS, options=COMPRESSED)) for path in parts]
+        batches = file.iter_batches(BATCH, columns=["user_id", "parent_asin", "timestamp"])
+        for codes, counts, rows in in_order(coded, batches):
+            items = max(items, codes)
+            for writer, end, count in zip(writers, np.cumsum(counts), counts, strict=True):
+                if count:
+                    writer.write_batch(rows.slice(end - count, count))
             pa.default_memory_pool().release_unused()  # Arrow would keep it, GBs of it for 100 million rows
     pa.default_memory_pool().release_unused()
     return parts, texts(table, items)
@@ -90,4 +95,4 @@ def _bounds(file: pq.ParquetFile) -> pl.Series:
 def join(parts: list[Path], path: Path) -> None:
     """Write the rows of parquet files, one file after the other, to one; the same file as of a frame with all rows."""
     with atomic(path) as temporary:
-        pl.scan_parquet(parts).sink_parquet(temporary)
+        pl.scan_parquet(parts).sink_parquet(temporary, row_group_size=ROW_GROUP)

@@ -4,8 +4,8 @@ A file is read in blocks of whole lines, so memory is bounded by the block and n
 """
 
 import shlex
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from llmsrec.data.json_lines import blocks, parse_block
 from llmsrec.data.layouts import ITEMS, REVIEWS, Layout
+from llmsrec.data.threads import in_order
 from llmsrec.data.titles import titled
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, sha256, write_json
@@ -49,14 +50,19 @@ def ingest(reviews: Path, items: Path, out: Path, origin: dict[str, Any]) -> dic
         DataError: a file that cannot be read; names file, line, value and remedy.
     """
     out.mkdir(parents=True, exist_ok=True)
-    review_rows = convert(reviews, out / "reviews.parquet", REVIEWS)
-    item_rows = convert(items, out / "items.parquet", ITEMS)
+    with ThreadPoolExecutor(1) as pool:
+        hashes = pool.map(sha256, (reviews, items))  # beside the conversion, which reads the same bytes
+        review_rows = convert(reviews, out / "reviews.parquet", REVIEWS)
+        item_rows = convert(items, out / "items.parquet", ITEMS)
     catalogue = one_line_each(pl.read_parquet(out / "items.parquet"))
     with atomic(out / "items.parquet") as temporary:
         catalogue.write_parquet(temporary)
     manifest = {
         **origin,
-        "files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in (reviews, items)},
+        "files": {
+            path.name: {"bytes": path.stat().st_size, "sha256": digest}
+            for path, digest in zip((reviews, items), hashes, strict=True)
+        },
         "reviews": review_rows,
         "items": catalogue.height,
         "item_lines_repeated": item_rows - catalogue.height,
@@ -90,29 +96,24 @@ def one_line_each(lines: pl.DataFrame) -> pl.DataFrame:
 def convert(source: Path, target: Path, layout: Layout, block: int = BLOCK) -> int:
     """Stream a raw file into a parquet file, rows in the order of lines; the number of rows is returned.
 
-    One thread decompresses and writes, another parses.
+    One thread decompresses, others parse, one writes.
     """
-    rows = 0
     with (
         atomic(target) as temporary,
-        # Nearly every id of a block is another one: a dictionary of them would only cost time.
-        pq.ParquetWriter(temporary, layout.schema, compression="zstd", use_dictionary=False) as writer,
-        ThreadPoolExecutor(1) as pool,
+        # Nearly every id of a block is another one: a dictionary, or the least and the greatest, would only cost time.
+        pq.ParquetWriter(
+            temporary, layout.schema, compression="zstd", use_dictionary=False, write_statistics=False
+        ) as writer,
         tqdm(desc=source.name, unit=f" {layout.name}s", unit_scale=True, mininterval=1, disable=None) as progress,
     ):
 
-        def store(parsed: Future[pa.Table]) -> int:
-            table = parsed.result()
+        def store(table: pa.Table) -> int:
             writer.write_table(table)
             progress.update(table.num_rows)
             return int(table.num_rows)
 
-        pending: deque[Future[pa.Table]] = deque()
-        for first_line, lines in blocks(source, block):
-            pending.append(pool.submit(parse_block, lines, layout, source, first_line))
-            if len(pending) > 4:
-                rows += store(pending.popleft())
-        rows += sum(store(parsed) for parsed in pending)
+        parsed = in_order(partial(parse_block, layout=layout, path=source), blocks(source, block))
+        rows = sum(in_order(store, parsed, threads=1))
         if rows == 0:
             raise DataError(f"{source} holds no {layout.name}; it should have one JSON object a line.")
     return rows

@@ -11,6 +11,7 @@ NOTHING = ("n/a", "#n/a", "<na>", "nan", "none", "null")  # in any case: what pr
 LONGEST = 10_000  # characters; a prompt shows a few dozen, and unescaping what is nested deep takes the square of it
 
 SPACES = r"[\s\p{Cc}\p{Zl}\p{Zp}]+"
+WORD = r"(?:^| )[0-9A-Za-z]{5,}(?: |$)"  # it is not a part of an entity, and longer than what `NOTHING` holds
 INVISIBLE = r"[\u00ad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]"  # soft hyphens, zero widths, changes of direction
 
 
@@ -45,7 +46,10 @@ def normalised(texts: pl.Series) -> pl.Series:
 
 def titled(titles: pl.Series) -> pl.Series:
     """Whether each title says something: False where `clean` puts `UNTITLED`."""
-    return clean(titles) != UNTITLED
+    text = titles.cast(pl.String).str.head(LONGEST)
+    said = (text.str.contains(WORD) & ~text.str.contains(UNTITLED.split()[0], literal=True)).fill_null(False)
+    unclear = (~said).arg_true()  # few, and cleaning is slow
+    return said.scatter(unclear, clean(titles.gather(unclear)) != UNTITLED)
 
 
 def unescape(title: str) -> str:

@@ -52,7 +52,7 @@ def read(path: Path) -> list[tuple[list[str], list[int]]]:
     if not path.is_file():
         raise DataError(f"{path} is not a file; --requests takes a log of requests, .jsonl or .jsonl.gz.")
     last: dict[str | int, tuple[list[str], list[int]]] = {}
-    for first, text in blocks(path, BYTES):
+    for first, _, text in blocks(path, BYTES):
         for number, line in enumerate(text.splitlines(), start=first):
             if not line.strip():
                 continue

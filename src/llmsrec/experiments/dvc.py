@@ -1,5 +1,6 @@
 """DVC's commands."""
 
+import shutil
 import subprocess
 import tempfile
 
@@ -10,8 +11,12 @@ def dvc(*arguments: str) -> str:
     """What a DVC command prints.
 
     Raises:
-        DataError: it failed.
+        DataError: it failed, or is not to be had.
     """
+    if not shutil.which("dvc"):
+        raise DataError(
+            "the command `dvc` is not on PATH; activate the environment first: `source .venv/bin/activate`."
+        )
     # Files, not pipes: the worker that `queue start` leaves behind would hold a pipe open until the queue is empty.
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         done = subprocess.run(["dvc", *arguments], stdout=out, stderr=err, text=True, check=False)

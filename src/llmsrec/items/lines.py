@@ -54,7 +54,7 @@ def read(path: Path, known: pl.Series) -> pl.DataFrame:
     lines: dict[str, int] = {}
     rows: list[Line] = []
     catalogue = set(known)
-    for first, text in blocks(path, BYTES):
+    for first, _, text in blocks(path, BYTES):
         for number, line in enumerate(text.split(b"\n"), start=first):
             if not line.strip():
                 continue

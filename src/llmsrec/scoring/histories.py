@@ -191,7 +191,7 @@ def _events(path: Path) -> Iterator[pl.DataFrame]:
 
 
 def _json_lines(path: Path) -> Iterator[pl.DataFrame]:
-    for first, text in line_blocks(path, BYTES):
+    for first, _, text in line_blocks(path, BYTES):
         users: list[str] = []
         asins: list[str | None] = []
         times: list[int] = []

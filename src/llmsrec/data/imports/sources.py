@@ -1,8 +1,6 @@
 """One file of an export: how it is written, by its content, and its wanted columns in blocks."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,9 +11,9 @@ from llmsrec.data.imports import columnar, delimited, objects
 from llmsrec.data.imports.delimited import Dialect
 from llmsrec.data.imports.refusals import Refusals
 from llmsrec.data.imports.text import Cut, Text, head, magic, records
+from llmsrec.data.threads import in_order
 from llmsrec.errors import DataError, RequestError, shown
 
-AHEAD = 4  # blocks that are read before their turn
 PARQUET = b"PAR1"
 
 
@@ -113,26 +111,23 @@ def tables(source: Source, columns: Mapping[str, str], refusals: Refusals) -> It
         return
     text = Text(source.path, source.encoding)
     cut, parse = _reader(source, columns)
-    pending: deque[tuple[Refusals, Future[pa.Table]]] = deque()
 
-    def first() -> pa.Table:
-        apart, parsed = pending.popleft()
-        table = parsed.result()
-        refusals.join(apart)  # in the order of blocks, whatever the thread has read ahead
-        return table
-
-    with ThreadPoolExecutor(1) as pool:
+    def rows() -> Iterator[tuple[int, bytes]]:
+        """The blocks without what comes before the first row."""
         for line, block in records(text, cut):
             if line <= source.before:
                 header = source.before - line + 1  # lines of it in this block, or all of the block
                 lines = block.split(b"\n", header)
                 block, line = lines[-1] if len(lines) > header else b"", source.before + 1
-            apart = Refusals(refusals.skip, refusals.files)
-            pending.append((apart, pool.submit(parse, block, line, apart)))
-            if len(pending) > AHEAD:
-                yield first()
-        while pending:
-            yield first()
+            yield line, block
+
+    def parsed(of: tuple[int, bytes]) -> tuple[pa.Table, Refusals]:
+        apart = Refusals(refusals.skip, refusals.files)
+        return parse(of[1], of[0], apart), apart
+
+    for table, apart in in_order(parsed, rows(), threads=1):
+        refusals.join(apart)  # in the order of blocks, whatever the thread has read ahead
+        yield table
     source.encoding = text.encoding
 
 
