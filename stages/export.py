@@ -27,6 +27,7 @@ def main(stage: Stage) -> None:
         stage.params.export.users,
         stage.params.export.tolerance,
         stage.params.data.repeats,
+        stage.params.export.index_above,
     )
     digest = reference.add(Path("models/bundle"), events)
     parity = read_json(Path("models/bundle/parity.json"))

@@ -31,7 +31,7 @@ def main(stage: Stage) -> None:
         digest=digest,
         name=record.title(params, experiment, committed),
         params=record.used(params),
-        evaluation=evaluation,
+        evaluation=record.searched(evaluation, read_json(BUNDLE / "parity.json")),
         seconds=durations("filter", "split", "backbone", "sasrec", "llm_srec", "evaluate", known=known),
         curve=read_json(MODEL / "curve.json"),
         data={part: sha256(path) for part, path in manifests.items()},

@@ -53,6 +53,7 @@ def export(stage: Stage, given: Task, folder: Path) -> str:
         stage.params.export.users,
         stage.params.export.tolerance,
         stage.params.data.repeats,
+        stage.params.export.index_above,
     )
     return reference.add(folder, given.interactions)
 

@@ -275,6 +275,7 @@ class Evaluate(Section):
 class Export(Section):
     tolerance: float = Field(gt=0)
     users: int = Field(ge=1)
+    index_above: int = Field(ge=0)
 
 
 class Latency(Section):
@@ -292,6 +293,7 @@ class Gate(Section):
     requests: int = Field(ge=10)
     latency_ms: Latency
     memory_mb: float = Field(gt=0)
+    recall: float = Field(ge=0, le=1)
 
 
 class AfterPromotion(Section):

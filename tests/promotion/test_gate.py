@@ -318,3 +318,20 @@ def test_the_tower_that_is_asked_of_a_version_is_one_that_it_has() -> None:
     of_teacher = LIMITS.model_copy(update={"towers": ["teacher"]})
     assert [gate.tower(LIMITS, GOOD), gate.tower(of_teacher, GOOD)] == ["llm", "teacher"]
     assert [gate.tower(limits, alone([0] * 20)) for limits in (LIMITS, of_teacher)] == ["teacher", "teacher"]
+
+
+def test_an_index_must_find_the_best_items_and_a_longer_catalogue_is_judged_by_its_own_figure() -> None:
+    def judged(recall: float, added: dict[str, Any] | None = None) -> gate.Rule:
+        index = {"cf": {"recall_10": recall, "users": 500, "cells": 2000, "read": 64}}
+        changed = dataclasses.replace(GOOD, parity=GOOD.parity | {"index": index}, added=added)
+        return gate.Rule("parity", tuple(gate.parity(changed, LIMITS)))
+
+    assert judged(0.99).holds
+    (line,) = judged(0.98).failures()
+    assert line == (
+        "rule 3 (parity): share of the exact 10 best items that the index finds, cf (500 users): 0.98 (must be at "
+        "least 0.99), short by 0.01"
+    )
+    longer = {"index": {"cf": {"recall_10": 0.97, "users": 2000}}}
+    assert judged(0.999, {"index": {}}).holds and not judged(0.999, longer).holds
+    assert "index" not in str(gate.Rule("parity", tuple(gate.parity(GOOD, LIMITS))))

@@ -18,7 +18,7 @@ from llmsrec import closure
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine.backbone_files import read_files
 from llmsrec.errors import DataError
-from llmsrec.export import onnx
+from llmsrec.export import index, onnx
 from llmsrec.files import read_json, write_json
 from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.retrieval import LLMSRec
@@ -27,6 +27,7 @@ from llmsrec.training.start import ITEM_TABLE, TOKENS, WEIGHTS
 
 ENTRY = "registry/pyfunc.py"  # what MLflow loads of a bundle
 Cases = dict[str, tuple[nn.Module, Tensor]]  # name -> a module and rows of input
+Users = dict[str, np.ndarray]  # tower -> `[U, d]` user vectors, from ONNX Runtime
 Both = tuple[np.ndarray, np.ndarray]  # rows from torch, and from ONNX Runtime
 
 
@@ -51,6 +52,7 @@ def write(
     users: int,
     tolerance: float,
     repeats: str = "first",
+    index_above: int | None = None,
 ) -> str:
     """Write a whole bundle, or nothing: `folder` is replaced only once everything agrees.
 
@@ -62,6 +64,7 @@ def write(
         users: at most so many of them.
         tolerance: largest difference between torch and ONNX Runtime, see `onnx.compare`.
         repeats: data.repeats of the training data; with `keep` items of a history are recommended again.
+        index_above: more items than so many are searched by an index; None: however many they are, they are not.
 
     Returns:
         The bundle's digest.
@@ -70,7 +73,7 @@ def write(
         DataError: torch and ONNX Runtime do not agree.
     """
     with _whole(folder, catalogue) as building:
-        item_vectors = _write_onnx(building, model, sequences, users, tolerance)
+        item_vectors, of_users = _write_onnx(building, model, sequences, users, tolerance)
         tensors = {
             "item_vectors": item_vectors,
             "item_embeddings": model.teacher.item_vectors().detach().cpu().contiguous(),
@@ -79,7 +82,9 @@ def write(
         }
         save_file(tensors, building / "vectors.safetensors")
         save_file(_weights(model), building / WEIGHTS)
-        write_json(building / "config.json", _config(model, config, repeats))
+        asked = {tower: rows for tower, rows in of_users.items() if tower != "cf" or config["model"]["distill"]}
+        indexed = index.write(building, tensors, asked, catalogue, index_above)
+        write_json(building / "config.json", _config(model, config, repeats) | _index(indexed))
         _write_backbone(building, model, backbone)
     return str(read_json(folder / MANIFEST)["bundle_sha256"])
 
@@ -93,6 +98,7 @@ def write_alone(
     users: int,
     tolerance: float,
     repeats: str = "first",
+    index_above: int | None = None,
 ) -> str:
     """`write` of a sequential recommender by itself, which answers as the tower `teacher`.
 
@@ -105,7 +111,9 @@ def write_alone(
         _write_parity(building, differences, {"teacher": (outputs[teacher.system], _own(teacher))}, tolerance)
         embeddings = teacher.item_vectors().detach().contiguous()
         save_file({"item_embeddings": embeddings}, building / "vectors.safetensors")
-        shared = _of_any(teacher, repeats)
+        asked = {"teacher": outputs[teacher.system][1]}
+        indexed = index.write(building, {"item_embeddings": embeddings}, asked, catalogue, index_above)
+        shared = _of_any(teacher, repeats) | _index(indexed)
         write_json(building / "config.json", {"format": FORMAT, "towers": ["teacher"], "data": data} | shared)
     return str(read_json(folder / MANIFEST)["bundle_sha256"])
 
@@ -134,8 +142,10 @@ def _whole(folder: Path, catalogue: pl.DataFrame) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _write_onnx(folder: Path, model: LLMSRec, sequences: Sequences, users: int, tolerance: float) -> Tensor:
-    """Export the small modules, compare them on real inputs and the towers by top 10; return the item vectors."""
+def _write_onnx(
+    folder: Path, model: LLMSRec, sequences: Sequences, users: int, tolerance: float
+) -> tuple[Tensor, Users]:
+    """Export the small modules, compare them on real inputs and the towers by top 10; item and user vectors."""
     chosen = _some(sequences, users)
     with _inputs_of(model.f_item) as hidden_items:
         item_vectors = model.item_vectors()
@@ -161,7 +171,7 @@ def _write_onnx(folder: Path, model: LLMSRec, sequences: Sequences, users: int, 
         "teacher": (outputs[teacher.system], _own(teacher)),
     }
     _write_parity(folder, differences, towers, tolerance)
-    return item_vectors
+    return item_vectors, {tower: of_users for tower, ((_, of_users), _) in towers.items()}
 
 
 def _some(sequences: Sequences, users: int) -> np.ndarray:
@@ -244,6 +254,11 @@ def _config(model: LLMSRec, config: dict[str, Any], repeats: str) -> dict[str, A
         **shared,
         "shapes": shared["shapes"] | {"d_llm": len(model.user_out), "d_prime": config["model"]["d_prime"]},
     }
+
+
+def _index(names: list[str]) -> dict[str, list[str]]:
+    """What config.json says of the item vectors that there is an index of; nothing where there is none."""
+    return {"index": names} if names else {}
 
 
 def _of_any(teacher: Teacher, repeats: str) -> dict[str, Any]:

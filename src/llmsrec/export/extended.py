@@ -9,6 +9,7 @@ import polars as pl
 from safetensors.numpy import save_file
 
 from llmsrec.errors import DataError
+from llmsrec.export import index
 from llmsrec.export.bundle import write_code
 from llmsrec.files import read_json, write_json
 from llmsrec.serving.bundle import MANIFEST, Bundle, seal
@@ -51,6 +52,8 @@ def write(folder: Path, bundle: Bundle, added: pl.DataFrame, version: str) -> st
         items.write_parquet(building / "items.parquet")
         write_json(building / "config.json", bundle.config | {"shapes": shapes, "extends": extends})
         write_json(building / "parity.json", parity | {"added": probed})
+        if path := bundle.index("item_vectors"):
+            index.add(path, building / "index/item_vectors.faiss", vectors, len(bundle.items))
         write_code(building)
         digest = seal(building)
         Bundle.open(building)

@@ -28,8 +28,8 @@ def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
         evaluated: the reports of the version that it extends.
 
     Returns:
-        `extends`, `bundle_sha256`, `trained` and `items` (how many there are of each kind), `users`, and `towers`:
-        tower -> the paired difference with its interval.
+        `extends`, `bundle_sha256`, `trained` and `items` (how many there are of each kind), `users`, `towers`: tower ->
+        the paired difference with its interval, and `index`: tower -> what its index finds, where it has one.
 
     Raises:
         DataError: that version is from before test users were kept.
@@ -40,14 +40,16 @@ def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
             "cost cannot be measured; `dvc repro` with its params registers it anew."
         )
     users = evaluated.test_users[sample(len(evaluated.test_users), ASKED, SEED)]
-    asked = evaluated.ranks.filter(pl.col("user_id").is_in(users["user_id"].implode()))
-    before = {"llm": of_users(asked, "llm_srec", "test", PROTOCOL, METRIC)}
+    ranks = evaluated.ranks.filter(pl.col("user_id").is_in(users["user_id"].implode()))
+    before = {"llm": of_users(ranks, "llm_srec", "test", PROTOCOL, METRIC)}
     if "cf" in bundle.towers:
         before["cf"] = per_user(held_out.rank(as_trained(bundle), users, "cf").ranks[PROTOCOL], METRIC)
-    towers = {}
+    towers, index = {}, {}
     for tower, without in before.items():
-        now = per_user(held_out.rank(bundle, users, tower).ranks[PROTOCOL], METRIC)
-        towers[tower] = evaluated.difference(now, without)
+        asked = held_out.rank(bundle, users, tower)
+        towers[tower] = evaluated.difference(per_user(asked.ranks[PROTOCOL], METRIC), without)
+        if asked.recall is not None:
+            index[tower] = {"recall_10": asked.recall, "users": len(users)}
     return {
         "extends": bundle.config["extends"],
         "bundle_sha256": bundle.digest,
@@ -55,6 +57,7 @@ def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
         "items": len(bundle.items) - bundle.trained,
         "users": len(users),
         "towers": towers,
+        "index": index,
     }
 
 
@@ -62,4 +65,5 @@ def as_trained(bundle: Bundle) -> Bundle:
     """The bundle with the items of its training alone."""
     count = bundle.trained
     tensors = bundle.tensors | {"item_vectors": bundle.tensors["item_vectors"][: count + 1]}
-    return dataclasses.replace(bundle, items=bundle.items.head(count), tensors=tensors)
+    config = bundle.config | {"index": []}  # is of more items
+    return dataclasses.replace(bundle, config=config, items=bundle.items.head(count), tensors=tensors)

@@ -207,7 +207,7 @@ def judge(
     parts: dict[str, Callable[[], Iterator[Figure]]] = {
         "data": lambda: data(ours),
         "bundle": lambda: bundle(ours, smoke),
-        "parity": lambda: parity(ours),
+        "parity": lambda: parity(ours, limits),
         "quality": lambda: quality(ours, there, holder, limits, rival),
         "order": lambda: order(ours, limits),
         "load": lambda: load(smoke, limits),
@@ -243,8 +243,11 @@ def bundle(ours: Evidence, smoke: Smoke) -> Iterator[Figure]:
         yield _same("bundle in which its added items were measured", ours.added["bundle_sha256"], ours.bundle_sha256)
 
 
-def parity(ours: Evidence) -> Iterator[Figure]:
-    """Rule 3: ONNX Runtime computes what torch computes; how alike the towers `llm` and `cf` are."""
+def parity(ours: Evidence, limits: Gate) -> Iterator[Figure]:
+    """Rule 3: ONNX Runtime computes what torch computes, and an index finds what scoring all items does.
+
+    How alike the towers `llm` and `cf` are stands beside it.
+    """
     largest = max(ours.parity["largest_difference"].values())
     yield _at_most("largest difference of ONNX Runtime and torch", largest, ours.parity["tolerance"])
     for tower, top in ours.parity["top_10"].items():
@@ -252,8 +255,17 @@ def parity(ours: Evidence) -> Iterator[Figure]:
     if added := ours.parity.get("added"):
         what = f"largest difference of {added['items']} items' vectors, computed anew as those of the added ones were"
         yield _at_most(what, added["largest_difference"], added["tolerance"])
+    for tower, found in index_of(ours).items():
+        what = f"share of the exact 10 best items that the index finds, {tower} ({found['users']} users)"
+        yield _at_least(what, found["recall_10"], limits.recall)
     if "overlap_10" in ours.comparison["towers"]:
         yield _measured("overlap@10 of the towers llm and cf", ours.comparison["towers"]["overlap_10"])
+
+
+def index_of(ours: Evidence) -> dict[str, dict[str, float]]:
+    """Tower -> what was measured of its index; of a longer catalogue anew, but for the teacher's, which is the same."""
+    measured: dict[str, dict[str, float]] = ours.parity.get("index", {})
+    return measured | (ours.added or {}).get("index", {})
 
 
 def quality(ours: Evidence, there: There, holder: str, limits: Gate, rival: Rival | None = None) -> Iterator[Figure]:

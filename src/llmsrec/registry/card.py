@@ -28,7 +28,7 @@ class Facts:
         told: what its run was told: name, parameters, metrics, curve.
         comparison, checks: reports/comparison.json and reports/checks.json.
         manifests: part of the data (raw, filtered, split) -> its manifest.json.
-        config: the bundle's config.json.
+        config, parity: the bundle's config.json and parity.json.
         bundle_sha256: the bundle's digest.
     """
 
@@ -40,6 +40,7 @@ class Facts:
     checks: dict[str, Any]
     manifests: dict[str, dict[str, Any]]
     config: dict[str, Any]
+    parity: dict[str, Any]
     bundle_sha256: str
 
 
@@ -54,6 +55,7 @@ def read(model: str, version: int, run_id: str, told: Record, data: Path, report
         checks=read_json(reports / "checks.json"),
         manifests={part: read_json(data / part / "manifest.json") for part in ("raw", "filtered", "split")},
         config=read_json(bundle / "config.json"),
+        parity=read_json(bundle / "parity.json"),
         bundle_sha256=read_json(bundle / "manifest.json")["bundle_sha256"],
     )
 
@@ -122,6 +124,7 @@ def extended(model: str, version: int, run_id: str, about: dict[str, Any], now: 
             f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] ({about['users']:,} users)"
             for tower, found in about["towers"].items()
         ),
+        *_indexed(about.get("index", {})),
         "- how well they are recommended themselves is not measured here (docs/experiments.md, on new items)",
         f"- run {run_id}, bundle `{about['bundle_sha256'][:16]}`, extends bundle `{extends['bundle_sha256'][:16]}`",
         "",
@@ -247,6 +250,9 @@ def _metrics(facts: Facts) -> Iterator[str]:
     ]
     yield ""
     yield f"NDCG@20 / HR@20: {', '.join(at_20)}."
+    if indexed := facts.parity.get("index"):
+        yield ""
+        yield from _indexed(indexed)
     measured = facts.comparison["towers"]
     if len(measured["ndcg_10"]) == 1:
         return
@@ -255,6 +261,12 @@ def _metrics(facts: Facts) -> Iterator[str]:
     if "overlap_10" in measured:
         yield ""
         yield f"The top 10 of llm and cf have {measured['overlap_10']['mean']:.0%} in common."
+
+
+def _indexed(measured: dict[str, Any]) -> Iterator[str]:
+    """What is lost by an index over the items: the figures above are of all items, scored one by one."""
+    for tower, found in measured.items():
+        yield f"- an index searches the items of tower {tower}, and finds {found['recall_10']:.1%} of the exact 10 best"
 
 
 def _row(name: str, found: list[dict[str, Any]]) -> str:

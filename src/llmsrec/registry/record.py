@@ -100,6 +100,12 @@ def metrics(evaluation: dict[str, Any], of: str = "llm_srec") -> dict[str, float
     return dict(sorted(named.items(), key=lambda entry: not entry[0].startswith("test/uni99/ndcg_10")))
 
 
+def searched(evaluation: dict[str, Any], parity: dict[str, Any]) -> dict[str, Any]:
+    """evaluation.json with what the bundle's indexes find, of its parity.json, where it has any."""
+    found = {tower: {"recall_10": of["recall_10"]} for tower, of in parity.get("index", {}).items()}
+    return evaluation | {"llm_srec": evaluation["llm_srec"] | {"index": found}} if found else evaluation
+
+
 def check(entry: dict[str, Any]) -> dict[str, float]:
     """A check's entry in the curve -> `check/valid/uni99/ndcg_10`, `train/loss`, `train/epoch`, ...
 

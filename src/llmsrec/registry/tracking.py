@@ -225,6 +225,7 @@ def requirements(config: dict[str, Any]) -> list[str]:
         names = [*WITHOUT_LLM]
     else:
         names = [*SERVING, *(["bitsandbytes"] if config["backbone"]["quantization"] != "none" else [])]
+    names += ["faiss-cpu"] if config.get("index") else []
     return [f"{name}=={installed(name).partition('+')[0]}" for name in names]
 
 

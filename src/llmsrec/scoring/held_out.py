@@ -12,6 +12,7 @@ from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.towers import ITEMS, History, Tower
 
+RECALLED = 10  # items
 MISS = np.iinfo(np.int32).max  # the rank of an item that is not in the catalogue: beyond every k
 
 
@@ -24,6 +25,7 @@ class HeldOut:
         unknown_targets: so many users' targets are no items of the catalogue.
         events, unknown_events: of all histories together, and how many of them are of unknown items.
         popular: users of whom no item is known; they are ranked by popularity, as they would be answered.
+        recall: where an index answers, the mean share of the exact ten best items that it finds; else None.
     """
 
     ranks: dict[str, np.ndarray]
@@ -31,6 +33,7 @@ class HeldOut:
     events: int
     unknown_events: int
     popular: int
+    recall: float | None = None
 
 
 def rank(bundle: Bundle, users: pl.DataFrame, tower: str) -> HeldOut:
@@ -87,6 +90,7 @@ def rank(bundle: Bundle, users: pl.DataFrame, tower: str) -> HeldOut:
         events=sum(len(history.items) + len(history.unknown) for history in read),
         unknown_events=sum(len(history.unknown) for history in read),
         popular=int((~known).sum()),
+        recall=recommender.recall(tower, vectors, RECALLED) if len(vectors) else None,
     )
 
 

@@ -10,6 +10,8 @@
                          prompt holds the user representation)
     backbone/            backbone.json: hub id and commit, or the model's own files beside it
     weights.safetensors  the heads' and the teacher's, for a training that begins from them; older bundles lack it
+    index/               item vectors' indexes (`serving.index`), where there are many: item_vectors.faiss and
+                         item_embeddings.faiss
     adapter.safetensors  LoRA tensors, if the backbone was fine-tuned
     reference.parquet    users of the training data, for `llmsrec drift`; bundles from before lack it
     parity.json          how far ONNX Runtime and torch were apart when the bundle was made
@@ -148,6 +150,10 @@ class Bundle:
     def recommended_by(self, tower: str) -> int:
         """Items 1..n are those that a tower can recommend: `cf` scores f_item's vectors, as `llm` does."""
         return self.trained if tower == "teacher" else len(self.items)
+
+    def index(self, name: str) -> Path | None:
+        """The file that searches some item vectors of `tensors`; None where all of them are scored."""
+        return self.folder / f"index/{name}.faiss" if name in self.config.get("index", []) else None
 
     def stores(self) -> pl.Series:
         """`[I]` each item's store as String, null where it has none, in the order of item ids."""

@@ -19,6 +19,7 @@ CATALOGUE = {"store": pl.String(), "categories": pl.List(pl.String)}  # behind t
 SHAPES = ("items", "max_length", "d")
 HEADS = ("d_llm", "d_prime")  # shapes of what is behind a backbone
 ALONE = ["teacher"]  # the one list of towers that config.json may hold; a bundle with all of them holds none
+INDEXED = ("item_vectors", "item_embeddings")  # tensors that there may be an index of
 ROWS = 256  # of a batch, while a model is tried on every item
 REMEDY = "Export the model again (`dvc repro export`), and do not serve this bundle."
 
@@ -56,6 +57,9 @@ def _shapes(bundle: "Bundle") -> dict[str, int]:
     trained = shapes.get("trained", shapes["items"])  # fewer where items were added by title
     if type(trained) is not int or not 1 <= trained <= shapes["items"]:
         raise _error(bundle, "config.json", f"`shapes.trained` is {shown(trained)}, not 1 to {shapes['items']}")
+    indexed = config.get("index", [])
+    if not isinstance(indexed, list) or any(name not in INDEXED for name in indexed):
+        raise _error(bundle, "config.json", f"`index` is {shown(indexed)}, not some of {', '.join(INDEXED)}")
     return shapes
 
 

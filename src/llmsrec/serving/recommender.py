@@ -12,6 +12,7 @@ from llmsrec.errors import RequestError, shown
 from llmsrec.serving import limits, neighbours
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.catalogue import Catalogue
+from llmsrec.serving.index import Index
 from llmsrec.serving.neighbours import Directions
 from llmsrec.serving.schema import Answer, Filter, Neighbours, Reason, Recommendation, Request, Similar
 from llmsrec.serving.search import Best, Exact, Search, top
@@ -34,11 +35,9 @@ class Recommender:
         self._untitled = (bundle.items["title"] == UNTITLED).to_numpy()
         self._ids = {asin: item_id for item_id, asin in enumerate(self._asins, start=1)}
         of = {tower: ITEMS[tower] for tower in bundle.towers}
-        # `[d, n]` without the padding; a teacher has no vectors of items that were added by title.
-        columns = {name: np.ascontiguousarray(bundle.tensors[name][1:].T) for name in set(of.values())}
-        searches = {name: Exact(vectors, self._untitled[: vectors.shape[1]]) for name, vectors in columns.items()}
-        directions = {name: Directions(vectors) for name, vectors in columns.items()}
-        self._searches: dict[str, Search] = {tower: searches[name] for tower, name in of.items()}
+        searches = {name: self._search(name) for name in set(of.values())}
+        directions = {name: Directions(search.columns) for name, search in searches.items()}
+        self._searches = {tower: searches[name] for tower, name in of.items()}
         self._directions = {tower: directions[name] for tower, name in of.items()}
         self._popular = {tower: self._by_count(bundle.recommended_by(tower)) for tower in bundle.towers}
         self._catalogue = Catalogue(bundle)
@@ -146,6 +145,12 @@ class Recommender:
         """Whether it is one of the items 1..`among`."""
         return self._ids.get(asin, among + 1) <= among
 
+    def _search(self, name: str) -> Search:
+        """What ranks the items by their vectors; a teacher has none of those that were added by title."""
+        rows = self._bundle.tensors[name][1:]
+        last, path = self._untitled[: len(rows)], self._bundle.index(name)
+        return Index.read(path, rows, last) if path else Exact(np.ascontiguousarray(rows.T), last)
+
     def _by_count(self, count: int) -> Exact:
         """The search of items 1..`count` by their events in the training, which is the same for all users."""
         counts = self._bundle.items["count"].head(count).to_numpy().astype(np.float32)
@@ -169,6 +174,11 @@ class Recommender:
         """
         vectors = self.tower(tower).vectors(histories)
         return self._searches[tower].best(vectors, k, [self.excluded(history) for history in histories])
+
+    def recall(self, tower: str, vectors: np.ndarray, k: int) -> float | None:
+        """What an index finds of the `k` best items for `[n, d']` user vectors, a mean share; None without an index."""
+        search = self._searches[tower]
+        return search.recall(vectors, search.truth(vectors, k)) if isinstance(search, Index) else None
 
     def popular(self, k: int, tower: str) -> Best:
         """What a history without a known item gets: `[k]` indices of items, best first, and their events."""

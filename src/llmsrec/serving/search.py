@@ -9,7 +9,13 @@ Best = tuple[np.ndarray, np.ndarray]  # `[<= k]` indices of items, best first, a
 
 
 class Search(Protocol):
-    """What ranks the items of a tower."""
+    """What ranks the items of a tower.
+
+    Attributes:
+        columns: `[d, I]` float32, the items' vectors.
+    """
+
+    columns: np.ndarray
 
     def best(self, vectors: np.ndarray, k: int, exclude: Sequence[np.ndarray]) -> list[Best]:
         """The `k` items with the highest scores for each of `[B, d]` vectors; fewer where fewer are left.
@@ -30,11 +36,11 @@ class Exact:
     """
 
     def __init__(self, columns: np.ndarray, last: np.ndarray) -> None:
-        self._columns, self._last = columns, last
+        self.columns, self._last = columns, last
 
     def best(self, vectors: np.ndarray, k: int, exclude: Sequence[np.ndarray]) -> list[Best]:
         """See `Search`; ties by index, so always the same."""
-        scores = vectors @ self._columns
+        scores = vectors @ self.columns
         found = [top(row, k, out[out < len(row)], self._last) for row, out in zip(scores, exclude, strict=True)]
         return [(indices, row[indices]) for indices, row in zip(found, scores, strict=True)]
 
