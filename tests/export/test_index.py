@@ -33,12 +33,6 @@ def indexed(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle.open(folder)
 
 
-@pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that thirty items are many."""
-    monkeypatch.setattr(index, "FEW", 3)
-
-
 def asked(tower: str, **options: Any) -> dict[str, Any]:
     events = [{"parent_asin": f"B{item}", "timestamp": START + item * DAY} for item in (5, 7, 12)]
     return {"history": events, "k": 4, "tower": tower, **options}

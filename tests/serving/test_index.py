@@ -1,7 +1,6 @@
 """The best items by an index, against scoring every item and sorting all of them."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
@@ -10,18 +9,9 @@ import pytest
 
 from llmsrec.errors import DataError
 from llmsrec.export import index as making
-from llmsrec.serving import index as indexes
 from llmsrec.serving.index import Index
 
 ITEMS, USERS, NOBODY = 4_000, 30, np.empty(0, dtype=np.int64)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few() -> Iterator[None]:
-    """So that this catalogue is a long one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(indexes, "FEW", 50)
-        yield
 
 
 def clustered(count: int, seed: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from llmsrec.serving.search import Best, Exact, top
 OVER = 4  # times `k`: so many candidates are scored again, as those of one byte a number are not quite in order
 MOST = 1_000  # the largest `k` that is looked for in cells
 SPARED = 1_000  # items that may be left out of what is found in cells: a history, a list of blocked ids
-FEW = 100_000  # items: where no more are left, each of them is scored, and else all
+PART = 8  # where no more than this part of the items is left, each of them is scored: else that takes longer than all
 NONE = -1  # FAISS's id for want of a candidate
 
 
@@ -77,7 +77,7 @@ class Index:
 
     def _best(self, vector: np.ndarray, k: int, exclude: np.ndarray) -> Best:
         exclude = exclude[exclude < len(self._rows)]
-        if len(self._rows) - len(exclude) <= FEW:
+        if PART * (len(self._rows) - len(exclude)) <= len(self._rows):
             return self._among(np.delete(np.arange(len(self._rows)), exclude), vector, k)
         if k <= MOST and len(exclude) <= SPARED:
             _, (found,) = self.cells.search(vector[None], OVER * k + len(exclude))
