@@ -230,6 +230,26 @@ def test_more_items_can_be_added_and_the_cost_is_that_of_all(here: Extended, cap
         lines.read(here.root / "new.jsonl", longest.items["parent_asin"])
 
 
+def test_promoting_over_a_longer_catalogue_says_what_is_dropped_and_how_to_add_it_again(
+    here: Extended, capsys: Any
+) -> None:
+    """Version 1, which lacks what 2 has by title, is judged against it; the command that is named adds it again."""
+    here.client.set_registered_model_alias("gated", "staging", "2")
+    try:
+        assert cli.main(["promote", "gated/1", "--to", "staging"]) in (0, 1)
+    finally:
+        here.client.set_registered_model_alias("gated", "staging", "1")
+    shown = capsys.readouterr().out.splitlines()
+    line = next(line for line in shown if "items added by title to version 2 in staging that it does not have" in line)
+    assert line.startswith("  !!") and " 3; a version with them: " in line
+    command = line.partition("llmsrec ")[2].split()
+    assert command == ["items", "add", "--from", "gated/2", "--model", "gated/1"]
+    assert cli.main(command) == 0
+    assert "gated version 2 has them" in capsys.readouterr().out, "byte by byte the version that has them already"
+    assert cli.main(["items", "add", "--from", "gated/2", "--model", "gated/2"]) == 1
+    assert "gated/2 has all items that were added to gated/2." in capsys.readouterr().err
+
+
 def test_a_training_begins_from_what_was_trained_alone(longer: Bundle, tmp_path: Path) -> None:
     start.extract(longer, "gated/2", tmp_path)
     assert pl.read_parquet(tmp_path / "items.parquet")["parent_asin"].to_list() == [f"B{n}" for n in range(1, 31)]

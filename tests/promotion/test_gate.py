@@ -335,3 +335,16 @@ def test_an_index_must_find_the_best_items_and_a_longer_catalogue_is_judged_by_i
     longer = {"index": {"cf": {"recall_10": 0.97, "users": 2000}}}
     assert judged(0.999, {"index": {}}).holds and not judged(0.999, longer).holds
     assert "index" not in str(gate.Rule("parity", tuple(gate.parity(GOOD, LIMITS))))
+
+
+def test_items_that_the_holder_offers_by_title_and_the_challenger_does_not_are_a_warning_with_the_command() -> None:
+    dropped = gate.Dropped(4, 1200, "llmsrec items add --from shop/4 --model shop/5")
+    rules = gate.judge(GOOD, None, "staging", SMOKE, LIMITS, dropped=dropped)
+    (figure,) = [
+        figure for rule in rules for figure in rule.figures if figure.warns and "added by title" in figure.name
+    ]
+    assert figure.name == "items added by title to version 4 in staging that it does not have"
+    assert figure.value == "1,200; a version with them: llmsrec items add --from shop/4 --model shop/5"
+    assert all(rule.holds for rule in rules)
+    rules = gate.judge(GOOD, None, "staging", SMOKE, LIMITS, dropped=gate.Dropped(4, 0, ""))
+    assert not any("added by title" in figure.name for rule in rules for figure in rule.figures)

@@ -11,7 +11,14 @@ from llmsrec.files import write_json
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Give the parser what it takes."""
-    command.add_argument("file", type=Path, help="JSON lines of parent_asin, title and, if known, store and categories")
+    given = command.add_mutually_exclusive_group(required=True)
+    given.add_argument(
+        "file", type=Path, nargs="?", help="JSON lines of parent_asin, title and, if known, store and categories"
+    )
+    given.add_argument(
+        "--from", dest="other", metavar="VERSION",
+        help="instead of a file: the items that were added to this version and that --model does not have",
+    )  # fmt: skip
     command.add_argument(
         "--model",
         default="staging",
@@ -26,10 +33,12 @@ def run(root: Path, options: argparse.Namespace) -> None:
     Nothing is registered before all of it is measured.
 
     Raises:
-        RequestError: no such version, one that reads no titles, or no torch here.
+        RequestError: no such version, one that reads no titles, nothing to add, or no torch here.
         DataError: a line of the file that cannot be used, or a version that is not what was registered, keeps no
             evidence or whose backbone is not that of its training.
     """
+    import polars as pl
+
     from llmsrec import params as parameters
     from llmsrec.export import extended
     from llmsrec.items import cost, lines
@@ -52,7 +61,17 @@ def run(root: Path, options: argparse.Namespace) -> None:
                 f"{name} is {bundle.teacher} by itself, which reads no titles, so it gets no items by them; name a "
                 "version of LLM-SRec with --model, or train anew with the new items."
             )
-        added = lines.read(options.file, bundle.items["parent_asin"])
+        if options.other is None:
+            added = lines.read(options.file, bundle.items["parent_asin"])
+        else:
+            with tracking.existing(root, "Run the command again") as client:
+                other = versions.find(client, *versions.of(options.other, None, settings.registry.model))
+                evidence.model(client, other, folder / "other")
+            theirs = Bundle.open(folder / "other/artifacts/bundle")
+            added = theirs.items[theirs.trained :].select(lines.SCHEMA.names())
+            added = added.filter(~pl.col("parent_asin").is_in(bundle.items["parent_asin"].implode()))
+            if added.is_empty():
+                raise RequestError(f"{name} has all items that were added to {other.name}/{other.version}.")
         print(f"{name} has {len(bundle.items):,} items: {len(added):,} are added by their titles", flush=True)
         extended.write(folder / "bundle", bundle, added, name)
         longer = Bundle.open(folder / "bundle")

@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from llmsrec import params as parameters
 from llmsrec.errors import DataError, LLMSRecError, ParamsError, RequestError
@@ -13,7 +15,7 @@ from llmsrec.export.smoke import smoke
 from llmsrec.params import Gate, Params, Registry
 from llmsrec.promotion import aliases, decision, evidence, gate, other_data, rivals
 from llmsrec.promotion.ledger import Aliases, Decision
-from llmsrec.registry import tracking, versions
+from llmsrec.registry import extension, tracking, versions
 from llmsrec.registry.record import SEALED, used
 
 TARGETS = ("staging", "champion")
@@ -100,12 +102,13 @@ def review(root: Path, wanted: str, to: str, settle: bool, model: str | None = N
         tried = _try(Path(folder) / "ours/model", limits.requests)
         run = client.get_run(str(version.run_id))
         rival = rivals.find(client, run.info.run_id, ours, limits.against)
+        dropped = _dropped(client, model, there.get(to), number, Path(folder))
         return Verdict(
             settings=settings.registry,
             model=model,
             version=number,
             to=to,
-            rules=gate.judge(ours, holder, to, tried, limits, rival),
+            rules=gate.judge(ours, holder, to, tried, limits, rival, dropped),
             aliases=there,
             after={"previous": there.get("staging"), to: number} if to == "staging" else {to: number},
             last=last,
@@ -235,6 +238,19 @@ def _holder(
         return other_data.ask(client, holder, ours, folder, root, gate.tower(limits, theirs))
     except LLMSRecError as error:
         return error
+
+
+def _dropped(client: MlflowClient, model: str, holder: int | None, number: int, folder: Path) -> gate.Dropped | None:
+    """What was added to the holder's catalogue and is not in the one of `folder`/ours; None where nothing was added."""
+    if holder is None:
+        return None
+    try:
+        ids = extension.added(client, client.get_model_version(model, str(holder)), folder / "added")
+    except (MlflowException, OSError):  # the comparison has said what of it is gone
+        return None
+    known = pl.read_parquet(folder / "ours/model/artifacts/bundle/items.parquet", columns=["parent_asin"])
+    again = f"llmsrec items add --from {model}/{holder} --model {model}/{number}"
+    return gate.Dropped(holder, len(set(ids) - set(known["parent_asin"])), again)
 
 
 def _try(model: Path, requests: int) -> gate.Smoke:

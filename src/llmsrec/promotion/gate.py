@@ -3,7 +3,7 @@
 No rule here asks MLflow or reads a file: `evidence` and `smoke` have brought together what is judged.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -115,6 +115,21 @@ class Rival:
     scores: np.ndarray
 
 
+@dataclass(frozen=True)
+class Dropped:
+    """Items that were added by title to the version that holds the alias, and that the challenger does not have.
+
+    Attributes:
+        version: the holder's number.
+        items: how many.
+        again: the command that adds them to the challenger.
+    """
+
+    version: int
+    items: int
+    again: str
+
+
 There = Evaluated | OnOtherData | LLMSRecError | None
 
 
@@ -193,7 +208,13 @@ class Rule:
 
 
 def judge(
-    ours: Evidence, there: There, holder: str, smoke: Smoke, limits: Gate, rival: Rival | None = None
+    ours: Evidence,
+    there: There,
+    holder: str,
+    smoke: Smoke,
+    limits: Gate,
+    rival: Rival | None = None,
+    dropped: Dropped | None = None,
 ) -> list[Rule]:
     """All rules of one version, in their order.
 
@@ -203,12 +224,13 @@ def judge(
         smoke: what the bundle did in a fresh process.
         limits: params.yaml's `registry.gate`.
         rival: a compared system that it must not be worse than either.
+        dropped: what the version that holds the alias offers by title alone and this one does not.
     """
-    parts: dict[str, Callable[[], Iterator[Figure]]] = {
+    parts: dict[str, Callable[[], Iterable[Figure]]] = {
         "data": lambda: data(ours),
         "bundle": lambda: bundle(ours, smoke),
         "parity": lambda: parity(ours, limits),
-        "quality": lambda: quality(ours, there, holder, limits, rival),
+        "quality": lambda: (*quality(ours, there, holder, limits, rival), *without(dropped, holder)),
         "order": lambda: order(ours, limits),
         "load": lambda: load(smoke, limits),
         "towers": lambda: of_towers(ours, limits),
@@ -313,6 +335,13 @@ def quality(ours: Evidence, there: There, holder: str, limits: Gate, rival: Riva
     )
     rows = np.searchsorted(ours.slices["user_id"].to_numpy(), there.users)
     yield from _no_worse(ours, scores, there.scores(), name, limits, rows)
+
+
+def without(dropped: Dropped | None, holder: str) -> Iterator[Figure]:
+    """Of rule 4: items that nobody will be recommended any more; a warning, as it may be meant."""
+    if dropped is not None and dropped.items:
+        what = f"items added by title to version {dropped.version} in {holder} that it does not have"
+        yield Figure(what, f"{dropped.items:,}; a version with them: {dropped.again}", warns=True)
 
 
 def of_added(ours: Evidence, limits: Gate) -> Iterator[Figure]:

@@ -77,6 +77,22 @@ def register(
     return Registered(version, run_id)
 
 
+def added(client: MlflowClient, version: ModelVersion, folder: Path) -> list[str]:
+    """The parent_asins that were added to a version, and to those that it extends, since their training.
+
+    Args:
+        folder: where files are brought to.
+    """
+    ids: list[str] = []
+    run_id: str | None = version.run_id
+    while run_id and (extends := client.get_run(run_id).data.tags.get(EXTENDS_RUN)):
+        place = folder / run_id
+        place.mkdir(parents=True)
+        ids = [*pl.read_ndjson(_download(run_id, f"added/{ITEMS}", place))["parent_asin"], *ids]
+        run_id = extends
+    return ids
+
+
 def _artifacts(client: MlflowClient, run_id: str, folder: Path) -> dict[str, list[Path]]:
     """What a run keeps of its parameters and data, brought to `folder`: its place among the artifacts -> files."""
     folder.mkdir()
