@@ -33,7 +33,7 @@ def _time_schema(schema: dict[str, Any]) -> None:
     schema["properties"]["timestamp"] = {
         "title": title,
         "description": "ms since epoch, or ISO 8601 (UTC without a zone); of all events of a history, or of none",
-        "anyOf": [{"type": "integer"}, {"type": "string"}],
+        "anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}],
     }
 
 
