@@ -1,6 +1,9 @@
 """Blocks of whole lines, and lines to rows: the fast path against the plain one."""
 
+import gzip
+import hashlib
 import json
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from llmsrec.data import json_lines
 from llmsrec.data.layouts import ITEMS, REVIEWS
 from llmsrec.errors import DataError
+from llmsrec.files import sha256
 from llmsrec.times import EARLIEST, LATEST
 
 NOW = 1_391_040_000_000
@@ -31,6 +35,17 @@ def test_blocks_are_whole_lines_wherever_a_read_ends(tmp_path_factory, lengths, 
     assert all(of.lines.endswith(b"\n") for of in parts[:-1])
     assert [of.size for of in parts] == [len(of.lines.splitlines()) for of in parts]
     assert [of.first for of in parts] == [1 + sum(of.size for of in parts[:place]) for place in range(len(parts))]
+
+
+@pytest.mark.parametrize("bom", [b"", BOM_UTF8])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_digest_gets_all_bytes_of_the_file_and_blocks_those_behind_its_mark(tmp_path, pack, bom):
+    content = b"{}\n" * 1_000_000
+    (tmp_path / "file").write_bytes(pack(bom + content))
+    for size in (1 << 12, 1 << 23):
+        digest = hashlib.sha256()
+        assert b"".join(of.lines for of in json_lines.blocks(tmp_path / "file", size, digest)) == content
+        assert digest.hexdigest() == sha256(tmp_path / "file")
 
 
 VALUES = st.one_of(

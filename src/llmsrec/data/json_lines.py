@@ -4,12 +4,14 @@ Each block is parsed by Arrow; one that Arrow, or the checks after it, do not ac
 `parse_lines` is the meaning, `parse_block` is its fast path.
 """
 
+import io
 import json
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,7 @@ from llmsrec.data.layouts import Layout
 from llmsrec.errors import DataError, json_in_words, shown
 from llmsrec.times import are_ms
 
+READ = 1 << 20  # bytes of a file at a time
 LONGEST_LINE = 1 << 26  # bytes; a longer one is not a review but a file without lines
 
 
@@ -33,16 +36,20 @@ class Block(NamedTuple):
     lines: bytes
 
 
-def blocks(path: Path, size: int) -> Iterator[Block]:
+def blocks(path: Path, size: int, digest: Any = None) -> Iterator[Block]:
     """A file in blocks of about `size` bytes.
+
+    Args:
+        digest: of hashlib; gets the bytes of the file, so that it need not be read again.
 
     Raises:
         DataError: the file cannot be read, its gzip stream is truncated or damaged, or a line has no end.
     """
     line, rest = 1, b""
     try:
-        with _open(path) as stream:
-            while read := stream.read(size):
+        with _open(path, digest) as stream:
+            read = stream.read(size + len(BOM_UTF8)).removeprefix(BOM_UTF8)
+            while read:
                 cut = read.rfind(b"\n") + 1
                 if cut:
                     lines = b"".join((rest, memoryview(read)[:cut]))
@@ -56,6 +63,7 @@ def blocks(path: Path, size: int) -> Iterator[Block]:
                     raise DataError(
                         f"{path}, line {line} is longer than {LONGEST_LINE >> 20} MB; write one JSON object a line."
                     )
+                read = stream.read(size)
     except (OSError, EOFError, IsalError) as error:  # type: ignore[misc]  # isal's stub has an instance for the class
         raise DataError(
             f"{path} cannot be read to its end, what is wrong comes after line {line}: {error}. If it is a truncated "
@@ -65,14 +73,29 @@ def blocks(path: Path, size: int) -> Iterator[Block]:
         yield Block(line, 1, rest)
 
 
-def _open(path: Path) -> IO[bytes]:
-    """The file, decompressed if its content is gzip, whatever its name, behind a byte-order mark if it has one."""
-    with path.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    stream = igzip.open(path, "rb") if compressed else path.open("rb")
-    if stream.read(len(BOM_UTF8)) != BOM_UTF8:
-        stream.seek(0)
-    return stream
+class _Read(io.FileIO):
+    """A file whose bytes go to a digest, too."""
+
+    def __init__(self, path: Path, digest: Any) -> None:
+        super().__init__(path)
+        self._digest = digest
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer)
+        if self._digest is not None:
+            self._digest.update(memoryview(buffer)[:count])
+        return count
+
+
+@contextmanager
+def _open(path: Path, digest: Any) -> Iterator[IO[bytes]]:
+    """The file, decompressed if its content is gzip, whatever its name."""
+    with io.BufferedReader(_Read(path, digest), READ) as file:
+        if file.peek(2)[:2] == b"\x1f\x8b":
+            with igzip.open(file, "rb") as stream:
+                yield stream
+        else:
+            yield file
 
 
 def parse_block(block: Block, layout: Layout, path: Path) -> pa.Table:

@@ -3,8 +3,8 @@
 A file is read in blocks of whole lines, so memory is bounded by the block and not by the file.
 """
 
+import hashlib
 import shlex
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,18 +50,16 @@ def ingest(reviews: Path, items: Path, out: Path, origin: dict[str, Any]) -> dic
         DataError: a file that cannot be read; names file, line, value and remedy.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(1) as pool:
-        hashes = pool.map(sha256, (reviews, items))  # beside the conversion, which reads the same bytes
-        review_rows = convert(reviews, out / "reviews.parquet", REVIEWS)
-        item_rows = convert(items, out / "items.parquet", ITEMS)
+    digests = {reviews: hashlib.sha256(), items: hashlib.sha256()}
+    review_rows = convert(reviews, out / "reviews.parquet", REVIEWS, digest=digests[reviews])
+    item_rows = convert(items, out / "items.parquet", ITEMS, digest=digests[items])
     catalogue = one_line_each(pl.read_parquet(out / "items.parquet"))
     with atomic(out / "items.parquet") as temporary:
         catalogue.write_parquet(temporary)
     manifest = {
         **origin,
         "files": {
-            path.name: {"bytes": path.stat().st_size, "sha256": digest}
-            for path, digest in zip((reviews, items), hashes, strict=True)
+            path.name: {"bytes": path.stat().st_size, "sha256": digest.hexdigest()} for path, digest in digests.items()
         },
         "reviews": review_rows,
         "items": catalogue.height,
@@ -93,10 +91,14 @@ def one_line_each(lines: pl.DataFrame) -> pl.DataFrame:
     return first.with_columns(pl.col("categories").fill_null(main)).drop("main_category")
 
 
-def convert(source: Path, target: Path, layout: Layout, block: int = BLOCK) -> int:
+def convert(source: Path, target: Path, layout: Layout, block: int = BLOCK, digest: Any = None) -> int:
     """Stream a raw file into a parquet file, rows in the order of lines; the number of rows is returned.
 
     One thread decompresses, others parse, one writes.
+
+    Args:
+        block: bytes that are parsed at once.
+        digest: of hashlib; gets the bytes of the file.
     """
     with (
         atomic(target) as temporary,
@@ -112,7 +114,7 @@ def convert(source: Path, target: Path, layout: Layout, block: int = BLOCK) -> i
             progress.update(table.num_rows)
             return int(table.num_rows)
 
-        parsed = in_order(partial(parse_block, layout=layout, path=source), blocks(source, block))
+        parsed = in_order(partial(parse_block, layout=layout, path=source), blocks(source, block, digest))
         rows = sum(in_order(store, parsed, threads=1))
         if rows == 0:
             raise DataError(f"{source} holds no {layout.name}; it should have one JSON object a line.")

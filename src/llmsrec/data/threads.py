@@ -15,13 +15,13 @@ THREADS = min(os.cpu_count() or 1, 4)  # each holds a part of its own in memory
 def in_order(function: Callable[[A], R], arguments: Iterable[A], threads: int = THREADS) -> Iterator[R]:
     """`function` of each argument, in the order of arguments.
 
-    One more than there are threads is worked on or waits, so memory does not grow with their number.
+    Two more than there are threads are worked on or wait, so memory does not grow with their number.
     """
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[R]] = deque()
         for argument in arguments:
             pending.append(pool.submit(function, argument))
-            if len(pending) > threads:
+            if len(pending) > threads + 2:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
