@@ -198,7 +198,8 @@ def test_parts_of_any_size_give_the_same_files(tmp_path_factory, rows, core, siz
 def test_many_parts_follow_the_byte_order_of_users(tmp_path, monkeypatch):
     rows = [(f"u{n * 7919 % 97:02}", f"i{n % 5}", n) for n in range(1000)]
     write_raw(tmp_path, rows)
-    monkeypatch.setattr(parts, "ROWS", 100)
+    monkeypatch.setattr(parts, "ROWS", 50)
+    monkeypatch.setattr(parts, "OPEN", 10)  # so they are of 100 rows
     paths, item_ids = parts.spread(tmp_path / "reviews.parquet", tmp_path)
     assert len(paths) == 10
     read = [pl.read_ipc(path) for path in paths]

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from llmsrec.data.threads import in_order
 from llmsrec.files import atomic
 
-ROWS = 1 << 20  # of a part, about
+ROWS = 1 << 19  # of a part, about
+OPEN = 500  # parts at most: the files of all are open while reviews are cut
 BATCH = 1 << 20  # rows that are read at once
 GROUPS, SAMPLED = 32, 1 << 14  # row groups that the cuts between parts are found from, and user ids of each at most
 ROW_GROUP = 1 << 17  # rows; polars' own choice depends on the files that it reads
@@ -82,7 +83,7 @@ def texts(table: pl.Categories, count: int) -> pl.Series:
 def _bounds(file: pq.ParquetFile) -> pl.Series:
     """The first user id of each part but the first, from a sample: parts are about equal, what is written is not
     changed by it."""
-    count = -(-file.metadata.num_rows // ROWS)
+    count = min(-(-file.metadata.num_rows // ROWS), OPEN)
     if count <= 1:
         return pl.Series(dtype=pl.String)
     groups = np.unique(np.linspace(0, file.num_row_groups - 1, GROUPS).astype(int))

@@ -12,6 +12,7 @@ LONGEST = 10_000  # characters; a prompt shows a few dozen, and unescaping what 
 
 SPACES = r"[\s\p{Cc}\p{Zl}\p{Zp}]+"
 WORD = r"(?:^| )[0-9A-Za-z]{5,}(?: |$)"  # it is not a part of an entity, and longer than what `NOTHING` holds
+ENTITY = r"&[^\t\n\f <&;]"  # how each begins; a plain "&" is most often between spaces
 INVISIBLE = r"[\u00ad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]"  # soft hyphens, zero widths, changes of direction
 
 
@@ -28,7 +29,7 @@ def plain(texts: pl.Series) -> pl.Series:
     changes: brackets, special tokens of a tokenizer and format strings are text like any other.
     """
     text = texts.cast(pl.String).fill_null("").str.head(LONGEST)
-    escaped = text.str.contains("&", literal=True)
+    escaped = text.str.contains(ENTITY)
     if escaped.any():
         unescaped = text.filter(escaped).map_elements(unescape, return_dtype=pl.String)
         text = text.scatter(escaped.arg_true(), unescaped)
