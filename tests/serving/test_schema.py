@@ -1,11 +1,13 @@
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from llmsrec.data.layouts import check_review
 from llmsrec.errors import RequestError
 from llmsrec.serving import limits
-from llmsrec.serving.schema import Request, parse
+from llmsrec.serving.schema import Request, Similar, parse
 from llmsrec.times import EARLIEST, LATEST
 
 EVENT = {"parent_asin": "B1", "timestamp": 1_391_040_000_000}
@@ -118,3 +120,24 @@ def test_more_than_one_call_may_ask_for_is_one_line(values: list[object], expect
 def test_as_much_as_one_call_may_ask_for_is_read() -> None:
     limits.check_sums(parse([asked(39, 195)] * limits.REQUESTS))
     limits.check_sums(parse([asked(limits.ITEMS, limits.HISTORY)]))
+
+
+def accepted(kind, value):
+    try:
+        kind.model_validate(value)
+    except ValidationError:
+        return False
+    return True
+
+
+NAMES = [{}, *({name: value} for name in ("parent_asin", "title") for value in (None, "a"))]
+TIMES = [None, EARLIEST - 1, EARLIEST, LATEST, LATEST + 1]
+DOCUMENTED = [
+    *((Similar, one | other) for one in NAMES for other in NAMES),
+    *((Request, {"history": [{"parent_asin": "a", "timestamp": time}]}) for time in TIMES),
+]
+
+
+@pytest.mark.parametrize(("kind", "value"), DOCUMENTED)
+def test_the_document_says_what_is_taken(kind, value):
+    assert jsonschema.Draft202012Validator(kind.model_json_schema()).is_valid(value) == accepted(kind, value)

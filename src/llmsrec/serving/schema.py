@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from llmsrec.errors import RequestError, in_words, shown
 from llmsrec.serving import limits
-from llmsrec.times import OUTSIDE, are_ms, of_iso
+from llmsrec.times import EARLIEST, LATEST, OUTSIDE, are_ms, of_iso
 
 Tower = Literal["llm", "cf", "teacher"]
 TOWERS: tuple[str, ...] = get_args(Tower)
@@ -33,7 +33,7 @@ def _time_schema(schema: dict[str, Any]) -> None:
     schema["properties"]["timestamp"] = {
         "title": title,
         "description": "ms since epoch, or ISO 8601 (UTC without a zone); of all events of a history, or of none",
-        "anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}],
+        "anyOf": [{"type": "integer", "minimum": EARLIEST, "maximum": LATEST}, {"type": "string"}, {"type": "null"}],
     }
 
 
@@ -158,6 +158,13 @@ class Similar(Strict):
     """An item of the catalogue, or the title of any item, and how many items like it to name."""
 
     NAME = "a request to /similar"
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"type": "string"}}} for name in ("parent_asin", "title")
+            ]
+        }
+    )
 
     parent_asin: Id | None = None
     title: str | None = Field(default=None, min_length=1, max_length=limits.TEXT)
