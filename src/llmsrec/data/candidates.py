@@ -47,25 +47,24 @@ def write_candidates(path: Path, blocks: Callable[[], Iterator[Block]], items: i
     """
     rng = np.random.default_rng(seed)
 
-    def chunks() -> Iterator[tuple[str, Block, slice, np.ndarray]]:
-        """Some of a block's users that have a target, and the numbers of their draw."""
+    def chunks() -> Iterator[tuple[str, Block, np.ndarray, np.ndarray, np.ndarray]]:
+        """Split, block, some of its users that have a target, their targets, and the numbers of their draw."""
         for split in ("valid", "test"):
             for block in blocks():
-                asked = int(np.count_nonzero(block.parts[split].lengths()))
-                for first in range(0, asked, CHUNK):
-                    size = min(CHUNK, asked - first)
-                    yield split, block, slice(first, first + size), rng.random((size, negatives))
+                targets = block.parts[split]
+                asked = np.flatnonzero(targets.lengths())
+                for first in range(0, len(asked), CHUNK):
+                    users = asked[first : first + CHUNK]
+                    yield split, block, users, targets.items[first : first + CHUNK], rng.random((len(users), negatives))
 
-    def rows(chunk: tuple[str, Block, slice, np.ndarray]) -> pa.Table:
-        split, block, place, uniform = chunk
-        targets = block.parts[split]
-        users = np.flatnonzero(targets.lengths())[place]
+    def rows(chunk: tuple[str, Block, np.ndarray, np.ndarray, np.ndarray]) -> pa.Table:
+        split, block, users, positives, uniform = chunk
         drawn = draw(block.histories, users, items, uniform, block.before)
         offsets = pa.array(np.arange(0, drawn.size + 1, negatives, dtype=np.int32))
         columns = [
             pa.array(users + block.before, pa.int32()),
             pa.array([split] * len(users)),
-            pa.array(targets.items[place]),
+            pa.array(positives),
             pa.ListArray.from_arrays(offsets, pa.array(drawn.ravel())),
         ]
         return pa.table(columns, schema=SCHEMA)

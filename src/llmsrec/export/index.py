@@ -10,10 +10,9 @@ from torch import Tensor
 
 from llmsrec.data.titles import UNTITLED
 from llmsrec.files import read_json, write_json
-from llmsrec.serving.index import Index
+from llmsrec.serving.index import RECALLED, Index
 from llmsrec.serving.towers import ITEMS
 
-TOP = 10
 ENOUGH = 0.995  # recall@10 of some users at which no more cells are read; others, of whom it is told, may have less
 POINTS, ROUNDS, SEED = 48, 6, 0  # of k-means: vectors a centroid, rounds; more gain less than what more cells cost
 
@@ -49,7 +48,7 @@ def write(
         faiss.write_index(index.cells, str(folder / f"index/{name}.faiss"))
         for tower, vectors in of.items():
             asked = vectors[1::2] if len(vectors) > 1 else vectors
-            found = {"recall_10": index.recall(asked, index.truth(asked, TOP)), "users": len(asked)}
+            found = {"recall_10": index.recall(asked, index.truth(asked, RECALLED)), "users": len(asked)}
             measured[tower] = found | {"cells": index.cells.nlist, "read": index.cells.nprobe}
     parity = folder / "parity.json"
     write_json(parity, read_json(parity) | {"index": measured})
@@ -75,7 +74,7 @@ def build(rows: np.ndarray, titled: np.ndarray) -> Index:
 
 def widen(index: Index, users: list[np.ndarray]) -> None:
     """Let it read twice as many cells until the users `[n, d]` of each tower have recall ENOUGH, or all cells."""
-    asked = [(vectors, index.truth(vectors, TOP)) for vectors in users]
+    asked = [(vectors, index.truth(vectors, RECALLED)) for vectors in users]
     while index.cells.nprobe < index.cells.nlist and any(index.recall(*pair) < ENOUGH for pair in asked):
         index.cells.nprobe = min(2 * index.cells.nprobe, index.cells.nlist)
 

@@ -9,10 +9,10 @@ from llmsrec.evaluation import ranks as ranking
 from llmsrec.progress import Progress
 from llmsrec.scoring.batches import batches
 from llmsrec.serving.bundle import Bundle
+from llmsrec.serving.index import RECALLED
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.towers import ITEMS, History, Tower
 
-RECALLED = 10  # items
 MISS = np.iinfo(np.int32).max  # the rank of an item that is not in the catalogue: beyond every k
 
 

@@ -19,6 +19,7 @@ OVER = 4  # times `k`: so many candidates are scored again, as those of one byte
 MOST = 1_000  # the largest `k` that is looked for in cells
 SPARED = 1_000  # items that may be left out of what is found in cells: a history, a list of blocked ids
 PART = 8  # where no more than this part of the items is left, each of them is scored: else that takes longer than all
+RECALLED = 10  # best items whose recall is told: `recall_10` in parity.json and in the evidence of added items
 NONE = -1  # FAISS's id for want of a candidate
 
 
