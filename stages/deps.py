@@ -12,7 +12,7 @@ from llmsrec.closure import PACKAGE, imports, reached
 from llmsrec.files import atomic
 from llmsrec.models.cf import teacher
 
-PIPELINES = (Path("dvc.yaml"), Path("tuning/dvc.yaml"))
+PIPELINES = (Path("dvc.yaml"), Path("tuning/dvc.yaml"), Path("stages/items/dvc.yaml"))
 # Reading params.yaml, naming errors, hiding secrets and writing files whole decide nothing about a result.
 PLUMBING = {PACKAGE / f"{name}.py" for name in ("closure", "errors", "files", "params", "redaction")}
 LOADER = PACKAGE / "models/cf/teacher.py"  # imports a system by its name

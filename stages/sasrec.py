@@ -8,19 +8,29 @@ import torch
 from llmsrec import distributed
 from llmsrec.data import held_out
 from llmsrec.data.sequences import Sequences
+from llmsrec.errors import ParamsError
 from llmsrec.files import write_json
 from llmsrec.models.cf import teacher
+from llmsrec.models.text import item_vectors, kept_vectors
 from llmsrec.training import start
 from llmsrec.training.next_item import build, train
 from stages.common import Stage, run
 
-SPLIT, OUT = Path("data/split"), Path("models/sasrec")
+SPLIT, OUT, TEXTS = Path("data/split"), Path("models/sasrec"), Path("models/texts")
 
 
 def main(stage: Stage) -> None:
     interactions, settings = Sequences.read(Path("data/filtered/interactions.parquet")), stage.params.sasrec
     items = int(interactions.items.max())
-    first, begin = None, start.read(Path("models/start"))
+    first, begin, whitening = None, start.read(Path("models/start")), None
+    if begin and settings.items != "id":
+        raise ParamsError(
+            f"`sasrec.items` is {settings.items} and `train.start` {begin.version}, which has item vectors but not what "
+            "made them of titles; set sasrec.items to id, or train.start to scratch."
+        )
+    if settings.items != "id":
+        first = build(items, settings)
+        whitening = item_vectors.attach(first, settings.items, kept_vectors.read(TEXTS))
     if begin:
         begin.check(start.shape_of("sasrec", settings, settings.shape().keys() - {"dropout"}))
         first = build(items, settings)
@@ -38,8 +48,11 @@ def main(stage: Stage) -> None:
         device="cuda" if torch.cuda.is_available() else "cpu",
         first=first,
     )
+    of_titles = item_vectors.detach(model, whitening) if whitening else None
     if distributed.is_main():
         teacher.save(model, OUT)
+        if of_titles:
+            item_vectors.save(OUT, of_titles)
         write_json(OUT / "curve.json", curve)
 
 

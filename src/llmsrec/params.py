@@ -28,6 +28,7 @@ from llmsrec.errors import ParamsError, in_words
 PROMOTED = ("staging", "previous", "champion")  # aliases that no stage moves
 Tower = Literal["llm", "cf", "teacher"]
 TOWERS: tuple[str, ...] = get_args(Tower)
+Items = Literal["id", "text", "sum", "null_space"]
 Against = Literal[
     "sasrec", "best", "gru4rec", "bert4rec", "nextitnet", "ctrl", "recformer", "tallrec", "llara", "collm", "a_llmrec"
 ]
@@ -177,7 +178,7 @@ class NextItem(Section):
 
     def shape(self) -> dict[str, Any]:
         """The arguments that build the system's model."""
-        return self.model_dump(exclude=Cloze.model_fields.keys() - {"max_length"})
+        return self.model_dump(exclude=Cloze.model_fields.keys() - {"max_length"} | {"items"})
 
 
 class Cloze(NextItem):
@@ -196,6 +197,7 @@ def heads_divide_dim(section: Any) -> Any:
 
 class SASRec(NextItem):
     system = "sasrec"
+    items: Items
     dim: int = Field(ge=1)
     blocks: int = Field(ge=1)
     heads: int = Field(ge=1)

@@ -24,6 +24,7 @@ PAPER: Values = {
     "backbone.dtype": "bfloat16",
     "backbone.quantization": "none",
     "backbone.lora_rank": 0,
+    "sasrec.items": "id",
     "sasrec.dim": 64,
     "sasrec.blocks": 2,
     "sasrec.heads": 1,

@@ -27,6 +27,7 @@ ITEMS = 30
 
 def settings(**changes: object) -> params.SASRec:
     values = {
+        "items": "id",
         "dim": 16,
         "blocks": 1,
         "heads": 1,

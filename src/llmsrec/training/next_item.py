@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from llmsrec import distributed, params
 from llmsrec.data.sequences import Sequences
@@ -148,7 +149,8 @@ def train_epoch(
     total, targets = torch.zeros((), device=device), 0
     for batch in batches(samples.lengths, settings.batch_size, rng):
         rows = torch.from_numpy(samples.rows(batch)).to(device)
-        loss, count = next_item_loss(model, rows, settings, generator)
+        with parametrize.cached():  # an item table that is made of something is made once
+            loss, count = next_item_loss(model, rows, settings, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         distributed.add_up_gradients(model.parameters())
@@ -229,7 +231,8 @@ def batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> l
 
 def validate(model: Teacher, histories: Sequences, targets: np.ndarray, repeats: str = "first") -> float:
     """NDCG@10 of all users' targets among all items outside their histories (of data.repeats `keep`: all items)."""
-    users, items = model.user_vectors(histories).cpu().numpy(), model.item_vectors().detach().cpu().numpy()
+    with torch.no_grad(), parametrize.cached():
+        users, items = model.user_vectors(histories).cpu().numpy(), model.item_vectors().cpu().numpy()
     return Validation(histories, targets, histories.excluded(repeats)).score(users, items)
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from llmsrec import distributed
 from llmsrec.models.cf.teacher import INIT_STD, Teacher
+from llmsrec.models.text.whitening import RANK, Whitening
 
 TEMPERATURE = 0.07
-RANK = 1e-6  # of the vectors' norm: smaller components are rounding
 
 
 def text_table(vectors: Tensor, dim: int, scale: float, generator: torch.Generator) -> Tensor:
@@ -30,11 +30,9 @@ def text_table(vectors: Tensor, dim: int, scale: float, generator: torch.Generat
     Returns:
         `[I + 1, d]` float32; row 0 is zero.
     """
-    texts = vectors[1:].double()
-    left, singular, _ = torch.linalg.svd(texts - texts.mean(dim=0), full_matrices=False)
-    held = min(dim, int((singular > texts.norm() * RANK).sum()))
+    components = Whitening.of(vectors)(vectors)[:, :dim]
     table = torch.randn(len(vectors), dim, generator=generator, dtype=torch.float64)
-    table[1:, :held] = left[:, :held] * np.sqrt(len(texts))
+    table[:, : components.shape[1]] = components
     table[0] = 0
     return (table * INIT_STD * scale).float()
 
