@@ -25,8 +25,8 @@ def main(stage: Stage) -> None:
     first, begin, whitening = None, start.read(Path("models/start")), None
     if begin and settings.items != "id":
         raise ParamsError(
-            f"`sasrec.items` is {settings.items} and `train.start` {begin.version}, which has item vectors but not what "
-            "made them of titles; set sasrec.items to id, or train.start to scratch."
+            f"`sasrec.items` is {settings.items}, but {begin.version} in `train.start` has item vectors without what "
+            "makes them of titles; set sasrec.items to id, or train.start to scratch."
         )
     if settings.items != "id":
         first = build(items, settings)
