@@ -28,7 +28,8 @@ PREFIX_BATCHES = 32
 SETTINGS: dict[str, Any] = {
     "items": "id", "dim": 64, "blocks": 2, "heads": 1, "max_length": 50, "dropout": 0.2, "norm": "pre",
     "feed_forward": 1, "activation": "relu", "low_pass": 0.0, "samples": "sequences", "label_smoothing": 0.0,
-    "negatives": 1, "gbce_t": 0.0, "batch_size": 128, "lr": 0.001, "schedule": "constant", "epochs": 1, "patience": 1, "seed": 0,
+    "negatives": 1, "gbce_t": 0.0, "batch_size": 128, "lr": 0.001, "schedule": "constant", "epochs": 1, "patience": 1,
+    "seed": 0,
 }  # fmt: skip
 
 
