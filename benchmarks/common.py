@@ -122,12 +122,18 @@ def language_model(names: list[str], shape: Shape) -> tuple[LlamaForCausalLM, An
     return LlamaForCausalLM(config).requires_grad_(False).eval(), tokenizer
 
 
-def run_steps(model: LLMSRec, samples: Samples, draws: Iterable[tuple[Any, ...]], of: params.Model) -> None:
-    """Losses and gradients of the steps that `training.llm_srec.schedule` draws; nothing is learnt."""
+def run_steps(
+    model: LLMSRec,
+    samples: Samples,
+    draws: Iterable[tuple[Any, ...]],
+    of: params.Model,
+    table: torch.Tensor | None = None,
+) -> None:
+    """Losses and gradients of the steps that `training.loop.schedule` draws; nothing is learnt."""
     model.train()
     for _, rows, rng, _ in draws:
         model.zero_grad(set_to_none=True)
-        torch.stack(list(step_losses(model, samples, rows, of, rng).values())).sum().backward()
+        torch.stack(list(step_losses(model, samples, rows, of, rng, table).values())).sum().backward()
 
 
 def workspace(folder: Path, values: dict[str, Any]) -> Path:

@@ -1,5 +1,6 @@
 """LLM-SRec: heads and tokens that join the frozen backbone and the frozen teacher -> models/llm_srec/."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from llmsrec.files import write_json
 from llmsrec.models.llm import retrieval as llm_srec
 from llmsrec.training import start
 from llmsrec.training.retrieval import Validation, train
+from llmsrec.training.schedules import heads_first
 from stages.common import Stage, run
 
 SPLIT = Path("data/split")
@@ -44,7 +46,8 @@ def main(stage: Stage) -> None:
         print(f"LLM-SRec begins from {begin.version}", flush=True)
     model.configure_layers(backbone.gradient_checkpointing, backbone.compile)
     interactions = Sequences.read(Path("data/filtered/interactions.parquet"))
-    curve = train(
+    fit = heads_first if params.train.start == "heads" else partial(train, warm=begin is not None)
+    curve = fit(
         model,
         Sequences.read(SPLIT / "train.parquet", interactions.users),
         Validation.of(
@@ -57,7 +60,6 @@ def main(stage: Stage) -> None:
         params.model,
         params.train,
         stage.resume,
-        warm=begin is not None,
     )
     if distributed.is_main():
         model.save(Path("models/llm_srec"), config)

@@ -6,6 +6,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import resource
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,15 @@ def make_tiny(
     tiny = Tiny(folder, model, sequences, config, catalogue)
     bundle.write(tiny.bundle, model, config, catalogue, backbone, sequences, users=40, tolerance=1e-4)
     return tiny
+
+
+@pytest.fixture
+def full() -> Iterator[None]:
+    """No file may grow beyond 2 kB: the system refuses as it does where the disk is full, to root, too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,10 @@
 
 import errno
 import os
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +31,6 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "safetensors": lambda path: save_file({"a": NUMBERS}, path),
     "matplotlib": lambda path: Figure().savefig(path, format="png", dpi=300),
 }
-
-
-@pytest.fixture
-def full() -> Iterator[None]:
-    """No file may grow beyond 2 kB: the system refuses as it does where the disk is full, to root, too."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("writer", WRITERS)

@@ -33,6 +33,7 @@ Against = Literal[
     "sasrec", "best", "gru4rec", "bert4rec", "nextitnet", "ctrl", "recformer", "tallrec", "llara", "collm", "a_llmrec"
 ]
 MOST_CHARACTERS, MOST_VALUES, DEEPEST = 100_000, 10_000, 20  # of a params.yaml; ours has 200 values, 4 deep
+FRESH = ("scratch", "heads")  # values of train.start that begin from no version
 Seed = Field(ge=0, lt=2**32)
 
 
@@ -236,7 +237,7 @@ class Model(Section):
     weights: Weights
     history: int = Field(ge=1)
     candidates: int = Field(ge=2)
-    negatives: Literal["own", "shared", "in_batch"]
+    negatives: Literal["own", "shared", "in_batch", "all"]
     user_representation: bool
     date_format: Literal["YYYY/MM/DD", "YYYY-MM-DD"]
     head_hidden: int = Field(ge=1)
@@ -262,8 +263,8 @@ class Train(Section):
     @field_validator("start")
     @classmethod
     def start_is_a_version(cls, value: str) -> str:
-        if value != "scratch" and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[1-9]\d*|@[^/@\s]+)", value):
-            raise ValueError(f"{value!r} is neither scratch nor a registered version such as llm-srec/3")
+        if value not in FRESH and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[1-9]\d*|@[^/@\s]+)", value):
+            raise ValueError(f"{value!r} is neither {' nor '.join(FRESH)} nor a registered version such as llm-srec/3")
         return value
 
 

@@ -49,8 +49,9 @@ def test_adapters_and_the_head_of_the_user_representation_are_among_them(tiny_lo
     assert (record["settings"]["backbone.lora_rank"], record["settings"]["model.user_representation"]) == (2, True)
 
 
-def test_scratch_is_a_file_that_says_so_and_needs_no_registry(tmp_path: Path) -> None:
-    start.bring(tmp_path, "scratch", tmp_path / "models/start")
+@pytest.mark.parametrize("name", ["scratch", "heads"])
+def test_what_begins_from_no_version_is_a_file_that_says_so_and_needs_no_registry(tmp_path: Path, name: str) -> None:
+    start.bring(tmp_path, name, tmp_path / "models/start")
     assert training.read(tmp_path / "models/start") is None
     assert [path.name for path in tmp_path.rglob("*")] == ["models", "start", "start.json"], "no registry was made"
 

@@ -79,6 +79,13 @@ def test_negatives_are_outside_the_training_events_and_reach_every_other_item(tr
         assert set(row.tolist()) == set(range(1, 10)) - set(items), "uniform over exactly the items not seen"
 
 
+def test_all_that_users_know_is_what_is_their_own_item_by_item(train: Sequences) -> None:
+    samples, users = Samples.of(train, 9, "last", history=3), np.array([3, 1, 3, 2])
+    known = samples.known(users)
+    assert not known[:, 0].any()
+    np.testing.assert_array_equal(known[:, 1:], samples.own(users[:, None], np.arange(1, 10)))
+
+
 def test_negatives_are_seeded(train: Sequences) -> None:
     samples = Samples.of(train, 9, "last", history=3)
     again = [samples.negatives(np.array([1, 4]), 5, np.random.default_rng(seed)) for seed in (1, 1, 2)]

@@ -16,6 +16,7 @@ from llmsrec.models.cf import teacher
 from llmsrec.models.llm.retrieval import LLMSRec, Parts
 from llmsrec.params import Model
 from llmsrec.training.next_item import Samples, build, next_item_loss
+from llmsrec.training.schedules import heads_first
 from tests.other_device import PLACES, other_device
 from tests.training.test_next_item import ITEMS, STRONG, routes, settings
 from tests.training.test_together import close, steps, train
@@ -26,6 +27,7 @@ CHANGES = [
     {"negatives": "own", "user_representation": True},
     {"negatives": "shared", "distill_loss": "contrastive"},
     {"negatives": "in_batch", "distill_normalize": True},
+    {"negatives": "all"},
 ]
 
 
@@ -104,6 +106,19 @@ def test_a_training_and_one_that_goes_on_from_the_cpu(tiny: Any, tmp_path: Path,
     close(trained(tmp_path / "here, then there", 2, there=True), alone, rtol=1e-3, atol=5e-4)
     trained(tmp_path / "there, then here", 1, there=True)
     close(trained(tmp_path / "there, then here", 2, there=False), alone, rtol=1e-3, atol=5e-4)
+
+
+@pytest.mark.parametrize("other", PLACES)
+def test_heads_alone_and_then_all(tiny: Any, tmp_path: Path, other: Place) -> None:
+    chosen, found = Model(**{**tiny.config["model"], "negatives": "all"}), []
+    for place in (nullcontext("cpu"), other()):
+        base = backbone.load(tiny.folder / "models/backbone")
+        with place as device:
+            base.model.to(device)
+            whole = replace(tiny, model=built(tiny, base, chosen, Budget()))
+            trained = train(whole, tmp_path / device, 1, heads_first)
+        found.append({name: value.cpu() if torch.is_tensor(value) else value for name, value in trained.items()})
+    close(found[1], found[0], rtol=1e-3, atol=5e-4)
 
 
 @pytest.mark.parametrize("other", PLACES)

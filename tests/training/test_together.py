@@ -15,6 +15,7 @@ from llmsrec.params import Model, Train
 from llmsrec.training import next_item as sasrec
 from llmsrec.training import retrieval as llm_srec
 from llmsrec.training.batches import Samples
+from llmsrec.training.schedules import heads_first
 from tests import together
 from tests.training.test_next_item import ITEMS, STRONG, routes, settings
 
@@ -53,14 +54,15 @@ def steps(model: Any, sequences: Any, chosen: Model, targets: Any) -> dict[str, 
         {"negatives": "shared", "distill_loss": "contrastive", "distill_normalize": True},
         {"negatives": "shared", "distill": False, "uniform": False},
         {"negatives": "in_batch"},
+        {"negatives": "all", "weights": {"retrieval": 1.0, "cf_retrieval": 0.5, "distill": 1.0, "uniform": 1.0}},
     ],
-    ids=["own-mse", "shared-contrastive", "retrieval", "in-batch"],
+    ids=["own-mse", "shared-contrastive", "retrieval", "in-batch", "all"],
 )
 def test_a_step_of_two_processes_is_that_of_one(tiny: Any, changes: dict[str, Any], targets: Any) -> None:
     chosen = Model(**{**tiny.config["model"], **changes})
     model = copy.deepcopy(tiny.model)
     alone = steps(model, tiny.sequences, chosen, targets)
-    assert any(abs(value).max() > 0 for name, value in alone.items() if "item_out" in name)
+    assert any(abs(value).max() > 0 for name, value in alone.items() if "user_out" in name)
     for found in together.run(2, steps, model, tiny.sequences, chosen, targets):
         close(found, alone)
 
@@ -81,7 +83,7 @@ def test_no_prefix_is_computed_by_two_processes(tiny: Any) -> None:
     assert min(len(share) for share in shares) > 10
 
 
-def train(tiny: Any, resume: Path, epochs: int) -> dict[str, Any]:
+def train(tiny: Any, resume: Path, epochs: int, fit: Any = llm_srec.train) -> dict[str, Any]:
     """The weights, the curve and the validation vectors of a run.
 
     f_item's biases move all items' vectors alike, more or less, which changes a user's scores by a constant: their
@@ -98,7 +100,7 @@ def train(tiny: Any, resume: Path, epochs: int) -> dict[str, Any]:
     validation = llm_srec.Validation(
         sequences.drop_last(1), users, last, np.random.default_rng(0).integers(1, 31, (30, 9))
     )
-    curve = llm_srec.train(model, sequences.drop_last(1), validation, chosen, loop, resume)
+    curve = fit(model, sequences.drop_last(1), validation, chosen, loop, resume)
     found = {f"{row['step']} {name}": value for row in curve for name, value in row.items()}
     items = model.item_vectors()[1:]
     found |= {"users": model.user_vectors(sequences, users), "items": items - items.mean(dim=0)}
@@ -117,6 +119,12 @@ def test_llm_srec_ends_with_the_same_weights_whatever_the_processes_before_and_a
         close(found, alone, rtol=1e-3, atol=5e-4)
     together.run(2, train, tiny, tmp_path / "two then one", 1)
     close(train(tiny, tmp_path / "two then one", 2), alone, rtol=1e-3, atol=5e-4)
+
+
+def test_heads_alone_and_then_all_end_with_the_same_weights_in_two_processes(tiny: Any, tmp_path: Path) -> None:
+    alone = train(tiny, tmp_path / "alone", 1, heads_first)
+    for found in together.run(2, train, tiny, tmp_path / "two", 1, heads_first):
+        close(found, alone, rtol=1e-3, atol=5e-4)
 
 
 def train_sasrec(resume: Path, changes: dict[str, Any]) -> dict[str, Any]:

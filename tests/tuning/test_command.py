@@ -77,7 +77,7 @@ def test_trials_that_do_not_begin_from_the_version_of_train_start_say_so(
     place: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(place.folder)
-    for version, said in (("llm-srec/3", 1), ("scratch", 0)):
+    for version, said in (("llm-srec/3", 1), ("scratch", 0), ("heads", 0)):
         place.edit(train__start=version, tune__fidelity="full")
         trainer(parameters.load(Path("params.yaml")), Path("cache"))
         out = capsys.readouterr().out

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmsrec.files import read_json, sha256
-from llmsrec.params import Params
+from llmsrec.params import FRESH, Params
 
 # What a name says in words (`title`), or says anyway.
 MARKED = ("model.distill", "model.uniform", "model.distill_loss", "model.user_representation", "split.shuffle_train")
@@ -155,7 +155,7 @@ def origin(params: Params, experiment: str | None, baseline: str | None) -> dict
         "data.source": params.data.source,
         "data.category": params.data.category,
         "backbone": params.backbone.model,
-        "started_from": params.train.start.removeprefix("scratch"),
+        "started_from": "" if params.train.start in FRESH else params.train.start,
         "dvc.experiment": experiment,
         "dvc.baseline": baseline,
     }

@@ -92,6 +92,15 @@ class Samples:
         place = np.searchsorted(self.seen, keys)
         return self.seen[np.minimum(place, len(self.seen) - 1)] == keys
 
+    def known(self, users: np.ndarray) -> np.ndarray:
+        """`[T, I + 1]` whether each item is among a user's training events, as `own`, for all items at once."""
+        sequences, whether = self.sequences, np.zeros((len(users), self.items + 1), dtype=bool)
+        counts = sequences.offsets[users + 1] - sequences.offsets[users]
+        rows = np.repeat(np.arange(len(users)), counts)
+        places = np.arange(len(rows)) + np.repeat(sequences.offsets[users] - (counts.cumsum() - counts), counts)
+        whether[rows, sequences.items[places]] = True
+        return whether
+
     def negatives(self, users: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
         """`[T, count]` items drawn uniformly from those outside each user's training events."""
         users = np.repeat(users, count)

@@ -25,7 +25,7 @@ from llmsrec.training.batches import Samples
 from llmsrec.training.loop import Curve, fit
 
 MEASURED = 256  # samples, and items, whose hidden states say how the heads start
-StepLosses = Callable[[Any, Samples, np.ndarray, Model, np.random.Generator], dict[str, Tensor]]
+StepLosses = Callable[[Any, Samples, np.ndarray, Model, np.random.Generator, Tensor | None], dict[str, Tensor]]
 
 
 class Trainee(Protocol):
@@ -46,8 +46,9 @@ class Trainee(Protocol):
     def train(self) -> Any: ...
     def trainable(self) -> dict[str, nn.Parameter]: ...
     def hidden_items(self, item_ids: Tensor) -> Tensor: ...
+    def hidden_catalogue(self) -> Tensor: ...
     def item_groups(self, item_ids: np.ndarray) -> np.ndarray: ...
-    def item_vectors(self) -> Tensor: ...
+    def item_vectors(self, hidden: Tensor | None = None) -> Tensor: ...
     def user_vectors(self, sequences: Sequences, users: np.ndarray) -> Tensor: ...
 
 
@@ -76,12 +77,16 @@ class Validation:
         rows = valid.rows(at_most, seed)
         return cls(valid.histories, rows + 1, valid.targets[rows], negatives[rows], repeats)
 
-    def scores(self, model: Trainee) -> dict[str, float]:
-        """Metrics under their names, such as `valid/uni99/ndcg_10`."""
+    def scores(self, model: Trainee, hidden: Tensor | None = None) -> dict[str, float]:
+        """Metrics under their names, such as `valid/uni99/ndcg_10`.
+
+        Args:
+            hidden: `[I + 1, d_llm]` the model's h_i; computed if None.
+        """
         excluded = self.histories.excluded(self.repeats)
         found = ranks.rank(
             model.user_vectors(self.histories, self.users).numpy(),
-            model.item_vectors().numpy(),
+            model.item_vectors(hidden).numpy(),
             self.targets,
             *ranks.select(excluded.offsets, excluded.items, self.users),
             self.negatives,
@@ -127,12 +132,22 @@ def train(
     if isinstance(model, LLMSRec) and not warm:  # remembered outputs are standardised where they are read
         standardise_heads(model, samples, train)
 
+    table: Tensor | None = None  # h_i of all items as of the last check, or of where the training begins or goes on
+
     def losses_of_step(rows: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        nonlocal table
+        if settings.negatives == "all" and table is None:
+            table = model.hidden_catalogue().to(model.device)
         model.train()
-        return losses_at(model, samples, rows, settings, rng)
+        return losses_at(model, samples, rows, settings, rng, table)
+
+    def scores() -> dict[str, float]:
+        nonlocal table
+        if settings.negatives == "all":
+            table = model.hidden_catalogue().to(model.device)
+        return validation.scores(model, table)
 
     users, monitor = len(validation.users), f"valid/{train.monitor}"
-    scores = partial(validation.scores, model)
     return fit(model.trainable(), lengths, losses_of_step, scores, train, monitor, users, resume, on_check, at_step)
 
 
@@ -157,7 +172,12 @@ def training_samples(model: Trainee, sequences: Sequences, train: Train) -> tupl
 
 
 def step_losses(
-    model: LLMSRec, samples: Samples, rows: np.ndarray, settings: Model, rng: np.random.Generator
+    model: LLMSRec,
+    samples: Samples,
+    rows: np.ndarray,
+    settings: Model,
+    rng: np.random.Generator,
+    table: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The weighted terms of Eq. 4 for one batch of samples, in which `T` targets are predicted.
 
@@ -166,10 +186,11 @@ def step_losses(
     Args:
         rows: `[B]` rows of `samples`.
         rng: draws the negatives.
+        table: `[I + 1, d_llm]` h_i of all items, of `negatives: all`.
     """
     users, places = samples.targets(rows)
     user, cf_user = distributed.spread_rows(partial(user_vectors, model, samples), rows).chunk(2, dim=1)
-    return vector_losses(model, user, cf_user, samples, users, places, settings, rng)
+    return vector_losses(model, user, cf_user, samples, users, places, settings, rng, table)
 
 
 def vector_losses(
@@ -181,6 +202,7 @@ def vector_losses(
     places: np.ndarray,
     settings: Model,
     rng: np.random.Generator,
+    table: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The weighted terms of Eq. 4, given the vectors `[T, d']` that f_user and f_CF-user make for `T` targets.
 
@@ -188,9 +210,11 @@ def vector_losses(
     tower without a language model is better by itself.
     """
     weights, owners = settings.weights, torch.from_numpy(users).to(model.device)
-    scored = candidate_scores(
-        model, user, cf_user if weights.cf_retrieval else None, samples, users, places, settings, rng
-    )
+    sides = [user, cf_user] if weights.cf_retrieval else [user]
+    if settings.negatives == "all":
+        scored = catalogue_scores(model, sides, samples, users, places, table)
+    else:
+        scored = candidate_scores(model, sides, samples, users, places, settings, rng)
     terms = zip(("retrieval", "cf_retrieval"), scored, strict=False)
     parts = {name: getattr(weights, name) * losses.retrieval(scores) for name, scores in terms}
     if settings.distill:
@@ -217,8 +241,7 @@ def hidden_targets(model: LLMSRec, samples: Samples, rows: np.ndarray) -> tuple[
 
 def candidate_scores(
     model: Trainee,
-    user: Tensor,
-    cf_user: Tensor | None,
+    sides: list[Tensor],
     samples: Samples,
     users: np.ndarray,
     places: np.ndarray,
@@ -240,15 +263,15 @@ def candidate_scores(
     unique, where = np.unique(np.concatenate([positives, negatives.ravel()]), return_inverse=True)
     items = distributed.spread_items(partial(item_vectors, model), unique, model.item_groups)
     positive, negative = (torch.from_numpy(part).to(model.device) for part in np.split(where.ravel(), [len(positives)]))
-    sides = [(user, items)] if cf_user is None else [(user, items), (cf_user, items.detach())]
-    first = [(vectors * of_items[positive]).sum(dim=1, keepdim=True) for vectors, of_items in sides]
+    pairs = list(zip(sides, (items, items.detach()), strict=False))
+    first = [(vectors * of_items[positive]).sum(dim=1, keepdim=True) for vectors, of_items in pairs]
     if settings.negatives == "own":
         negative = negative.view(len(positives), -1)
-        rest = [torch.einsum("td,tcd->tc", vectors, of_items[negative]) for vectors, of_items in sides]
+        rest = [torch.einsum("td,tcd->tc", vectors, of_items[negative]) for vectors, of_items in pairs]
     else:
         pool = torch.unique(negative if settings.negatives == "shared" else torch.cat([positive, negative]))
         ids = unique[pool.cpu().numpy()]
-        rest = [vectors @ of_items[pool].T for vectors, of_items in sides]
+        rest = [vectors @ of_items[pool].T for vectors, of_items in pairs]
         if settings.negatives == "in_batch":
             share = torch.from_numpy(samples.popularity[ids]).to(items)
             excess = losses.log_excess(share, len(positives) - 1, negatives.size, samples.items)
@@ -256,6 +279,31 @@ def candidate_scores(
         own = torch.from_numpy(samples.own(users[:, None], ids)).to(model.device)
         rest = [scores.masked_fill(own, -torch.inf) for scores in rest]
     return [torch.cat(pair, dim=1) for pair in zip(first, rest, strict=True)]
+
+
+def catalogue_scores(
+    model: Trainee, sides: list[Tensor], samples: Samples, users: np.ndarray, places: np.ndarray, table: Tensor | None
+) -> list[Tensor]:
+    """Scores `[T, 1 + I]` of each target's positive and then of all items, else as `candidate_scores`: -inf where an
+    item is the user's own.
+
+    f_item has a gradient. The items' hidden states have none, and are those of the last check: f_I and [UserOut] learn
+    through the users' prompts alone.
+
+    Args:
+        table: `[I + 1, d_llm]`; computed if None.
+    """
+    if table is None:
+        table = model.hidden_catalogue().to(model.device)
+    every = np.arange(1, samples.items + 1)
+    items = distributed.spread_rows(lambda ids: model.f_item(table[torch.from_numpy(ids).to(table.device)]), every)
+    own = torch.from_numpy(samples.known(users)).to(model.device)[:, 1:]
+    positive = torch.from_numpy(samples.sequences.items[places].astype(np.int64) - 1).to(model.device)[:, None]
+    scored = []
+    for vectors, of_items in zip(sides, (items, items.detach()), strict=False):
+        scores = vectors @ of_items.T
+        scored.append(torch.cat([scores.gather(1, positive), scores.masked_fill(own, -torch.inf)], dim=1))
+    return scored
 
 
 def item_vectors(model: Trainee, item_ids: np.ndarray) -> Tensor:

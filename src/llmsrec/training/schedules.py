@@ -3,6 +3,8 @@
 Each takes what `training.retrieval.train` takes and returns its curve.
 """
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,15 @@ from torch import Tensor
 from llmsrec.data.sequences import Sequences
 from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.params import Model, Train
+from llmsrec.training import checkpoint
 from llmsrec.training.batches import Samples
 from llmsrec.training.loop import MAPS, Curve, one_after_the_other, only
+from llmsrec.training.remembered import RememberedHeads, losses_of, remember
 from llmsrec.training.retrieval import Validation, step_losses, train
+
+HEADS = ("f_user.", "f_item.", "f_cf_user.")
+# What differs from params.yaml's `train` while heads are trained by themselves (docs/experiments.md).
+ALONE = {"epochs": 12, "evaluations_per_epoch": 1, "batch_size": 100, "lr": 0.001, "lr_decay": 0.7}
 
 
 def joint(
@@ -35,15 +43,13 @@ def curriculum(
         nonlocal share
         share = before
 
-    def losses_of(
-        trained: LLMSRec, samples: Samples, rows: np.ndarray, of: Model, rng: np.random.Generator
+    def losses_at(
+        trained: LLMSRec, samples: Samples, rows: np.ndarray, of: Model, rng: np.random.Generator, table: Tensor | None
     ) -> dict[str, Tensor]:
-        if rng.random() < share:
-            return step_losses(trained, samples, rows, of, rng)
-        with trained.text_alone():
-            return step_losses(trained, samples, rows, of, rng)
+        with nullcontext() if rng.random() < share else trained.text_alone():
+            return step_losses(trained, samples, rows, of, rng, table)
 
-    return train(model, sequences, valid, settings, given, resume, losses_of=losses_of, at_step=at_step)
+    return train(model, sequences, valid, settings, given, resume, losses_of=losses_at, at_step=at_step)
 
 
 def two_steps(
@@ -57,6 +63,53 @@ def two_steps(
     with only(model.trainable(), lambda name: name.startswith(MAPS)):
         second = train(model, sequences, valid, settings, given, resume / "maps", warm=True)
     return one_after_the_other(first, second)
+
+
+def heads_first(
+    model: LLMSRec,
+    sequences: Sequences,
+    valid: Validation,
+    settings: Model,
+    given: Train,
+    resume: Path,
+    on_check: Callable[[Curve], None] = lambda curve: None,
+) -> Curve:
+    """`train.start: heads`: f_user, f_item and f_CF-user by themselves, then all that is trained, from there.
+
+    Returns the curve of the latter.
+    """
+    train_heads(model, sequences, valid, settings, given, resume / "heads")
+    return train(model, sequences, valid, settings, given, resume, on_check, warm=True)
+
+
+def train_heads(
+    model: LLMSRec, sequences: Sequences, valid: Validation, settings: Model, given: Train, folder: Path
+) -> None:
+    """Train f_user, f_item and f_CF-user of a new model in place, on what its language model says at first.
+
+    That is computed once, so that an epoch takes seconds, and the softmax is over the whole catalogue. f_I and f_U get
+    first values whose outputs are of the size of words, and stay as they are.
+
+    Args:
+        given: params.yaml's `train`, of which `ALONE` is other.
+        folder: for the outputs, which are removed at the end, and for the state that a killed run goes on from.
+
+    Raises:
+        DataError: the outputs do not fit on the disk; see also `loop.fit`.
+    """
+    model.start_inputs_at_the_size_of_words()
+    heads = {name: values.detach() for name, values in model.trainable().items() if name.startswith(HEADS)}
+    outputs, done = folder / "outputs.safetensors", folder / "trained.safetensors"
+    if (found := checkpoint.load(done, heads)) is None:
+        remembered = remember(outputs, str(folder), lambda: model, sequences, valid, given)
+        alone = RememberedHeads(remembered, model.prompts, model.teacher, settings, given.seed)
+        of = settings.model_copy(update={"negatives": "all"})
+        train(alone, sequences, valid, of, given.model_copy(update=ALONE), folder, losses_of=losses_of)
+        found = {name: values.detach() for name, values in alone.trainable().items()}, {}
+        checkpoint.save(done, *found)
+        outputs.unlink(missing_ok=True)
+    for name, values in heads.items():
+        values.copy_(found[0][name])
 
 
 SCHEDULES = {"joint": joint, "curriculum": curriculum, "two_steps": two_steps}

@@ -1,5 +1,6 @@
 """What one trial trains, in either fidelity, and the inputs that decide its value beside params.yaml."""
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Callable
@@ -15,10 +16,12 @@ from llmsrec.errors import ParamsError
 from llmsrec.files import read_json, sha256
 from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.llm import retrieval as llm_srec
-from llmsrec.params import Params
+from llmsrec.params import FRESH, Params
 from llmsrec.training import next_item as sasrec_training
+from llmsrec.training import remembered
 from llmsrec.training.retrieval import Validation, train
-from llmsrec.tuning import heads, space
+from llmsrec.training.schedules import heads_first
+from llmsrec.tuning import space
 
 Curve = list[dict[str, Any]]
 # (parameters, folder to go on in after a kill, what is called with the curve at each check) -> the curve
@@ -46,7 +49,7 @@ def trainer(params: Params, cache: Path) -> Trainer:
     Args:
         cache: folder for the language model's outputs.
     """
-    if params.train.start != "scratch":
+    if params.train.start not in FRESH:
         print(
             f"train.start is {params.train.start}, but trials begin from scratch: a version fixes the shapes that a "
             "study may search, and what wins from its weights says little about other values",
@@ -64,21 +67,31 @@ def trainer(params: Params, cache: Path) -> Trainer:
     code = sha256(Path(models.__file__).parent)
     asked = [inputs(params), code, params.train.targets, params.evaluate.validation_users, params.train.seed]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-    outputs = heads.remember(cache, key, checkpointed, sequences, validation, params.train)
+    outputs = _outputs(cache, key, checkpointed, sequences, validation, params.train)
     return partial(_heads, sequences, validation, outputs, checkpointed())
+
+
+def _outputs(cache: Path, key: str, *given: Any) -> remembered.Outputs:
+    """See `remembered.remember`; one process computes, and others that want the same wait for it."""
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / f"{key[:32]}.safetensors"
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return remembered.remember(path, key, *given)
 
 
 def _heads(
     sequences: Sequences,
     validation: Validation,
-    outputs: heads.Outputs,
+    outputs: remembered.Outputs,
     checkpointed: llm_srec.LLMSRec,
     params: Params,
     resume: Path,
     on_check: Callable[[Curve], None],
 ) -> Curve:
-    model = heads.RememberedHeads(outputs, checkpointed.prompts, checkpointed.teacher, params.model, params.train.seed)
-    return train(model, sequences, validation, params.model, params.train, resume, on_check, heads.losses_of)
+    prompts, teacher = checkpointed.prompts, checkpointed.teacher
+    model = remembered.RememberedHeads(outputs, prompts, teacher, params.model, params.train.seed)
+    return train(model, sequences, validation, params.model, params.train, resume, on_check, remembered.losses_of)
 
 
 def _full(
@@ -98,7 +111,8 @@ def _full(
             repeats=params.data.repeats,
         )
         teachers.save(trained, teacher)
-    return train(untrained(params, teacher), sequences, validation, params.model, params.train, resume, on_check)
+    fit = heads_first if params.train.start == "heads" else train
+    return fit(untrained(params, teacher), sequences, validation, params.model, params.train, resume, on_check)
 
 
 def _valid(params: Params) -> HeldOut:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 # Scores are unscaled dot products of d' dimensions; at Xavier's size the first ones differ by several nats at random,
 # which costs an epoch to unlearn (docs/experiments.md).
 FIRST_SCORES = 0.3
+WORDS = 4_096  # of the vocabulary, whose size says how f_I and f_U start
 
 
 def output_heads(d_llm: int, d: int, settings: Any) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
@@ -55,6 +56,22 @@ def f_input(d: int, d_llm: int) -> nn.Sequential:
     language model.
     """
     return _mlp(d, d_llm, d_llm, nn.LeakyReLU())
+
+
+@torch.no_grad()
+def start_at_the_size_of_words(projection: nn.Sequential, vectors: Tensor, embedding: nn.Module) -> None:
+    """Have a new f_I or f_U start with outputs as long, on average, as the language model's embeddings of words.
+
+    At Xavier's values they are several times as long, so that the model's layers add little to them.
+
+    Args:
+        projection: as `f_input` made it.
+        vectors: `[n, d]` what it will read.
+        embedding: the model's input embeddings.
+    """
+    table: Any = embedding.weight
+    words = embedding(torch.arange(len(table), device=table.device)[:WORDS]).float().norm(dim=1).mean()
+    projection[-1].weight.mul_(words / projection(vectors).norm(dim=1).mean())  # type: ignore[operator, union-attr]
 
 
 def _mlp(d_in: int, hidden: int, d_out: int, activation: nn.Module) -> nn.Sequential:

@@ -28,7 +28,7 @@ from llmsrec.engine.shortcuts import choose
 from llmsrec.files import read_json
 from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.cf.teacher import Teacher
-from llmsrec.models.llm.heads import f_input, output_heads
+from llmsrec.models.llm.heads import f_input, output_heads, start_at_the_size_of_words
 from llmsrec.models.llm.joined import Joined
 from llmsrec.progress import Progress
 from llmsrec.prompts.retrieval import PromptBatch, Prompts, PromptSettings
@@ -105,7 +105,7 @@ class LLMSRec(Joined):
             user_out, item_out = embedding(last).float()
         self.user_out, self.item_out = nn.Parameter(user_out.clone()), nn.Parameter(item_out.clone())
         self.to(embedding.weight.device)
-        self.d_prime = settings.d_prime
+        self.d_prime, self.width = settings.d_prime, d_llm
         with torch.no_grad():
             shortcuts = choose(
                 backbone.model,
@@ -128,6 +128,14 @@ class LLMSRec(Joined):
         """f_I(E_i) of `[n]` items: `[n, d_llm]`."""
         codes = self.teacher.item_vectors() if self.item_codes is None else self.item_codes
         return self.f_I(codes[item_ids])
+
+    def start_inputs_at_the_size_of_words(self) -> None:
+        """See `heads.start_at_the_size_of_words`; of a model that has learnt nothing yet."""
+        embedding: Any = self.backbone.get_input_embeddings()  # type: ignore[operator]
+        vectors = self.teacher.item_vectors()[1:]
+        start_at_the_size_of_words(self.f_I, vectors if self.item_codes is None else self.item_codes[1:], embedding)
+        if self.f_U is not None:
+            start_at_the_size_of_words(self.f_U, vectors, embedding)
 
     @contextmanager
     def text_alone(self) -> Iterator[None]:
@@ -191,19 +199,26 @@ class LLMSRec(Joined):
         return self._read_out(self.prompts.items(item_ids.cpu().numpy()), self.item_out)
 
     @torch.no_grad()
-    def item_vectors(self) -> Tensor:
+    def item_vectors(self, hidden: Tensor | None = None) -> Tensor:
         """f_item(h_i) of all items: `[I + 1, d']` float32 on the CPU; row 0 is zero.
 
         Several processes embed their own items each; every one returns all vectors.
+
+        Args:
+            hidden: `[I + 1, d_llm]` h_i as `hidden_catalogue` returned them; computed if None.
         """
         self.eval()
-        vectors = torch.zeros(len(self.teacher.item_vectors()), self.d_prime)
-        own = distributed.own_items(np.arange(1, len(vectors)), self.item_groups)
-        _, lengths = self.prompts.item_prefixes(own)
-        for rows in reported(lengths, list(token_batches(lengths, self.batch_tokens())), "items"):
-            ids = torch.from_numpy(own[rows])
-            vectors[ids] = self.f_item(self.hidden_items(ids.to(self.device))).cpu()
-        return distributed.add_up(vectors)
+        if hidden is None:
+            return self._of_items(self.f_item, self.d_prime)
+        vectors = self.f_item(hidden).cpu()
+        vectors[0] = 0
+        return vectors
+
+    @torch.no_grad()
+    def hidden_catalogue(self) -> Tensor:
+        """h_i of all items: `[I + 1, d_llm]` float32 on the CPU; row 0 is zero. Several processes share the work."""
+        self.eval()
+        return self._of_items(nn.Identity(), self.width)
 
     @torch.no_grad()
     def user_vectors(self, sequences: Sequences, users: np.ndarray | None = None, label: str = "") -> Tensor:
@@ -220,23 +235,43 @@ class LLMSRec(Joined):
         if users is None:
             everyone = self.user_vectors(sequences, np.arange(1, sequences.users + 1), label)
             return torch.cat([everyone.new_zeros(1, everyone.shape[1]), everyone])
-        histories = [sequences.of(user) for user in users.tolist()]
-        items, times = [h[0] for h in histories], [h[1] for h in histories]
-        teacher = None if self.f_U is None else self.teacher.user_vectors(sequences)
-        vectors = torch.zeros(len(users), self.d_prime)
-        lengths = self.prompts.user_lengths(items)
-        own = list(token_batches(lengths, self.batch_tokens()))[distributed.rank() :: distributed.size()]
-        for rows in reported(lengths, own, "users", label):
-            seen = None if teacher is None else teacher[torch.from_numpy(users[rows])].to(self.device)
-            hidden = self.hidden_users([items[r] for r in rows], [times[r] for r in rows], seen)
-            vectors[torch.from_numpy(rows)] = self.f_user(hidden).cpu()
-        return distributed.add_up(vectors)
+        return self._of_users(sequences, users, self.f_user, self.d_prime, label)
+
+    @torch.no_grad()
+    def hidden_histories(self, sequences: Sequences, users: np.ndarray, label: str = "") -> Tensor:
+        """h_u of users' histories: `[n, d_llm]`, else as `user_vectors`."""
+        self.eval()
+        return self._of_users(sequences, users, nn.Identity(), self.width, label)
 
     @torch.no_grad()
     def cf_user_vectors(self, seen: Tensor) -> Tensor:
         """f_CF-user of SASRec's `[n, d]` user vectors: `[n, d']` float32 on the CPU, in the space of the items."""
         self.eval()
         return self.f_cf_user(seen.to(self.device)).cpu()
+
+    def _of_items(self, head: nn.Module, width: int) -> Tensor:
+        """`[I + 1, width]`: the head's vectors of all h_i."""
+        vectors = torch.zeros(len(self.teacher.item_vectors()), width)
+        own = distributed.own_items(np.arange(1, len(vectors)), self.item_groups)
+        _, lengths = self.prompts.item_prefixes(own)
+        for rows in reported(lengths, list(token_batches(lengths, self.batch_tokens())), "items"):
+            ids = torch.from_numpy(own[rows])
+            vectors[ids] = head(self.hidden_items(ids.to(self.device))).cpu()
+        return distributed.add_up(vectors)
+
+    def _of_users(self, sequences: Sequences, users: np.ndarray, head: nn.Module, width: int, label: str) -> Tensor:
+        """`[n, width]`: the head's vectors of the users' h_u."""
+        histories = [sequences.of(user) for user in users.tolist()]
+        items, times = [h[0] for h in histories], [h[1] for h in histories]
+        teacher = None if self.f_U is None else self.teacher.user_vectors(sequences)
+        vectors = torch.zeros(len(users), width)
+        lengths = self.prompts.user_lengths(items)
+        own = list(token_batches(lengths, self.batch_tokens()))[distributed.rank() :: distributed.size()]
+        for rows in reported(lengths, own, "users", label):
+            seen = None if teacher is None else teacher[torch.from_numpy(users[rows])].to(self.device)
+            hidden = self.hidden_users([items[r] for r in rows], [times[r] for r in rows], seen)
+            vectors[torch.from_numpy(rows)] = head(hidden).cpu()
+        return distributed.add_up(vectors)
 
     def _read_out(self, prompts: PromptBatch, out: Tensor, user_inputs: Tensor | None = None) -> Tensor:
         if self.decoder is not None:

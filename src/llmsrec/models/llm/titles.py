@@ -27,7 +27,7 @@ from llmsrec.engine.vocabulary import Vocabulary
 from llmsrec.engine.yardstick import busy_adapters
 from llmsrec.errors import DataError
 from llmsrec.models.cf.teacher import Teacher
-from llmsrec.models.llm.heads import f_input
+from llmsrec.models.llm.heads import f_input, start_at_the_size_of_words
 from llmsrec.models.llm.joined import Joined
 from llmsrec.models.llm.retrieval import reported, token_batches
 from llmsrec.models.losses import language
@@ -35,7 +35,6 @@ from llmsrec.prompts.answers import Answers
 from llmsrec.prompts.retrieval import DAY_MS, PromptSettings
 from llmsrec.prompts.titles import TitlePrompts
 
-WORDS = 4_096  # of the vocabulary, whose size says how f_I and f_U start
 Histories = tuple[list[np.ndarray], list[np.ndarray]]  # each user's item ids and times (ms), oldest first
 
 
@@ -99,7 +98,10 @@ class TitleModel(Joined):
             self.f_I = f_input(codes.shape[1], d_llm) if settings.item_embedding else None
             self.f_U = f_input(d, d_llm) if settings.user_representation else None
         self.to(backbone.model.get_input_embeddings().weight.device)  # type: ignore[operator]
-        self._start_at_the_size_of_words()
+        embedding: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
+        for projection, vectors in ((self.f_I, codes), (self.f_U, teacher.item_vectors())):
+            if projection is not None:
+                start_at_the_size_of_words(projection, vectors[1:], embedding)
         self.vocabulary = Vocabulary(backbone.whole)
         with busy_adapters(self.backbone):
             self.way, self.decoder = self._choose_way()
@@ -200,18 +202,6 @@ class TitleModel(Joined):
             for row, text in zip(rest.tolist(), others, strict=True):
                 texts[row] = text
         return texts
-
-    @torch.no_grad()
-    def _start_at_the_size_of_words(self) -> None:
-        """Have f_I and f_U start with vectors as long as the model's embeddings of words: at Xavier's values they are
-        several times as long, so that the model's layers add little to them.
-        """
-        table: Any = self.backbone.get_input_embeddings()  # type: ignore[operator]
-        words = table(torch.arange(len(table.weight), device=self.device)[:WORDS]).float().norm(dim=1).mean()
-        for projection, vectors in ((self.f_I, self.item_codes), (self.f_U, self.teacher.item_vectors())):
-            if projection is not None:
-                last: Any = projection[-1]  # type: ignore[index]
-                last.weight.mul_(words / projection(vectors[1:]).norm(dim=1).mean())
 
     @torch.no_grad()
     def _choose_way(self) -> tuple[likelihood.States, Decoder | None]:
