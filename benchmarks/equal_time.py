@@ -87,7 +87,7 @@ def measure(params: Params, sequences: Sequences, seconds: float, checks: int) -
     update = {"epochs": epochs, "evaluations_per_epoch": max(1, round(checks / epochs)), "patience": checks}
     settings, warm = params.train.model_copy(update=update), params.train.start == "heads"
     with tempfile.TemporaryDirectory() as resume:
-        curve = train(model, sequences, validation, params.model, settings, Path(resume), warm=warm)
+        curve = train(model, sequences, validation, params.model, settings, Path(resume), warm=warm, check_first=warm)
     samples, _ = training_samples(model, sequences, settings)
     scores = validation_of(params, validation.histories.users).scores(model)
     return {

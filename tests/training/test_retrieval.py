@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from llmsrec.errors import DataError
 from llmsrec.params import Train
 from llmsrec.training import checkpoint
-from llmsrec.training.loop import optimizer_of
+from llmsrec.training.loop import fit, optimizer_of, plan
 
 SCRIPT = Path(__file__).with_name("train_tiny.py")
 
@@ -95,6 +96,24 @@ def test_a_second_trainer_on_one_resume_folder_is_refused(tiny: Any, tmp_path: P
     assert process.returncode != 0
     assert DataError.__name__ in output
     assert str(os.getpid()) in output
+
+
+@pytest.mark.parametrize(("scored", "kept"), [([0.5, 0.4, 0.3], 0), ([0.1, 0.4, 0.3], 1)])
+def test_a_check_before_the_first_step_counts_as_any_other(scored: list[float], kept: int, tmp_path: Path) -> None:
+    weight, seen, told = torch.nn.Parameter(torch.zeros(())), list[float](), iter(scored)
+
+    def scores() -> dict[str, float]:
+        seen.append(float(weight.detach()))
+        return {"valid/full/ndcg_10": next(told)}
+
+    given = plan(batch_size=2, lr=0.1, lr_decay=0.5, epochs=2, patience=9, seed=0)
+    parameters, lengths = {"weight": weight}, np.ones(6, dtype=np.int64)
+    losses = lambda rows, rng: {"loss": -weight}  # noqa: E731
+    curve = fit(parameters, lengths, losses, scores, given, "valid/full/ndcg_10", 7, tmp_path, check_first=True)
+    assert [entry["step"] for entry in curve] == [0, 3, 6]
+    assert "loss" not in curve[0] and curve[0]["users"] == 7
+    assert seen == pytest.approx([0.0, 0.3, 0.45]), "three steps at the full rate, then three at half of it"
+    assert float(weight.detach()) == seen[kept]
 
 
 def test_inputs_learn_more_slowly_than_the_rest(tiny: Any) -> None:

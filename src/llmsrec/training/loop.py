@@ -35,6 +35,7 @@ def fit(
     resume: Path,
     on_check: Callable[[Curve], None] = lambda curve: None,
     at_step: Callable[[float], None] = lambda share: None,
+    check_first: bool = False,
 ) -> Curve:
     """Train `parameters` in place; they end as they were at the best check.
 
@@ -48,10 +49,11 @@ def fit(
         resume: folder for the state from which the same call goes on after a kill, with the same result.
         on_check: called after each check with the curve so far; what it raises ends the training.
         at_step: called before each step with the share, from 0 to 1, of all steps that lie before it.
+        check_first: whether a check comes before the first step, too, so that what begins well does not end worse.
 
     Returns:
-        The curve: an entry for each check with `step`, `epoch`, `users`, the mean losses since the check before, and
-        the metrics.
+        The curve: an entry for each check with `step`, `epoch`, `users`, the mean losses since the check before (none
+        at step 0), and the metrics.
 
     Raises:
         DataError: another trainer is at work in `resume`, or a checkpoint cannot be written.
@@ -69,7 +71,7 @@ def fit(
         Progress(samples_ahead, unit="samples", label="training", tokens=tokens_ahead) as progress,
     ):
         fresh = {f"{part}/{name}": tensor for part in ("model", "best") for name, tensor in best.items()}
-        entry = {"step": 1, "epoch": 0.0, "users": 1, "loss": 0.0, monitor: 0.0}
+        entry = {"step": 1, "epoch": 0.0, "users": 1, monitor: 0.0}
         example = {"curve": [entry], "best_score": 0.0, "stale": 0, "steps": 1}
         saved = checkpoint.load(resume / "state.safetensors", fresh, example)
         if saved is not None:
@@ -81,6 +83,9 @@ def fit(
                     best[name].copy_(tensors[f"best/{name}"])
             checkpoint.restore_optimizer(optimizer, parameters.items(), tensors)
             print(f"going on after step {done:,}", flush=True)
+        elif check_first:
+            curve = [{"step": 0, "epoch": 0.0, "users": users} | scores()]
+            best_score = curve[0][monitor]
 
         started, totals, since = time.monotonic(), dict[str, float](), 0
         for step, (when, rows, rng, check) in enumerate(schedule(lengths, train), start=1):
@@ -91,7 +96,7 @@ def fit(
             if stale >= train.patience:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = group["first_lr"] * train.lr_decay ** len(curve)
+                group["lr"] = group["first_lr"] * train.lr_decay ** (len(curve) - check_first)
             at_step((step - 1) / steps)
             parts = losses_at(rows, rng)
             total = sum(parts.values(), start=torch.zeros((), device=device))

@@ -109,6 +109,7 @@ def train(
     losses_of: StepLosses | None = None,
     warm: bool = False,
     at_step: Callable[[float], None] = lambda share: None,
+    check_first: bool = False,
 ) -> Curve:
     """Train the heads and tokens in place; they end as they were at the best check.
 
@@ -118,7 +119,7 @@ def train(
         on_check: called after each check with the curve so far; what it raises ends the training.
         losses_of: what a step minimises, `step_losses` if None.
         warm: the heads have learnt already, and stay as they are at first.
-        at_step: called before each step with the share of all steps that lie before it.
+        at_step, check_first: see `loop.fit`.
 
     Returns:
         The curve: an entry for each check with `step`, `epoch`, `users` (validation users), the mean losses since
@@ -148,7 +149,8 @@ def train(
         return validation.scores(model, table)
 
     users, monitor = len(validation.users), f"valid/{train.monitor}"
-    return fit(model.trainable(), lengths, losses_of_step, scores, train, monitor, users, resume, on_check, at_step)
+    trained, hooks = model.trainable(), (on_check, at_step, check_first)
+    return fit(trained, lengths, losses_of_step, scores, train, monitor, users, resume, *hooks)
 
 
 @torch.no_grad()

@@ -78,12 +78,12 @@ def heads_first(
 
     Returns the curve of the latter.
     """
-    train_heads(model, sequences, valid, settings, given, resume / "heads")
-    return train(model, sequences, valid, settings, given, resume, on_check, warm=True)
+    train_heads(model, sequences, valid, settings, given, resume)
+    return train(model, sequences, valid, settings, given, resume, on_check, warm=True, check_first=True)
 
 
 def train_heads(
-    model: LLMSRec, sequences: Sequences, valid: Validation, settings: Model, given: Train, folder: Path
+    model: LLMSRec, sequences: Sequences, valid: Validation, settings: Model, given: Train, resume: Path
 ) -> None:
     """Train f_user, f_item and f_CF-user of a new model in place, on what its language model says at first.
 
@@ -92,16 +92,18 @@ def train_heads(
 
     Args:
         given: params.yaml's `train`, of which `ALONE` is other.
-        folder: for the outputs, which are removed at the end, and for the state that a killed run goes on from.
+        resume: for the state that a killed run goes on from, and for the outputs, which are removed at the end. Its
+            name stands for all that decides them.
 
     Raises:
         DataError: the outputs do not fit on the disk; see also `loop.fit`.
     """
     model.start_inputs_at_the_size_of_words()
     heads = {name: values.detach() for name, values in model.trainable().items() if name.startswith(HEADS)}
+    folder = resume / "heads"
     outputs, done = folder / "outputs.safetensors", folder / "trained.safetensors"
     if (found := checkpoint.load(done, heads)) is None:
-        remembered = remember(outputs, str(folder), lambda: model, sequences, valid, given)
+        remembered = remember(outputs, resume.name, lambda: model, sequences, valid, given)
         alone = RememberedHeads(remembered, model.prompts, model.teacher, settings, given.seed)
         of = settings.model_copy(update={"negatives": "all"})
         train(alone, sequences, valid, of, given.model_copy(update=ALONE), folder, losses_of=losses_of)
