@@ -9,13 +9,13 @@ from jinja2 import Environment, StrictUndefined
 from llmsrec.evaluation import tables as as_text
 from llmsrec.evaluation.plots import save
 from llmsrec.evaluation.tables import Table
-from llmsrec.experiments.paper.section import Claim, Section
+from llmsrec.experiments.section import Claim, Section
 from llmsrec.files import atomic
 
 HEADER = ("claim", "figure", "here")
 TEMPLATE = """\
 <!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>The paper's experiments</title><style>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-size: 13px }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top }
@@ -23,7 +23,7 @@ th:first-child, td:first-child { text-align: left }
 .wide { overflow-x: auto } img { max-width: 100% } .note { color: #555; font-size: 13px }
 .holds { color: #00694b } .contradicted { color: #a33c00 } .noise { color: #555 }
 </style></head><body>
-<h1>The paper's experiments on this data</h1>
+<h1>{{ title }}</h1>
 <p>{{ intro }}</p>
 <ul>{% for part in sections %}<li><a href="#s{{ loop.index }}">{{ part.title }}</a></li>{% endfor %}</ul>
 {% for part in sections %}<h2 id="s{{ loop.index }}">{{ part.title }}</h2>
@@ -40,44 +40,53 @@ th:first-child, td:first-child { text-align: left }
 """
 
 
-def write(folder: Path, sections: list[Section], missing: list[str], seeds: list[int]) -> Path:
+def write(folder: Path, title: str, sections: list[Section], missing: list[str]) -> Path:
     """page.html, page.md and the pictures.
 
     Args:
         missing: titles of what is not there.
-        seeds: of the runs.
 
     Returns:
         The page.
     """
-    of_seeds = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"one seed ({seeds[0]})"
-    intro = f"Protocol in every table's title; all users; {of_seeds}. Whether a claim holds is decided by its interval."
-    if missing:
-        intro += f" Not run: {'; '.join(missing)}."
     pictures = [[_png(figure) for figure in part.pictures.values()] for part in sections]
     for number, part in enumerate(sections, start=1):
         for name, figure in part.pictures.items():
             save(figure, folder / f"{number}-{name}.png")
     encoded = [[base64.b64encode(picture).decode() for picture in of_part] for of_part in pictures]
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE)
-    html = template.render(intro=intro, sections=sections, pictures=encoded)
-    for name, text in (("page.html", html), ("page.md", _markdown(intro, sections))):
-        with atomic(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    html = template.render(title=title, intro=_intro(missing), sections=sections, pictures=encoded)
+    with atomic(folder / "page.html") as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    write_markdown(folder / "page.md", title, sections, missing, pictures=True)
     return folder / "page.html"
+
+
+def write_markdown(path: Path, title: str, sections: list[Section], missing: list[str], pictures: bool = False) -> None:
+    """The page as Markdown.
+
+    Args:
+        pictures: whether they lie beside the file, as `write` puts them.
+    """
+    parts = [f"# {title}\n\n{_intro(missing)}\n"]
+    for number, part in enumerate(sections, start=1):
+        images = [f"![{part.title}]({number}-{name}.png)\n\n" for name in part.pictures] if pictures else []
+        parts.append(f"## {part.title}\n\n{''.join(images)}{as_text.markdown(_tables(part))}")
+    with atomic(path) as temporary:
+        temporary.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _intro(missing: list[str]) -> str:
+    intro = (
+        "Protocol in every table's title; all users; how many seeds a row has is said above its table. Whether a claim "
+        "holds is decided by its interval."
+    )
+    return f"{intro} Not run: {'; '.join(missing)}." if missing else intro
 
 
 def text(sections: list[Section]) -> str:
     """For a terminal."""
     return "\n\n".join(f"{part.title}\n\n{as_text.text(_tables(part))}" for part in sections)
-
-
-def _markdown(intro: str, sections: list[Section]) -> str:
-    parts = [f"# The paper's experiments on this data\n\n{intro}\n"]
-    for number, part in enumerate(sections, start=1):
-        images = "".join(f"![{part.title}]({number}-{name}.png)\n\n" for name in part.pictures)
-        parts.append(f"## {part.title}\n\n{images}{as_text.markdown(_tables(part))}")
-    return "\n".join(parts)
 
 
 def _tables(part: Section) -> list[Table]:

@@ -1,4 +1,4 @@
-"""The trainings that the paper's tables are made of: settings, what is trained under them, and seeds.
+"""The trainings that the paper's tables and claims are made of: settings, what is trained under them, and seeds.
 
 A run is one DVC experiment, shared by all tables that need it.
 """
@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any
 
 from llmsrec import systems
+from llmsrec.presets import PAPER
 
 MAIN = "main"  # LLM-SRec, its teacher and popularity: dvc.yaml
 CROSS = "cross"  # the setting of what is asked about other data: cross/dvc.yaml
@@ -37,6 +38,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "last-target-shuffled": {"train.targets": "last", "split.shuffle_train": True},
     "small-backbone": {"backbone.model": "embedded", "backbone.embedded.hidden_size": 64},  # Figure 5
     "large-backbone": {"backbone.model": "embedded", "backbone.embedded.hidden_size": 256},
+    "bce-teacher": {key: value for key, value in PAPER.items() if key.startswith("sasrec.")},
+    "embedded-backbone": {"backbone.model": "embedded", "backbone.dtype": "float32"},
+    "random-backbone": {"backbone.model": ".cache/random-backbone"},  # benchmarks/random_backbone.py
     CROSS: {},  # Table 8: trained as `original`
 }  # fmt: skip
 

@@ -9,9 +9,11 @@ import pytest
 
 from llmsrec.errors import RequestError
 from llmsrec.evaluation.significance import Bootstrap
-from llmsrec.experiments import page, paper
-from llmsrec.experiments.paper.section import change, claim, level
+from llmsrec.experiments import command, page, queue
+from llmsrec.experiments.claims import CLAIMS
+from llmsrec.experiments.paper import TABLES
 from llmsrec.experiments.results import Measures
+from llmsrec.experiments.section import change, claim, level
 from llmsrec.experiments.workspace import Workspace
 
 USERS = 400
@@ -29,7 +31,7 @@ class Made:
         self.asked.add((setting, model))
         ordered = setting.endswith("shuffled") or split == "test_shuffled"
         level = {"llm_srec": 0.3 if ordered else 0.9}.get(model, 0.2)
-        if setting in ("retrieval-only", "no-uniform", "contrastive", "last-target"):
+        if setting in ("retrieval-only", "no-uniform", "contrastive", "last-target", "random-backbone"):
             level = 0.2
         rng = np.random.default_rng([len(setting), len(model), len(split), len(protocol)])
         return (rng.random((2, USERS)) < level).astype(float)
@@ -64,9 +66,12 @@ def made(tmp_path):
     return Made(tmp_path)
 
 
-@pytest.mark.parametrize("name", paper.NAMES)
-def test_a_table_is_made_of_the_runs_that_it_names(name, made):
-    module = paper.module(name)
+SECTIONS = [(collection, name) for collection in (TABLES, CLAIMS) for name in collection.names]
+
+
+@pytest.mark.parametrize(("collection", "name"), SECTIONS, ids=[f"{c.command}-{name}" for c, name in SECTIONS])
+def test_a_section_is_made_of_the_runs_that_it_names(collection, name, made):
+    module = collection.module(name)
     runs = module.runs([0, 1])
     assert len(runs) == len(set(runs)) and {run.seed for run in runs} == {0, 1}
     section = module.make(made)
@@ -89,12 +94,19 @@ def test_a_claims_verdict_is_its_intervals():
 
 
 def test_claims_say_what_the_ranks_do(made):
-    verdicts = {claim.text: claim.verdict for claim in paper.module("table6").make(made).claims}
+    verdicts = {claim.text: claim.verdict for claim in TABLES.module("table6").make(made).claims}
     assert set(verdicts.values()) == {"holds"} and len(verdicts) == 20
-    of_order = paper.module("figure1").make(made).claims
+    of_order = TABLES.module("figure1").make(made).claims
     assert of_order and {claim.verdict for claim in of_order} == {"holds"}
-    (apart,) = paper.module("table13").make(made).claims
+    (apart,) = TABLES.module("table13").make(made).claims
     assert (apart.figure, apart.verdict) == ("+2.00, +3.00", "holds")
+    for name in ("teacher", "losses", "order", "groups", "targets"):
+        claims = CLAIMS.module(name).make(made).claims
+        assert claims and {claim.verdict for claim in claims} == {"holds"}, name
+    verdicts = {claim.text: claim.verdict for claim in CLAIMS.module("pretraining").make(made).claims}
+    of_random = {text: verdict for text, verdict in verdicts.items() if "random" in text}
+    assert set(of_random.values()) == {"holds"} and len(of_random) == 2
+    assert set(verdicts.values()) - {"holds"}  # the embedded one is as good here
 
 
 def test_levels_and_changes_are_means_over_seeds():
@@ -106,18 +118,31 @@ def test_levels_and_changes_are_means_over_seeds():
 
 
 def test_the_page_needs_no_network_and_escapes_titles(made, tmp_path):
-    sections = [paper.module(name).make(made) for name in ("table7", "figure1", "figure6")]
-    written = page.write(tmp_path / "paper", sections, ["Table 8"], [0, 1])
+    sections = [TABLES.module(name).make(made) for name in ("table7", "figure1", "figure6")]
+    written = page.write(tmp_path / "paper", "Here <now>", sections, ["Table 8"])
     html = written.read_text()
-    assert "Red &lt;Soap&gt;" in html and "<Soap>" not in html
+    assert "Red &lt;Soap&gt;" in html and "<Soap>" not in html and "<h1>Here &lt;now&gt;</h1>" in html
     assert "Not run: Table 8" in html and html.count("data:image/png;base64,") == 1
     assert not re.search(r'(src|href)="(?!data:|#)', html)
     markdown = (tmp_path / "paper/page.md").read_text()
     (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", markdown)
     assert (tmp_path / "paper" / picture).read_bytes().startswith(b"\x89PNG")
     assert "holds" in markdown and "Claims" in page.text(sections)
+    page.write_markdown(tmp_path / "docs/claims.md", "Here", sections, [])
+    alone = (tmp_path / "docs/claims.md").read_text()
+    assert alone.startswith("# Here\n") and "holds" in alone and "![" not in alone and "Not run" not in alone
 
 
 def test_a_name_that_means_nothing_is_told_the_nearest():
-    with pytest.raises(RequestError, match="did you mean 'table7'"):
-        paper.module("tabel7")
+    with pytest.raises(RequestError, match=r"no table or figure 'tabel7'.*did you mean 'table7'"):
+        TABLES.module("tabel7")
+    with pytest.raises(RequestError, match=r"no claim 'teachers'.*did you mean 'teacher'"):
+        CLAIMS.module("teachers")
+
+
+def test_a_page_takes_the_seeds_that_are_there(monkeypatch):
+    """A section is made of the seeds up to the first that lacks a run."""
+    missing = {"paper-shuffled-main-s1", "paper-last-target-main-s0"}
+    monkeypatch.setattr(queue, "missing", lambda runs, workspace: [run for run in runs if run.name in missing])
+    there = {name: command._seeds_there(CLAIMS, name, [0, 1, 2], None) for name in ("groups", "order", "targets")}
+    assert there == {"groups": 3, "order": 1, "targets": 0}

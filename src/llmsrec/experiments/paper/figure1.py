@@ -7,9 +7,9 @@ from llmsrec.evaluation.names import MODELS, OURS, PROTOCOLS
 from llmsrec.evaluation.plots import STYLE, label
 from llmsrec.evaluation.tables import Table
 from llmsrec.experiments.paper import table3
-from llmsrec.experiments.paper.section import Section, change, claim_of_change, level, note
 from llmsrec.experiments.results import Results
 from llmsrec.experiments.runs import Run, of
+from llmsrec.experiments.section import Section, change, claim_of_change, level, note
 
 TITLE = "Figure 1: shuffled inference"
 

@@ -1,9 +1,9 @@
 """Figure 3: users by how much order their histories have (paper, 4.1)."""
 
 from llmsrec.experiments.paper import groups, table3
-from llmsrec.experiments.paper.section import Section
 from llmsrec.experiments.results import Results
 from llmsrec.experiments.runs import Run, of
+from llmsrec.experiments.section import Section
 
 TITLE = "Figure 3: users by how much order their histories have"
 

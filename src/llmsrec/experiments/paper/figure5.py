@@ -2,9 +2,9 @@
 
 from llmsrec.evaluation.names import MODELS, PROTOCOLS
 from llmsrec.evaluation.tables import Table
-from llmsrec.experiments.paper.section import Section, claim, level, note
 from llmsrec.experiments.results import Results
 from llmsrec.experiments.runs import MAIN, Run, of
+from llmsrec.experiments.section import Section, claim, level, note
 
 TITLE = "Figure 5: the size of the language model"
 SIZES = {"small-backbone": "width 64", "original": "as committed", "large-backbone": "width 256"}

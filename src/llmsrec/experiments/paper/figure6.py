@@ -5,9 +5,9 @@ import polars as pl
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation.names import MODELS
 from llmsrec.evaluation.tables import Table
-from llmsrec.experiments.paper.section import Section
 from llmsrec.experiments.results import Results
 from llmsrec.experiments.runs import MAIN, Run, of
+from llmsrec.experiments.section import Section
 
 TITLE = "Figures 6 and 9: cases"
 HISTORY, CASES, FIRST = 5, 2, 10  # items shown, users a case, and a hit is a rank below

@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 from llmsrec.evaluation.names import MODELS
 from llmsrec.evaluation.plots import STYLE, label
 from llmsrec.experiments.paper import order, table3
-from llmsrec.experiments.paper.section import Section
 from llmsrec.experiments.results import Results, what_of
 from llmsrec.experiments.runs import Run, of
+from llmsrec.experiments.section import Section
 
 TITLE = "Figure 7: learning curves"
 CURVE = "check/valid/uni99/ndcg_10"

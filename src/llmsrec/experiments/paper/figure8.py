@@ -2,9 +2,9 @@
 
 from llmsrec.evaluation.names import MODELS, PROTOCOLS
 from llmsrec.evaluation.tables import Table
-from llmsrec.experiments.paper.section import Section, claim, level, note
 from llmsrec.experiments.results import Results
 from llmsrec.experiments.runs import MAIN, Run, of
+from llmsrec.experiments.section import Section, claim, level, note
 
 TITLE = "Figure 8: targets at every position"
 ROWS = {"last-target": "last", "original": "all", "last-target-shuffled": "last, shuffled", "shuffled": "all, shuffled"}

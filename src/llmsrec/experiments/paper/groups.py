@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from llmsrec.evaluation.names import MODELS, OURS, PROTOCOLS
 from llmsrec.evaluation.plots import STYLE, label
 from llmsrec.evaluation.tables import Table
-from llmsrec.experiments.paper.section import Section, claim, level, note
 from llmsrec.experiments.results import Results
+from llmsrec.experiments.section import Section, claim, level, note
 
 SHOWN = ("sasrec", "tallrec", "llara", "collm", "a_llmrec", "llm_srec")
 

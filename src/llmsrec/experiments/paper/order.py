@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from llmsrec.evaluation.names import MODELS
 from llmsrec.evaluation.tables import Table
-from llmsrec.experiments.paper.section import Section, change, claim_of_change, level, note
 from llmsrec.experiments.results import Results
+from llmsrec.experiments.section import Section, change, claim_of_change, level, note
 
 DATA = ("Scientific", "Electronics", "CDs")
 Published = dict[str, tuple[tuple[float, float], ...]]  # model -> (original, shuffled) of each of `DATA`

@@ -3,9 +3,9 @@
 from llmsrec.evaluation.names import MODELS, OURS
 from llmsrec.evaluation.tables import Table
 from llmsrec.experiments.paper import table3
-from llmsrec.experiments.paper.section import Claim, Section, verdict
 from llmsrec.experiments.results import Results, what_of
 from llmsrec.experiments.runs import Run, of
+from llmsrec.experiments.section import Claim, Section, verdict
 
 TITLE = "Similarity of user vectors (2.3.3)"
 

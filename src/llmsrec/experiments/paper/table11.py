@@ -2,9 +2,9 @@
 
 from llmsrec.evaluation.names import METRICS, OURS, PROTOCOLS, shown
 from llmsrec.evaluation.tables import Table
-from llmsrec.experiments.paper.section import Section, change, claim, level, note
 from llmsrec.experiments.results import Results
 from llmsrec.experiments.runs import MAIN, Run, of
+from llmsrec.experiments.section import Section, change, claim, level, note
 
 TITLE = "Table 11: the user representation in the prompt"
 PAPER = [  # uni99: with it, LLM-SRec

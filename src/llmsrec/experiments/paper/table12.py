@@ -3,9 +3,9 @@
 from llmsrec.evaluation.names import OURS, PROTOCOLS
 from llmsrec.evaluation.tables import Table
 from llmsrec.experiments.paper import variants
-from llmsrec.experiments.paper.section import Section, claim
 from llmsrec.experiments.results import Results
 from llmsrec.experiments.runs import MAIN, Run, of
+from llmsrec.experiments.section import Section, claim
 
 TITLE = "Table 12: how to distil"
 ROWS = {"contrastive": "contrastive (Eq. 10)", "original": "LLM-SRec, MSE (Eq. 2)"}

@@ -3,9 +3,9 @@
 import numpy as np
 
 from llmsrec.evaluation.tables import Table
-from llmsrec.experiments.paper.section import Claim, Section, verdict
 from llmsrec.experiments.results import Results
 from llmsrec.experiments.runs import MAIN, Run, of
+from llmsrec.experiments.section import Claim, Section, verdict
 
 TITLE = "Table 13: distance between users"
 ROWS = {"no-uniform": "without uniformity", "original": "LLM-SRec"}

@@ -1,9 +1,9 @@
 """Table 3: retrieval by models that were trained on original and on shuffled sequences (paper, 2.3.1)."""
 
 from llmsrec.experiments.paper import order
-from llmsrec.experiments.paper.section import Section
 from llmsrec.experiments.results import Results
 from llmsrec.experiments.runs import MAIN, Run, of
+from llmsrec.experiments.section import Section
 
 TITLE = "Table 3: shuffled training, retrieval"
 PAPER: order.Published = {  # NDCG@10, uni99

@@ -1,9 +1,9 @@
 """Table 4: titles by models that were trained on original and on shuffled sequences (paper, 2.3.1)."""
 
 from llmsrec.experiments.paper import order
-from llmsrec.experiments.paper.section import Section
 from llmsrec.experiments.results import Results
 from llmsrec.experiments.runs import Run, of
+from llmsrec.experiments.section import Section
 
 TITLE = "Table 4: shuffled training, titles"
 PAPER: order.Published = {  # HR@1; cells of LLaRA and CoLLM as printed, some of which are the same

@@ -3,9 +3,9 @@
 from llmsrec import systems
 from llmsrec.evaluation.names import METRICS, MODELS, OURS, PROTOCOLS, shown
 from llmsrec.evaluation.tables import Table
-from llmsrec.experiments.paper.section import Section, claim, level, note
 from llmsrec.experiments.results import Results
 from llmsrec.experiments.runs import MAIN, Run, of
+from llmsrec.experiments.section import Section, claim, level, note
 
 TITLE = "Table 6: all systems"
 DATA = ("Movies", "Scientific", "Electronics", "CDs")

@@ -3,9 +3,9 @@
 from llmsrec.evaluation.names import OURS, PROTOCOLS
 from llmsrec.evaluation.tables import Table
 from llmsrec.experiments.paper import variants
-from llmsrec.experiments.paper.section import Section, claim, claim_of_change
 from llmsrec.experiments.results import Results
 from llmsrec.experiments.runs import MAIN, Run, of
+from llmsrec.experiments.section import Section, claim, claim_of_change
 
 TITLE = "Table 7: the losses"
 ROWS = {
@@ -29,14 +29,26 @@ def runs(seeds: list[int]) -> list[Run]:
 
 
 def make(results: Results) -> Section:
-    tables = variants.tables(results, ROWS, SHUFFLED)
+    return section(results, TITLE, ROWS, SHUFFLED)
+
+
+def section(
+    results: Results, title: str, rows: dict[str, str], shuffled_training: dict[str, str] | None = None
+) -> Section:
+    """The last of `rows`, LLM-SRec with all losses, beside the others.
+
+    Args:
+        rows: settings of `ROWS`.
+        shuffled_training: see `variants.tables`.
+    """
+    tables = variants.tables(results, rows, shuffled_training)
     head = ("", "Movies", "Scientific", "Electronics", "CDs")
     tables.append(Table("The paper's NDCG@10 (uni99), on its own data; shuffled inference", head, list(PAPER)))
     claims = []
     for protocol in PROTOCOLS:
-        pairs = {row: results.pair(row, OURS, protocol, "ndcg_10") for row in ROWS}
+        pairs = {row: results.pair(row, OURS, protocol, "ndcg_10") for row in rows}
         full = pairs["original"]
-        for row in ("no-uniform", "retrieval-only"):
+        for row in reversed([row for row in rows if row != "original"]):
             name = ROWS[row][:3]
             claims.append(claim(f"{protocol}: (c) is better than {name}", full[0], pairs[row][0], results.measures))
             claims.append(
@@ -44,4 +56,4 @@ def make(results: Results) -> Section:
                     f"{protocol}: shuffled histories cost (c) more than {name}", full, pairs[row], results.measures
                 )
             )
-    return Section(TITLE, tables, claims)
+    return Section(title, tables, claims)

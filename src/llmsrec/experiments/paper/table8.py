@@ -5,9 +5,9 @@ import numpy as np
 from llmsrec.evaluation.names import MODELS, OURS, PROTOCOLS, shown
 from llmsrec.evaluation.tables import Table
 from llmsrec.experiments.paper import table3
-from llmsrec.experiments.paper.section import Section, claim, level, note
 from llmsrec.experiments.results import Results
 from llmsrec.experiments.runs import CROSS, Run, of
+from llmsrec.experiments.section import Section, claim, level, note
 
 TITLE = "Table 8: other data"
 METRICS = ("hr_10", "ndcg_10")

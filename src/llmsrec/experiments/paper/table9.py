@@ -3,9 +3,9 @@
 from llmsrec.evaluation.names import MODELS, OURS
 from llmsrec.evaluation.tables import Table
 from llmsrec.experiments.paper import table3
-from llmsrec.experiments.paper.section import Section
 from llmsrec.experiments.results import Results, what_of
 from llmsrec.experiments.runs import Run, of
+from llmsrec.experiments.section import Section
 
 TITLE = "Table 9: time"
 PAPER = [  # Scientific, Electronics: minutes an epoch of training, minutes of inference

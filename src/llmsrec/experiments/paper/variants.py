@@ -2,8 +2,8 @@
 
 from llmsrec.evaluation.names import OURS, PROTOCOLS, shown
 from llmsrec.evaluation.tables import Table
-from llmsrec.experiments.paper.section import change, level, note
 from llmsrec.experiments.results import Results
+from llmsrec.experiments.section import change, level, note
 
 METRICS = ("ndcg_10", "ndcg_20", "hr_10")
 

@@ -1,4 +1,4 @@
-"""What a table or figure of the paper is made of: rows with intervals, pictures, and claims that figures decide."""
+"""What a table, a figure or a question is made of: rows with intervals, pictures, and claims that figures decide."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from llmsrec.experiments.results import Measures
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper, and whether it shows here.
+    """A sentence, mostly of the paper, and whether it shows here.
 
     Attributes:
         text: what is claimed, of which some figure should be above 0.
@@ -27,10 +27,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Section:
-    """One table or figure.
+    """One table or figure of the paper, or one question.
 
     Attributes:
-        title: the paper's.
+        title: its own.
         tables, claims: of it.
         pictures: name -> figure.
     """
