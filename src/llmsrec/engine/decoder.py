@@ -185,7 +185,7 @@ class Decoder:
         read: Tensor,
     ) -> Tensor:
         """Keys and values everywhere, all else at `read` alone -> `[B, R, d_llm]`."""
-        cos, sin = (part.expand(len(hidden), -1, -1) for part in rotary)
+        cos, sin = (part.expand(hidden.shape[0], -1, -1) for part in rotary)
         at_read = [_take(part, read) for part in (cos, sin)]
         if projected is None:
             x = layer.input_layernorm(hidden)
