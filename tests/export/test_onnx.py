@@ -18,9 +18,9 @@ def head() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def exported(head: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("onnx") / "head.onnx"
-    export(head, torch.zeros(2, 12), path)
-    return path
+    folder = tmp_path_factory.mktemp("onnx")
+    export({"head": (head, torch.zeros(2, 12))}, folder)
+    return folder / "head.onnx"
 
 
 def test_one_file_takes_any_batch_and_agrees_with_torch(head: nn.Module, exported: Path) -> None:
@@ -32,8 +32,8 @@ def test_one_file_takes_any_batch_and_agrees_with_torch(head: nn.Module, exporte
 
 
 def test_the_same_module_gives_the_same_bytes_without_paths(head: nn.Module, exported: Path, tmp_path: Path) -> None:
-    export(head, torch.randn(5, 12), tmp_path / "again.onnx")
-    content = (tmp_path / "again.onnx").read_bytes()
+    export({"head": (head, torch.randn(5, 12))}, tmp_path)
+    content = (tmp_path / "head.onnx").read_bytes()
     assert content == exported.read_bytes()
     assert b".py" not in content
 

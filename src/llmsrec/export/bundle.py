@@ -192,10 +192,10 @@ def _own(teacher: Teacher) -> Both:
 def _export(folder: Path, cases: Cases, tolerance: float) -> tuple[dict[str, Both], dict[str, float]]:
     """Write each module to onnx/<name>.onnx; its outputs for its inputs, and how far the two are apart."""
     outputs, differences = {}, {}
+    cases = {name: (deepcopy(module).cpu().eval(), inputs) for name, (module, inputs) in cases.items()}
+    onnx.export({name: (module, inputs[:2]) for name, (module, inputs) in cases.items()}, folder / "onnx")
     for name, (module, inputs) in cases.items():
-        module, path = deepcopy(module).cpu().eval(), folder / "onnx" / f"{name}.onnx"
-        onnx.export(module, inputs[:2], path)
-        expected, found, differences[name] = onnx.compare(module, path, inputs)
+        expected, found, differences[name] = onnx.compare(module, folder / "onnx" / f"{name}.onnx", inputs)
         outputs[name] = expected, found
         if not differences[name] <= tolerance:
             raise DataError(

@@ -2,12 +2,13 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.utils
 import torch
 from torch import Tensor, nn
 
@@ -17,33 +18,48 @@ BATCHES = (1, 2, 7, 64)
 TOP = 10
 
 
-def export(module: nn.Module, example: Tensor, path: Path) -> None:
-    """Write `module`, of one input and one output, to `path`; weights included, any number of rows in a batch.
+class Together(nn.Module):
+    """Modules beside each other: a list of inputs, one for each, to the list of their outputs."""
 
-    The same module gives the same bytes: what torch notes down about itself (its own paths and line numbers) is left
-    out of the file.
+    def __init__(self, modules: list[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(modules)
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        return [module(rows) for module, rows in zip(self.parts, inputs, strict=True)]
+
+
+def export(cases: Mapping[str, tuple[nn.Module, Tensor]], folder: Path) -> None:
+    """Write each module, of one input and one output, to `folder`/<name>.onnx; any number of rows in a batch.
+
+    They go through the exporter as one model, most of whose time does not depend on how much there is to export, and
+    are then cut apart. The same modules give the same bytes: what torch notes down about itself (its own paths and line
+    numbers) is left out of the files.
 
     Args:
-        example: two rows of input at least; all dimensions but the first are fixed by it.
+        cases: name -> the module, weights and all, and two rows of input at least; all dimensions but the first are
+            fixed by it.
     """
     with _quiet():
         program = torch.onnx.export(
-            module,
-            (example,),
+            Together([module for module, _ in cases.values()]).eval(),
+            ([rows for _, rows in cases.values()],),
             dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=["x"],
-            output_names=["y"],
+            dynamic_shapes=([{0: torch.export.Dim(f"{name}_batch")} for name in cases],),
+            input_names=[f"{name}.x" for name in cases],
+            output_names=[f"{name}.y" for name in cases],
             verbose=False,
         )
     assert program is not None  # only the exporter that was there before dynamo returns None
-    model = program.model_proto
-    graph = model.graph
-    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save_model(model, path, save_as_external_data=False)
+    parts = onnx.utils.Extractor(program.model_proto)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in cases:
+        model = parts.extract_model([f"{name}.x"], [f"{name}.y"])
+        graph = model.graph
+        for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            del part.metadata_props[:]
+            part.doc_string = ""
+        onnx.save_model(model, folder / f"{name}.onnx", save_as_external_data=False)
 
 
 def compare(module: nn.Module, path: Path, inputs: Tensor) -> tuple[np.ndarray, np.ndarray, float]:

@@ -204,11 +204,11 @@ def test_weights_come_from_the_generator_alone(system: str) -> None:
 def test_onnx_runtime_computes_the_same_user_vectors_for_any_batch(model: Teacher, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = torch.tensor([padded(rng.integers(1, ITEMS + 1, n % 7).tolist(), 6) for n in range(70)])
-    onnx.export(Last(model), rows[:2], tmp_path / "teacher.onnx")
+    onnx.export({"teacher": (Last(model), rows[:2])}, tmp_path)
     *_, difference = onnx.compare(Last(model), tmp_path / "teacher.onnx", rows)
     assert difference < 1e-5
     session = onnxruntime.InferenceSession(tmp_path / "teacher.onnx")
-    assert session.run(None, {"x": rows[:1].numpy()})[0].shape == (1, 9)
+    assert session.run(None, {"teacher.x": rows[:1].numpy()})[0].shape == (1, 9)
 
 
 class Last(nn.Module):
