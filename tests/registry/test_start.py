@@ -3,6 +3,7 @@
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from llmsrec.files import read_json, write_json
 from llmsrec.registry import start
 from llmsrec.serving.bundle import Bundle, seal, verify
 from llmsrec.training import start as training
+from stages import start as stage
+from stages.common import Stage
 
 
 @pytest.fixture
@@ -50,8 +53,13 @@ def test_adapters_and_the_head_of_the_user_representation_are_among_them(tiny_lo
 
 
 @pytest.mark.parametrize("name", ["scratch", "heads"])
-def test_what_begins_from_no_version_is_a_file_that_says_so_and_needs_no_registry(tmp_path: Path, name: str) -> None:
-    start.bring(tmp_path, name, tmp_path / "models/start")
+def test_what_begins_from_no_version_is_a_file_that_says_so_and_needs_no_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/start").mkdir(parents=True)
+    (tmp_path / "models/start/heads.safetensors").write_bytes(b"of a version")
+    stage.main(Stage("start", SimpleNamespace(train=SimpleNamespace(start=name)), "", {}, tmp_path, Path()))
     assert training.read(tmp_path / "models/start") is None
     assert [path.name for path in tmp_path.rglob("*")] == ["models", "start", "start.json"], "no registry was made"
 

@@ -21,7 +21,6 @@ from torch import Tensor
 from llmsrec.engine import backbone_files
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import read_json, write_json
-from llmsrec.params import FRESH
 from llmsrec.registry import tracking, verified
 from llmsrec.serving.bundle import Bundle
 from llmsrec.training import start
@@ -32,7 +31,7 @@ def bring(root: Path, name: str, folder: Path) -> None:
 
     Args:
         root: the repository.
-        name: `scratch` or `heads`, which begin from no version, or one such as `shop/3`.
+        name: a version such as `shop/3`.
 
     Raises:
         ParamsError: an alias, which would stand for something else tomorrow; the number to write is named.
@@ -43,11 +42,8 @@ def bring(root: Path, name: str, folder: Path) -> None:
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        if name in FRESH:
-            write_json(building / start.RECORD, {"version": None})
-        else:
-            with _bundle(root, name) as source:
-                extract(Bundle.open(source), name, building)
+        with _bundle(root, name) as source:
+            extract(Bundle.open(source), name, building)
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
     finally:
