@@ -1,5 +1,6 @@
 """What every stage script shares: the parameters it may read, its identity, and how it fails."""
 
+import gc
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from ruamel.yaml import YAML
 from llmsrec import params as parameters
 from llmsrec.errors import DataError, LLMSRecError, explained
 from llmsrec.files import read_json, sha256, write_json
+from stages import COLLECT
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def run(main: Callable[[Stage], None], name: str, folder: Path = Path(), paralle
         parallel: whether `main` can run in several processes, each on its own device or core, as
             `LLMSREC_PROCESSES=2` or torchrun asks. Their number is no part of the stage's identity.
     """
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
     try:
         if parallel:
             _run_together(main, name, folder)
