@@ -1,5 +1,6 @@
 """Settings that every test shares."""
 
+import gc
 import os
 
 # Small tensors on two cores: more threads only wait for each other.
@@ -36,6 +37,28 @@ TEACHERS = {
     "nextitnet": {"dilations": [1, 2], "dropout": 0.2},
     "ctrl": {"blocks": 2, "heads": 2, "dropout": 0.2},
 }
+
+
+def pytest_configure() -> None:
+    """What is imported stays, so Python need not look through it for garbage again and again."""
+    gc.set_threshold(20_000)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """As `--dist loadfile`, but for the pipeline's files: they share a clone, which one worker makes once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder = "tests/pipeline/"
+            return folder if nodeid.startswith(folder) else super()._split_scope(nodeid)
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @dataclass(frozen=True)

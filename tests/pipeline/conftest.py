@@ -82,3 +82,12 @@ def make_clone(folder: Path) -> Clone:
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     return make_clone(tmp_path_factory.mktemp("clone"))
+
+
+@pytest.fixture(scope="session")
+def built(clone: Clone) -> str:
+    """What the clone's first `dvc repro` printed; what it made is committed."""
+    output = clone.run("dvc", "repro")
+    clone.run("git", "add", "-A")
+    clone.run("git", "commit", "-qm", "first repro")
+    return output

@@ -22,7 +22,8 @@ TARGET = f"cross/dvc.yaml:log@{NAME}"
 
 
 @pytest.fixture(scope="module")
-def first(clone: Any) -> str:
+def first(clone: Any, built: str) -> str:
+    clone.run("git", "checkout", "-q", "params.yaml")
     clone.run("dvc", "repro")
     return clone.run("dvc", "repro", TARGET)
 
