@@ -8,7 +8,8 @@ import torch
 from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine.prefix_store import Budget
-from llmsrec.evaluation import asked, headline, plots, report, slices, test_users, towers
+from llmsrec.evaluation import asked, blend, headline, plots, report, slices, test_users, towers
+from llmsrec.evaluation.blend import Blend
 from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models.cf import teacher as teachers
@@ -19,7 +20,7 @@ DATA, MODELS, REPORTS = Path("data"), Path("models"), Path("reports")
 ITEMS, INTERACTIONS = DATA / "filtered/items.parquet", DATA / "filtered/interactions.parquet"
 SPLIT = DATA / "split"
 CANDIDATES = SPLIT / "candidates.parquet"
-Vectors = dict[str, np.ndarray]  # split -> [U, d], "items" -> [I + 1, d]; "cf": LLM-SRec's other tower, on test
+Vectors = dict[str, np.ndarray]  # split -> [U, d], "items" -> [I + 1, d]; see `towers.rank`
 
 
 def main(stage: Stage) -> None:
@@ -70,8 +71,11 @@ def vectors(taught_by: str, histories: dict[str, Sequences], train: Sequences, p
         found["llm_srec"][split] = model.user_vectors(seen, label=split).numpy()[1:]
         for name, of in without_text.items():
             found[name][split] = of.user_vectors(seen).detach().numpy()[1:]
-    if read_json(MODELS / "llm_srec/config.json")["model"]["distill"]:  # else nobody trained f_cf_user
-        found["llm_srec"]["cf"] = model.cf_user_vectors(torch.from_numpy(found[taught_by]["test"])).numpy()
+    config, (ours, theirs) = read_json(MODELS / "llm_srec/config.json"), (found["llm_srec"], found[taught_by])
+    if config["model"]["distill"]:  # else nobody trained f_cf_user
+        ours["cf"] = model.cf_user_vectors(torch.from_numpy(theirs["test"])).numpy()
+    ours["blend"] = Blend(**config["blend"]).users(ours["test"], theirs["test"])
+    ours["blend_items"] = blend.items(ours["items"], theirs["items"])
     return found
 
 

@@ -1,5 +1,6 @@
 """LLM-SRec: heads and tokens that join the frozen backbone and the frozen teacher -> models/llm_srec/."""
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -46,22 +47,25 @@ def main(stage: Stage) -> None:
         print(f"LLM-SRec begins from {begin.version}", flush=True)
     model.configure_layers(backbone.gradient_checkpointing, backbone.compile)
     interactions = Sequences.read(Path("data/filtered/interactions.parquet"))
+    validation = Validation.of(
+        held_out.read(interactions, SPLIT, "valid", params.split.by),
+        SPLIT / "candidates.parquet",
+        params.evaluate.validation_users,
+        params.train.seed,
+        params.data.repeats,
+    )
     fit = heads_first if params.train.start == "heads" else partial(train, warm=begin is not None)
     curve = fit(
         model,
         Sequences.read(SPLIT / "train.parquet", interactions.users),
-        Validation.of(
-            held_out.read(interactions, SPLIT, "valid", params.split.by),
-            SPLIT / "candidates.parquet",
-            params.evaluate.validation_users,
-            params.train.seed,
-            params.data.repeats,
-        ),
+        validation,
         params.model,
         params.train,
         stage.resume,
     )
+    config["blend"] = asdict(validation.blend(model))
     if distributed.is_main():
+        print(f"tower blend: the teacher's scores have {config['blend']['weight']:.0%} of the weight", flush=True)
         model.save(Path("models/llm_srec"), config)
         write_json(Path("models/llm_srec/curve.json"), curve)
 

@@ -134,6 +134,7 @@ def make_tiny(
         "model": {**MODEL_SETTINGS, **settings},
         "backbone": {"dtype": "float32", "quantization": quantization, "lora_rank": lora_rank},
         "seed": 0,
+        "blend": {"weight": 0.4, "llm": 0.3, "teacher": 0.5},
         "data": {part: sha256(folder / "data" / part) for part in ("filtered", "split")},
     }
     paths = backbone, folder / "models" / system, folder / "data/filtered/items.parquet"

@@ -26,7 +26,7 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 from llmsrec.errors import ParamsError, in_words
 
 PROMOTED = ("staging", "previous", "champion")  # aliases that no stage moves
-Tower = Literal["llm", "cf", "teacher"]
+Tower = Literal["llm", "cf", "teacher", "blend"]
 TOWERS: tuple[str, ...] = get_args(Tower)
 Items = Literal["id", "text", "sum", "null_space"]
 Against = Literal[
@@ -285,6 +285,7 @@ class Latency(Section):
     cf: float = Field(gt=0)
     teacher: float = Field(gt=0)
     llm: float = Field(gt=0)
+    blend: float = Field(gt=0)
 
 
 class Gate(Section):

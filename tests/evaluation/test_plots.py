@@ -36,6 +36,7 @@ def compared(users=40, cold=7):
         "non_transition": place >= 20,
     }
     of = {"llm": ranks["llm_srec"]["test"], "cf": ranks["popularity"]["test"], "teacher": ranks["sasrec"]["test"]}
+    of["blend"] = of["llm"]
     compared = {"negatives": 20, "towers": towers.compare(of, None, Bootstrap(100, 0))}
     return report.comparison(ranks, slices, Bootstrap(100, 0)) | compared
 

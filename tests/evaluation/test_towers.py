@@ -36,6 +36,22 @@ def test_cf_is_ranked_by_its_own_vectors_and_the_others_have_their_models_ranks(
     assert alone.keys() == {"llm", "teacher"} and common is None and towers.groups(alone) == {}
 
 
+def test_a_blend_is_ranked_by_both_towers_vectors_and_compared_with_both():
+    random = np.random.default_rng(0)
+    shapes = {"test": (20, 4), "items": (31, 4), "blend": (20, 7), "blend_items": (31, 7)}
+    vectors = {name: random.normal(size=shape) for name, shape in shapes.items()}
+    of_test = random.integers(1, 31, 20), np.arange(21), random.integers(1, 31, 20), random.integers(1, 31, (20, 9))
+    known = {model: {"test": ranking.rank(random.normal(size=(20, 4)), vectors["items"], *of_test)} for model in MODELS}
+    ranked, common = towers.rank(known, "sasrec", vectors, *of_test)
+    expected = ranking.rank(vectors["blend"], vectors["blend_items"], *of_test)
+    assert all((ranked["blend"][protocol] == expected[protocol]).all() for protocol in ("full", "uni99"))
+    assert common is None and towers.groups(ranked).keys() == {"tower_blend"}
+    found = towers.compare(ranked, common, Bootstrap(200, 3))
+    of_blend, of_llm, of_teacher = (per_user(ranked[tower]["full"], "ndcg_10") for tower in ("blend", "llm", "teacher"))
+    assert found["blend_minus_llm"]["full"] == Bootstrap(200, 3).difference(of_blend, of_llm)
+    assert found["minus_teacher"]["blend"]["full"] == Bootstrap(200, 3).difference(of_blend, of_teacher)
+
+
 def test_each_figure_is_that_of_its_parts():
     of, common = ranks(llm=1, cf=9, teacher=0), np.linspace(0, 1, 40)
     found = towers.compare(of, common, Bootstrap(200, 3))
@@ -64,7 +80,7 @@ def test_the_margin_is_where_a_tower_begins_to_be_worse():
 
 
 def test_the_table_has_a_row_a_tower_and_the_teacher_is_not_compared_with_itself():
-    of = ranks(llm=1, cf=9, teacher=0)
+    of = ranks(llm=1, cf=9, teacher=0, blend=2)
     found = towers.table(towers.compare(of, None, Bootstrap(200, 3)))
     assert [row[0] for row in found.rows] == list(towers.TOWERS)
     assert found.rows[2][-1] == "" and found.rows[1][-1].startswith("-0.")

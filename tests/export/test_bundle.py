@@ -13,6 +13,7 @@ from llmsrec.errors import DataError
 from llmsrec.export import bundle
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.serving.bundle import verify
+from llmsrec.serving.schema import TOWERS
 
 
 def write(tiny: Any, folder: Path, tolerance: float = 1e-4) -> str:
@@ -37,7 +38,7 @@ def test_parity_is_written_down(tiny: Any, tiny_lora: Any) -> None:
     parity = read_json(tiny.bundle / "parity.json")
     assert set(parity["largest_difference"]) == {"f_item", "f_user", "f_cf_user", "f_I", "sasrec"}
     assert max(parity["largest_difference"].values()) < 1e-5
-    assert {tower: top["same"] for tower, top in parity["top_10"].items()} == {"llm": 40, "cf": 40, "teacher": 40}
+    assert {tower: top["same"] for tower, top in parity["top_10"].items()} == dict.fromkeys(TOWERS, 40)
     assert "f_U" in read_json(tiny_lora.bundle / "parity.json")["largest_difference"]
 
 

@@ -17,6 +17,7 @@ from llmsrec.serving import contents, index
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import TOWERS, parse
+from llmsrec.serving.towers import ITEMS
 from tests.answers import assert_same_answer
 from tests.registry import made
 
@@ -41,7 +42,7 @@ def asked(tower: str, **options: Any) -> dict[str, Any]:
 def test_what_the_index_finds_is_written_down(tiny: Any, indexed: Bundle) -> None:
     measured = read_json(indexed.folder / "parity.json")["index"]
     assert {tower: (about["users"], about["cells"]) for tower, about in measured.items()} == dict.fromkeys(
-        TOWERS, (20, 11)
+        ITEMS, (20, 11)
     )
     assert all(about["recall_10"] >= 0.9 and 1 <= about["read"] <= 11 for about in measured.values())
     assert sorted(path.name for path in (indexed.folder / "index").iterdir()) == [
@@ -58,7 +59,7 @@ def test_what_the_index_finds_is_written_down(tiny: Any, indexed: Bundle) -> Non
 @pytest.mark.parametrize("tower", TOWERS)
 def test_answers_are_those_of_scoring_all_items(tiny: Any, indexed: Bundle, tower: str) -> None:
     ours, exact = Recommender(indexed), Recommender.load(tiny.bundle)
-    for search in ours._searches.values():
+    for search in (ours._searches[tower] for tower in ITEMS):
         assert isinstance(search, index.Index)
         search.cells.nprobe = search.cells.nlist  # all cells, so that nothing is left to chance
     options = [{}, {"exclude_history": False}, {"block": ["B3", "B4", "B8"]}, {"allow": ["B1", "B2", "B5"]}]

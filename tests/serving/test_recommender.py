@@ -54,6 +54,10 @@ def offline(tiny: Any, tower: str) -> np.ndarray:
             users = tiny.model.user_vectors(tiny.sequences, USERS)
         elif tower == "cf":
             users = tiny.model.f_cf_user(teacher)[USERS]
+        elif tower == "blend":
+            joined, of_llm = tiny.config["blend"], tiny.model.user_vectors(tiny.sequences, USERS)
+            users = torch.cat([of_llm * joined["llm"], teacher[USERS] * joined["teacher"]], dim=1)
+            items = torch.cat([items, tiny.model.teacher.item_vectors()], dim=1)
         else:
             users, items = teacher[USERS], tiny.model.teacher.item_vectors()
         scores = (users @ items[1:].T).numpy()
@@ -89,12 +93,12 @@ def test_another_teacher_serves_as_sasrec_does(tmp_path: Path, system: str) -> N
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("tower", ["cf", "llm", "teacher"])
+@pytest.mark.parametrize("tower", TOWERS)
 def test_answers_equal_offline_scoring(tiny: Any, recommender: Recommender, tower: str) -> None:
     assert_same_as_offline(tiny, recommender, tower)
 
 
-@pytest.mark.parametrize("tower", ["cf", "llm", "teacher"])
+@pytest.mark.parametrize("tower", TOWERS)
 def test_answers_equal_offline_scoring_with_adapters_and_user_representation(tiny_lora: Any, tower: str) -> None:
     assert_same_as_offline(tiny_lora, Recommender.load(tiny_lora.bundle), tower)
 
@@ -114,7 +118,7 @@ def test_a_quantized_backbone_is_served_quantized(tmp_path: Path) -> None:
 def test_towers_differ_and_all_depend_on_order(recommender: Recommender) -> None:
     forward = recommender.recommend([request([1, 2, 3, 4], tower=tower) for tower in TOWERS])
     backward = recommender.recommend([request([4, 3, 2, 1], tower=tower) for tower in TOWERS])
-    assert len({tuple(item.score for item in answer.items) for answer in forward + backward}) == 6
+    assert len({tuple(item.score for item in answer.items) for answer in forward + backward}) == 2 * len(TOWERS)
 
 
 def test_a_batch_of_mixed_requests_is_answered_as_each_alone(tiny: Any, recommender: Recommender) -> None:
@@ -140,7 +144,7 @@ def test_the_answer_has_titles_and_falling_scores(recommender: Recommender) -> N
     assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.parametrize("tower", ["cf", "llm", "teacher"])
+@pytest.mark.parametrize("tower", TOWERS)
 def test_history_is_put_in_order_of_time_and_ties_stay_as_given(recommender: Recommender, tower: str) -> None:
     tidy = request([5, 6, 7, 8], tower=tower, times=[DAY, 2 * DAY, 2 * DAY, 3 * DAY])
     jumbled = request([8, 6, 5, 7], tower=tower, times=[3 * DAY, 2 * DAY, DAY, 2 * DAY])
@@ -158,7 +162,7 @@ def test_of_repeats_the_first_is_used(recommender: Recommender) -> None:
     assert first.used == 3
 
 
-@pytest.mark.parametrize("tower", ["cf", "llm", "teacher"])
+@pytest.mark.parametrize("tower", TOWERS)
 def test_unknown_items_are_skipped_and_named_oldest_first(recommender: Recommender, tower: str) -> None:
     known = request([5, 6], tower=tower, times=[DAY, 4 * DAY])
     events = [("X9", 3 * DAY), ("B6", 4 * DAY), ("", 2 * DAY), ("B5", DAY), ("X9", 5 * DAY), ("{0}%s", 6 * DAY)]
@@ -168,7 +172,7 @@ def test_unknown_items_are_skipped_and_named_oldest_first(recommender: Recommend
     assert second.model_copy(update={"unknown": []}) == first
 
 
-@pytest.mark.parametrize("tower", ["cf", "llm", "teacher"])
+@pytest.mark.parametrize("tower", TOWERS)
 @pytest.mark.parametrize("asins", [[], ["X1", "X2"]])
 def test_nothing_known_gives_the_most_popular_and_says_so(
     tiny: Any, recommender: Recommender, tower: str, asins: list[str]
@@ -245,6 +249,43 @@ def test_the_cf_tower_of_a_model_without_distillation_is_refused(tiny: Any) -> N
         recommender.recommend(parse([{**request, "tower": "llm"}, {**request, "tower": "cf"}]))
     for tower in ("llm", "teacher"):
         assert len(recommender.recommend(parse([{**request, "tower": tower}]))[0].items) == 3
+
+
+def test_each_share_of_a_blended_score_is_that_towers_own_score_times_its_factor(
+    tiny: Any, recommender: Recommender
+) -> None:
+    bought = [{"parent_asin": f"B{item}", "timestamp": START + item * DAY} for item in (3, 5, 9)]
+    asked = {"history": bought, "k": 27, "explain": True}
+    of = {tower: recommender.recommend(parse([{**asked, "tower": tower}]))[0] for tower in ("blend", "llm", "teacher")}
+    scores = {tower: {item.parent_asin: item.score for item in answer.items} for tower, answer in of.items()}
+    assert len(of["blend"].items) == 27
+    for item in of["blend"].items:
+        llm, teacher = (tiny.config["blend"][tower] * scores[tower][item.parent_asin] for tower in ("llm", "teacher"))
+        assert item.because is not None and item.shares is not None
+        assert (item.shares.llm, item.shares.teacher) == pytest.approx((llm, teacher), abs=1e-4)
+        assert item.score == pytest.approx(llm + teacher, abs=1e-4)
+    assert all(item.shares is None for item in of["llm"].items)
+    plain = recommender.recommend(parse([{**asked, "tower": "blend", "explain": False}]))[0]
+    assert all("shares" not in item for item in plain.model_dump()["items"])
+
+
+def test_the_blend_of_a_model_from_before_there_was_one_is_refused(tiny: Any) -> None:
+    bundle = Bundle.open(tiny.bundle)
+    older = Recommender(
+        dataclasses.replace(bundle, config={key: of for key, of in bundle.config.items() if key != "blend"})
+    )
+    with pytest.raises(RequestError, match=r"request 0, `tower` is 'blend'.* before .*'llm' or 'cf' or 'teacher'"):
+        older.recommend([request([1, 2], tower="blend")])
+
+
+@pytest.mark.parametrize("blend", [0.5, {"weight": 0.5}, {"weight": 0.5, "llm": -1.0, "teacher": 1.0}])
+def test_a_blend_that_is_none_is_named(tiny: Any, tmp_path: Path, blend: Any) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(tiny.bundle, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "config.json").write_text(json.dumps(read_json(folder / "config.json") | {"blend": blend}))
+    seal(folder)
+    with pytest.raises(DataError, match=r"config\.json is not a bundle's: `blend` is .*llm, teacher, weight"):
+        Bundle.open(folder)
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,7 @@ def bins_of(counts: np.ndarray) -> np.ndarray:
 
 def usable(bundle: Bundle) -> list[str]:
     """The towers whose scores mean something beside those of the first, as they are of the same item vectors."""
-    return sorted(name for name in bundle.towers if ITEMS[name] == ITEMS[bundle.towers[0]])
+    return sorted(name for name in bundle.towers if ITEMS.get(name) == ITEMS[bundle.towers[0]])
 
 
 def answering(bundle: Bundle) -> list[str]:

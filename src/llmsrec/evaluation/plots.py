@@ -20,7 +20,7 @@ COLORS = {  # distinct to the colour-blind too
     "sasrec": "#e69f00",
     "popularity": "#8c8c8c",
 }
-TOWER_COLORS = {"llm": "#0072b2", "cf": "#56b4e9", "teacher": "#e69f00"}
+TOWER_COLORS = {"llm": "#0072b2", "cf": "#56b4e9", "teacher": "#e69f00", "blend": "#009e73"}
 LINES = {"loss": "#222222", "retrieval": "#0072b2", "distill": "#d55e00", "uniform": "#009e73"}
 SLICES = ("all", "warm", "cold", "transition", "non_transition")
 METRIC = "ndcg_10"

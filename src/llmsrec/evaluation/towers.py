@@ -1,4 +1,7 @@
-"""How well each tower of a version ranks, beside the teacher: SASRec, whose own ranking is the tower `teacher`."""
+"""How well each tower of a version ranks, beside the teacher: SASRec, whose own ranking is the tower `teacher`.
+
+What `cf` and `blend` are is said in `serving.schema.Request`.
+"""
 
 from typing import Any
 
@@ -30,16 +33,19 @@ def rank(
     history: np.ndarray,
     negatives: np.ndarray,
 ) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray | None]:
-    """The first two arguments of `compare`: `cf` is ranked here, where there is one.
+    """The first two arguments of `compare`: `cf` and `blend` are ranked here, where there are such.
 
     Args:
         ranks: of llm_srec and its teacher on test, which are those of `llm` and `teacher`.
         teacher: the model there that taught LLM-SRec.
         vectors: LLM-SRec's: `test`, the `[U, d']` user vectors of `llm`; `cf`, those of `cf`, if it was distilled;
-            `items`, `[I + 1, d']`.
+            `items`, `[I + 1, d']`; `blend` and `blend_items`, those of `evaluation.blend`, if a weight was fitted.
         targets, offsets, history, negatives: see `ranks.rank`.
     """
     found = {"llm": ranks["llm_srec"]["test"], "teacher": ranks[teacher]["test"]}
+    if "blend" in vectors:
+        of_blend = vectors["blend"], vectors["blend_items"]
+        found["blend"] = ranking.rank(*of_blend, targets, offsets, history, negatives)
     if "cf" not in vectors:
         return found, None
     found["cf"] = ranking.rank(vectors["cf"], vectors["items"], targets, offsets, history, negatives)
@@ -61,7 +67,8 @@ def compare(ranks: dict[str, dict[str, np.ndarray]], common: np.ndarray | None, 
 
     Returns:
         `ndcg_10` and `hr_10` (tower -> protocol: mean, low, high), `minus_teacher` (tower -> protocol: the paired
-        difference of NDCG@10 with its interval, but for the teacher) and, with `common`, `overlap_10`.
+        difference of NDCG@10 with its interval, but for the teacher), with a `blend` its `blend_minus_llm` (protocol:
+        the same) and, with `common`, `overlap_10`.
     """
     found: dict[str, Any] = {
         metric: {
@@ -70,15 +77,14 @@ def compare(ranks: dict[str, dict[str, np.ndarray]], common: np.ndarray | None, 
         }
         for metric in HEADLINE
     }
-    teacher = ranks["teacher"]
-    found["minus_teacher"] = {
-        tower: {
-            name: bootstrap.difference(per_user(of, "ndcg_10"), per_user(teacher[name], "ndcg_10"))
-            for name, of in by.items()
-        }
-        for tower, by in ranks.items()
-        if tower != "teacher"
-    }
+
+    def minus(tower: str, other: str) -> dict[str, Any]:
+        pairs = {name: (of, ranks[other][name]) for name, of in ranks[tower].items()}
+        return {name: bootstrap.difference(*(per_user(of, "ndcg_10") for of in pair)) for name, pair in pairs.items()}
+
+    found["minus_teacher"] = {tower: minus(tower, "teacher") for tower in ranks if tower != "teacher"}
+    if "blend" in ranks:
+        found["blend_minus_llm"] = minus("blend", "llm")
     return found if common is None else {**found, "overlap_10": bootstrap.mean(common)}
 
 

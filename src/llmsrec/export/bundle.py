@@ -18,11 +18,13 @@ from llmsrec import closure
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine.backbone_files import read_files
 from llmsrec.errors import DataError
+from llmsrec.evaluation.blend import Blend
 from llmsrec.export import index, onnx
 from llmsrec.files import read_json, write_json
 from llmsrec.models.cf.teacher import Teacher
-from llmsrec.models.llm.retrieval import LLMSRec
+from llmsrec.models.llm.retrieval import LLMSRec, token_batches
 from llmsrec.serving.bundle import FORMAT, MANIFEST, Model, seal
+from llmsrec.serving.towers import ITEMS
 from llmsrec.training.start import ITEM_TABLE, TOKENS, WEIGHTS
 
 ENTRY = "registry/pyfunc.py"  # what MLflow loads of a bundle
@@ -57,7 +59,7 @@ def write(
     """Write a whole bundle, or nothing: `folder` is replaced only once everything agrees.
 
     Args:
-        config: the model's config.json, with its `model`, `backbone` and `data` sections.
+        config: the model's config.json, with its `model`, `backbone`, `data` and `blend` sections.
         catalogue: `item_id, parent_asin, title, count, store, categories`, ascending from 1.
         backbone: folder of the backbone stage.
         sequences: histories to compare on, e.g. those of the test split.
@@ -73,7 +75,7 @@ def write(
         DataError: torch and ONNX Runtime do not agree.
     """
     with _whole(folder, catalogue) as building:
-        item_vectors, of_users = _write_onnx(building, model, sequences, users, tolerance)
+        item_vectors, of_users = _write_onnx(building, model, sequences, users, tolerance, Blend(**config["blend"]))
         tensors = {
             "item_vectors": item_vectors,
             "item_embeddings": model.teacher.item_vectors().detach().cpu().contiguous(),
@@ -143,7 +145,7 @@ def _whole(folder: Path, catalogue: pl.DataFrame) -> Iterator[Path]:
 
 
 def _write_onnx(
-    folder: Path, model: LLMSRec, sequences: Sequences, users: int, tolerance: float
+    folder: Path, model: LLMSRec, sequences: Sequences, users: int, tolerance: float, blend: Blend
 ) -> tuple[Tensor, Users]:
     """Export the small modules, compare them on real inputs and the towers by top 10; item and user vectors."""
     chosen = _some(sequences, users)
@@ -153,9 +155,11 @@ def _write_onnx(
         model.user_vectors(sequences, chosen)
     teacher = deepcopy(model.teacher).cpu().eval()
     seen = teacher.user_vectors(sequences)[chosen]
+    _, of_items = model.prompts.item_prefixes(np.arange(1, len(item_vectors)))
+    of_users = model.prompts.user_lengths([sequences.of(user)[0] for user in chosen.tolist()])
     cases: Cases = {
-        "f_item": (model.f_item, torch.cat(hidden_items)),
-        "f_user": (model.f_user, torch.cat(hidden_users)),
+        "f_item": (model.f_item, _in_order(hidden_items, of_items, model)),
+        "f_user": (model.f_user, _in_order(hidden_users, of_users, model)),
         "f_cf_user": (model.f_cf_user, seen),
         "f_I": (model.f_I, teacher.item_vectors().detach()[1:]),
         **_of_teacher(teacher, sequences, chosen),
@@ -170,8 +174,23 @@ def _write_onnx(
         "cf": ((outputs["f_cf_user"][0], run(outputs[teacher.system][1])), outputs["f_item"]),
         "teacher": (outputs[teacher.system], _own(teacher)),
     }
+    towers["blend"] = _blended(*towers["llm"], *towers["teacher"], blend)
     _write_parity(folder, differences, towers, tolerance)
-    return item_vectors, {tower: of_users for tower, ((_, of_users), _) in towers.items()}
+    return item_vectors, {tower: found for tower, ((_, found), _) in towers.items() if tower in ITEMS}
+
+
+def _blended(users: Both, items: Both, seen: Both, own: Both, blend: Blend) -> tuple[Both, Both]:
+    """User and item vectors of the tower `blend`, from those of `llm` and `teacher`."""
+    return (
+        (blend.users(users[0], seen[0]), blend.users(users[1], seen[1])),
+        (np.hstack([items[0], own[0]]), np.hstack([items[1], own[1]])),
+    )
+
+
+def _in_order(inputs: list[Tensor], lengths: np.ndarray, model: LLMSRec) -> Tensor:
+    """What `_inputs_of` collected of rows of these lengths, in the rows' order and not in that of the batches."""
+    batches = token_batches(lengths, model.batch_tokens())
+    return torch.cat(inputs)[np.argsort(np.concatenate([*batches]))]
 
 
 def _some(sequences: Sequences, users: int) -> np.ndarray:
@@ -247,6 +266,7 @@ def _config(model: LLMSRec, config: dict[str, Any], repeats: str) -> dict[str, A
     return {
         "format": FORMAT,
         "backbone": config["backbone"],
+        "blend": config["blend"],
         "data": config["data"],
         "distilled": config["model"]["distill"],
         "prompts": asdict(model.prompts.settings),

@@ -75,7 +75,8 @@ def main(folder: Path, requests: int) -> None:
 
     latency = {}
     known = [tower for tower in ("teacher", "cf", "llm") if tower in schema.TOWERS]  # older code has no `teacher`
-    for tower in config.get("towers") or [tower for tower in known if config["distilled"] or tower != "cf"]:
+    own = [tower for tower in known if config["distilled"] or tower != "cf"] + ["blend"] * ("blend" in config)
+    for tower in config.get("towers") or own:
         times: list[float] = []
         said = time.perf_counter()
         for number in range(WARM_UP + requests):

@@ -11,7 +11,7 @@ from llmsrec.scoring.batches import batches
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.index import RECALLED
 from llmsrec.serving.recommender import Recommender
-from llmsrec.serving.towers import ITEMS, History, Tower
+from llmsrec.serving.towers import History, Tower, item_vectors
 
 MISS = np.iinfo(np.int32).max  # the rank of an item that is not in the catalogue: beyond every k
 
@@ -72,7 +72,7 @@ def rank(bundle: Bundle, users: pl.DataFrame, tower: str) -> HeldOut:
     counts = np.concatenate([[0], known_items["count"].to_numpy()])[:, None].astype(np.float64)
     vectors = _vectors([read[row] for row in by_tower], reader, len(bundle.items), len(read))
     for rows, of_users, of_items in (
-        (by_tower, vectors, bundle.tensors[ITEMS[tower]]),
+        (by_tower, vectors, item_vectors(bundle, tower)),
         (by_count, np.ones((len(by_count), 1)), counts),
     ):
         if not len(rows):

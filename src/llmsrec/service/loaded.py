@@ -10,6 +10,7 @@ from typing import Any
 from llmsrec.files import read_json
 from llmsrec.service.decode import INVOCATIONS, SIMILAR, Call
 from llmsrec.service.metrics import Metrics
+from llmsrec.service.worker.wire import OF_LLM
 from llmsrec.service.workers import Reply, Settings, Worker
 
 
@@ -119,7 +120,7 @@ class Loaded:
         return parts or {"others": []}
 
     def _worker(self, tower: Any) -> str:
-        return "llm" if tower == "llm" and "llm" in self.workers else "others"
+        return "llm" if tower in OF_LLM and "llm" in self.workers else "others"
 
     async def drained(self, seconds: float) -> None:
         """Wait until no call is being answered, at most so long."""

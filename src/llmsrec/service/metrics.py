@@ -9,7 +9,7 @@ disable_created_metrics()  # a second figure for each, of when it was made
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SIZES = (1, 2, 4, 8, 16, 32)
 COSTS = (32, 128, 512, 1024, 2048, 4096, 8192)
-TOWERS = ("llm", "cf", "teacher", "mixed")
+TOWERS = ("llm", "cf", "teacher", "blend", "mixed")
 
 
 class Metrics:

@@ -116,7 +116,8 @@ class Bundle:
         """Those that can be asked, first the one that a request gets which names none."""
         if "towers" in self.config:
             return tuple(self.config["towers"])
-        return ("llm", "cf", "teacher") if self.config["distilled"] else ("llm", "teacher")
+        towers = ("llm", "cf", "teacher") if self.config["distilled"] else ("llm", "teacher")
+        return (*towers, "blend") if "blend" in self.config else towers
 
     def check_tower(self, tower: str, where: str) -> None:
         """Raise RequestError, in which `where` says what names the tower, for one that cannot be asked."""
@@ -126,6 +127,11 @@ class Bundle:
             raise RequestError(
                 f"{where} is '{tower}', but this model is {self.teacher} by itself and has no tower but "
                 f"'{self.towers[0]}'; ask for that, or name none."
+            )
+        if tower == "blend":
+            raise RequestError(
+                f"{where} is 'blend', but this model was trained before towers were blended; ask for "
+                f"{' or '.join(repr(own) for own in self.towers)}, or train it again."
             )
         raise RequestError(
             f"{where} is '{tower}', but this model was trained without distillation (`model.distill=false`), so that "
@@ -148,7 +154,7 @@ class Bundle:
         return len(self.items) if alone else self.trained
 
     def recommended_by(self, tower: str) -> int:
-        """Items 1..n are those that a tower can recommend: `cf` scores f_item's vectors, as `llm` does."""
+        """Items 1..n are those that a tower can recommend: `cf` scores f_item's vectors, as `llm` and `blend` do."""
         return self.trained if tower == "teacher" else len(self.items)
 
     def index(self, name: str) -> Path | None:

@@ -3,8 +3,9 @@
 A manifest proves that nobody altered a file since it was sealed, not that what was sealed can be served.
 """
 
+import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,7 @@ CATALOGUE = {"store": pl.String(), "categories": pl.List(pl.String)}  # behind t
 SHAPES = ("items", "max_length", "d")
 HEADS = ("d_llm", "d_prime")  # shapes of what is behind a backbone
 ALONE = ["teacher"]  # the one list of towers that config.json may hold; a bundle with all of them holds none
+BLEND = {"weight", "llm", "teacher"}  # numbers of config.json's `blend`
 INDEXED = ("item_vectors", "item_embeddings")  # tensors that there may be an index of
 ROWS = 256  # of a batch, while a model is tried on every item
 REMEDY = "Export the model again (`dvc repro export`), and do not serve this bundle."
@@ -49,6 +51,10 @@ def _shapes(bundle: "Bundle") -> dict[str, int]:
     for name in ("protocol", "teacher"):  # bundles from before lack them, or keys of theirs
         if not isinstance(config.get(name, {}), dict):
             raise _error(bundle, "config.json", f"`{name}` is {shown(config[name])}")
+    if "blend" in config:
+        blend = config["blend"]
+        if not isinstance(blend, dict) or {*blend} != BLEND or not all(map(_is_share, blend.values())):
+            raise _error(bundle, "config.json", f"`blend` is {shown(blend)}, not {', '.join(sorted(BLEND))} from 0 on")
     shapes: dict[str, int] = config["shapes"]
     for name in SHAPES if alone else (*SHAPES, *HEADS):
         value = shapes.get(name)
@@ -61,6 +67,10 @@ def _shapes(bundle: "Bundle") -> dict[str, int]:
     if not isinstance(indexed, list) or any(name not in INDEXED for name in indexed):
         raise _error(bundle, "config.json", f"`index` is {shown(indexed)}, not some of {', '.join(INDEXED)}")
     return shapes
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
 
 
 def _check_items(bundle: "Bundle", count: int) -> None:

@@ -9,14 +9,15 @@ import numpy as np
 
 from llmsrec.data.titles import UNTITLED
 from llmsrec.errors import RequestError, shown
+from llmsrec.evaluation.blend import Blend
 from llmsrec.serving import limits, neighbours
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.catalogue import Catalogue
 from llmsrec.serving.index import Index
 from llmsrec.serving.neighbours import Directions
-from llmsrec.serving.schema import Answer, Filter, Neighbours, Reason, Recommendation, Request, Similar
-from llmsrec.serving.search import Best, Exact, Search, top
-from llmsrec.serving.towers import ITEMS, CFTower, History, Teacher, Tower, widest
+from llmsrec.serving.schema import Answer, Filter, Neighbours, Reason, Recommendation, Request, Shares, Similar
+from llmsrec.serving.search import Best, Exact, Search, Sum, top
+from llmsrec.serving.towers import ITEMS, BlendTower, CFTower, History, Teacher, Tower, widest
 
 if TYPE_CHECKING:
     from llmsrec.serving.llm_tower import LLMTower
@@ -34,17 +35,20 @@ class Recommender:
         self._titles = bundle.items["title"].to_list()
         self._untitled = (bundle.items["title"] == UNTITLED).to_numpy()
         self._ids = {asin: item_id for item_id, asin in enumerate(self._asins, start=1)}
-        of = {tower: ITEMS[tower] for tower in bundle.towers}
+        of = {tower: ITEMS[tower] for tower in bundle.towers if tower in ITEMS}
         searches = {name: self._search(name) for name in set(of.values())}
         directions = {name: Directions(search.columns) for name, search in searches.items()}
-        self._searches = {tower: searches[name] for tower, name in of.items()}
+        self._searches: dict[str, Search] = {tower: searches[name] for tower, name in of.items()}
         self._directions = {tower: directions[name] for tower, name in of.items()}
+        if "blend" in bundle.towers:
+            self._searches["blend"] = Sum(self._searches["llm"], self._searches["teacher"], self._untitled)
+            self._directions["blend"] = self._directions["llm"]
         self._popular = {tower: self._by_count(bundle.recommended_by(tower)) for tower in bundle.towers}
         self._catalogue = Catalogue(bundle)
         self._towers: dict[str, Tower] = {"teacher": Teacher(bundle)}
         if "cf" in bundle.towers:
             self._towers["cf"] = CFTower(bundle)
-        self._batches = {"llm": BATCH}
+        self._batches = {"llm": BATCH, "blend": BATCH}
         self._loading = threading.Lock()
 
     @classmethod
@@ -68,8 +72,8 @@ class Recommender:
     def recommend(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer requests in their order; each answer is what the request alone would get.
 
-        Of `cf` and `teacher` that holds to the last digit. The `llm` tower reads several histories as one batch, which
-        changes a score by up to 1e-5 of the largest; items whose scores are nearer than that may change places.
+        Of `cf` and `teacher` that holds to the last digit. The language model reads several histories as one batch,
+        which changes a score by up to 1e-5 of the largest; items whose scores are nearer than that may change places.
 
         Raises:
             RequestError: more than `limits` allow, `k` beyond the catalogue, a tower that the model does not have, or
@@ -242,6 +246,9 @@ class Recommender:
             places = np.concatenate([places, np.arange(titled, len(best))])[: request.k]
             best, scores = best[places], scores[places]
         items = self._named(best, scores)
+        if request.explain and len(history.items) and isinstance(search, Sum):
+            for item, (llm, teacher) in zip(items, search.shares(vector, best).T.tolist(), strict=True):
+                item.shares = Shares(llm=llm, teacher=teacher)
         if request.explain and len(history.items) and items:
             reasons, similarities = directions.nearest(best, among=history.items - 1)
             for item, reason, similarity in zip(items, reasons, similarities, strict=True):
@@ -293,8 +300,10 @@ class Recommender:
         """What reads histories for the tower `name`; loaded when it is first asked for.
 
         Raises:
-            RequestError: the `llm` tower where torch is not installed.
+            RequestError: the `llm` or `blend` tower where torch is not installed.
         """
+        if name == "blend":
+            return BlendTower(self.tower("llm"), self.tower("teacher"), Blend(**self._bundle.config["blend"]))
         with self._loading:
             if name not in self._towers:
                 # torch and transformers take seconds, and the other towers need neither.

@@ -9,7 +9,7 @@ from llmsrec.errors import RequestError, in_words, shown
 from llmsrec.serving import limits
 from llmsrec.times import EARLIEST, LATEST, OUTSIDE, are_ms, of_iso
 
-Tower = Literal["llm", "cf", "teacher"]
+Tower = Literal["llm", "cf", "teacher", "blend"]
 TOWERS: tuple[str, ...] = get_args(Tower)
 Id = Annotated[str, Field(max_length=limits.ID)]
 TIME_EXAMPLE = "must be ms since 1970, or a date or time such as 2014-01-30 or 2014-01-30T12:00:00Z"
@@ -100,13 +100,14 @@ class Request(Strict):
     """One user's history, in any order, and how many items to recommend.
 
     `tower` says what reads the history: `llm` is the prompt through the backbone and `f_user`; `cf` is SASRec and
-    `f_cf_user`, which needs no LLM; `teacher` is SASRec itself with its own item vectors. Without it, it is `llm`, or
-    `teacher` where the model is a sequential recommender by itself.
+    `f_cf_user`, which needs no LLM; `teacher` is SASRec itself with its own item vectors; `blend` is the sum of the
+    scores of `llm` and `teacher`, weighed as is best on validation. Without it, it is `llm`, or `teacher` where the
+    model is a sequential recommender by itself.
 
     `exclude_history` says whether items of the history are left out; without it, the model's own rule holds: they are,
     unless it was trained on data that keep repeats. `allow` and `block` are ids, `filter` columns of the catalogue.
     `diversity`, 0 to 1, gives up score for items that are unlike one another. `explain` names the item of the history
-    that each recommended item is nearest to.
+    that each recommended item is nearest to, and of `blend` what each tower gives to its score.
     """
 
     history: Events = Field(max_length=limits.HISTORY)
@@ -193,16 +194,25 @@ class Reason(BaseModel):
     similarity: float
 
 
+class Shares(BaseModel):
+    """What the scores of two towers give to that of their blend, which is their sum."""
+
+    llm: float
+    teacher: float
+
+
 class Recommendation(BaseModel):
     """A recommended item; `score` is the dot product of user and item vector (of `popular`: the item's events).
 
-    `because` is there if `explain` was asked for, and an item of the history is known.
+    `because`, and of the tower `blend` `shares`, are there if `explain` was asked for, and an item of the history is
+    known.
     """
 
     parent_asin: str
     title: str
     score: float
     because: Reason | None = Field(default=None, exclude_if=lambda value: value is None)
+    shares: Shares | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Answer(BaseModel):

@@ -45,6 +45,38 @@ class Exact:
         return [(indices, row[indices]) for indices, row in zip(found, scores, strict=True)]
 
 
+class Sum:
+    """The sum of two searches' scores, for vectors that stand behind each other (`evaluation.blend`), of every item.
+
+    Items that the second does not have get the mean of its scores.
+
+    Attributes:
+        columns: `[d, I]`, the first's.
+    """
+
+    def __init__(self, first: Search, second: Search, last: np.ndarray) -> None:
+        self.columns, self._second, self._last = first.columns, second.columns, last
+        self._mean = second.columns.mean(axis=1)
+
+    def best(self, vectors: np.ndarray, k: int, exclude: Sequence[np.ndarray]) -> list[Best]:
+        """See `Search`; ties by index."""
+        scores = self._both(vectors).sum(axis=0)
+        found = [top(row, k, out, self._last) for row, out in zip(scores, exclude, strict=True)]
+        return [(indices, row[indices]) for indices, row in zip(found, scores, strict=True)]
+
+    def shares(self, vector: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """`[2, n]` the two scores of some items for a user vector."""
+        return self._both(vector[None])[:, 0, indices]
+
+    def _both(self, vectors: np.ndarray) -> np.ndarray:
+        """`[2, B, I]`."""
+        of_first, of_second = np.split(vectors, [len(self.columns)], axis=1)
+        scores = np.empty((2, len(vectors), self.columns.shape[1]), dtype=np.float32)
+        scores[0], scores[1] = of_first @ self.columns, (of_second @ self._mean)[:, None]
+        scores[1, :, : self._second.shape[1]] = of_second @ self._second
+        return scores
+
+
 def top(scores: np.ndarray, k: int, exclude: np.ndarray, last: np.ndarray) -> np.ndarray:
     """Indices of the `k` highest of `[I]` scores but for `exclude`, best first; ties by index, so always the same.
 

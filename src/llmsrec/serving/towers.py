@@ -1,14 +1,15 @@
-"""The readers of a history but for the language model: `cf`, and the teacher that it was distilled into."""
+"""The readers of a history but for the language model: `cf`, the teacher that it was distilled into, and `blend`."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from llmsrec.evaluation.blend import Blend, items
 from llmsrec.serving.bundle import Bundle
 
 WIDEST = 16  # histories; more at once gain little
-# tower -> the tensor of a bundle that holds the item vectors which its user vectors are multiplied with
+# tower -> the tensor of a bundle that holds the item vectors its user vectors are multiplied with; `blend` has both
 ITEMS = {"llm": "item_vectors", "cf": "item_vectors", "teacher": "item_embeddings"}
 
 
@@ -69,6 +70,28 @@ class CFTower:
     def lengths(self, histories: list[History]) -> np.ndarray:
         """`[B]`, see `Teacher`."""
         return self._teacher.lengths(histories)
+
+
+class BlendTower:
+    """The language model and the teacher, their vectors behind each other (`evaluation.blend`)."""
+
+    def __init__(self, llm: Tower, teacher: Tower, blend: Blend) -> None:
+        self._llm, self._teacher, self._blend = llm, teacher, blend
+
+    def vectors(self, histories: list[History]) -> np.ndarray:
+        """`[B, d' + d]` float32."""
+        return self._blend.users(self._llm.vectors(histories), self._teacher.vectors(histories))
+
+    def lengths(self, histories: list[History]) -> np.ndarray:
+        """`[B]` those of the language model, which takes nearly all of the time."""
+        return self._llm.lengths(histories)
+
+
+def item_vectors(bundle: Bundle, tower: str) -> np.ndarray:
+    """`[n + 1, d]` what a tower's user vectors are multiplied with; row 0 is padding."""
+    if tower == "blend":
+        return items(bundle.tensors[ITEMS["llm"]], bundle.tensors[ITEMS["teacher"]])
+    return bundle.tensors[ITEMS[tower]]
 
 
 def widest(tower: Tower, items: int) -> int:

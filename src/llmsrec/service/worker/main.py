@@ -2,7 +2,7 @@
 
 python -B main.py <bundle> <socket's file descriptor> <settings as JSON>
 
-Settings: `llm`, whether this is the worker of the `llm` tower or of all others; `rows`, `cost`, `wait_s` of a batch.
+Settings: `llm`, whether this is the worker of `llm` and `blend` or of all others; `rows`, `cost`, `wait_s` of a batch.
 One thread: while a batch is computed, what arrives waits in the socket, and is the next batch.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from batcher import Batch, Batcher, Job
 from trial import problem
-from wire import Frames, frame
+from wire import OF_LLM, Frames, frame
 
 PIECE = 2**18  # bytes read at once
 TITLE_COST = 64  # tokens, about those of an item prompt
@@ -70,7 +70,7 @@ class Worker:
             mine = [requests[row] for row in header["rows"]]
             for row, request in zip(header["rows"], mine, strict=True):
                 tower = request.tower or self._recommender.tower_of(request)  # older code names each request's tower
-                if (tower == "llm") != self._llm:
+                if (tower in OF_LLM) != self._llm:
                     if header["path"] == "/similar":
                         raise RequestError("a title is read by the tower 'llm', which is not served here; ask by item")
                     raise RequestError(f"request {row}, `tower` is '{tower}', which is not served here")
@@ -195,7 +195,7 @@ def load(folder: Path, llm: bool) -> tuple[Any, dict[str, Any]]:
     exact = (backbone["dtype"], backbone["quantization"]) == ("float32", "none")
     repeats = bundle.config.get("protocol", {}).get("repeats") == "keep"
     towers = getattr(bundle, "towers", None) or [t for t in schema.TOWERS if t != "cf" or bundle.config["distilled"]]
-    served = [tower for tower in towers if (tower == "llm") == llm]
+    served = [tower for tower in towers if (tower in OF_LLM) == llm]
     for tower in served:
         if wrong := problem(recommender, schema.parse, trained, tower, exact, repeats):
             raise DataError(wrong)

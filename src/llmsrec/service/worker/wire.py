@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+OF_LLM = ("llm", "blend")  # the towers of the worker with the language model; the other one has all others
 LENGTHS = struct.Struct("!II")  # of header and body
 
 
