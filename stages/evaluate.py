@@ -9,7 +9,6 @@ from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine.prefix_store import Budget
 from llmsrec.evaluation import asked, blend, headline, plots, report, slices, test_users, towers
-from llmsrec.evaluation.blend import Blend
 from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models.cf import teacher as teachers
@@ -18,8 +17,7 @@ from stages.common import Stage, run
 
 DATA, MODELS, REPORTS = Path("data"), Path("models"), Path("reports")
 ITEMS, INTERACTIONS = DATA / "filtered/items.parquet", DATA / "filtered/interactions.parquet"
-SPLIT = DATA / "split"
-CANDIDATES = SPLIT / "candidates.parquet"
+SPLIT, CANDIDATES = DATA / "split", DATA / "split/candidates.parquet"
 Vectors = dict[str, np.ndarray]  # split -> [U, d], "items" -> [I + 1, d]; see `towers.rank`
 
 
@@ -36,9 +34,7 @@ def main(stage: Stage) -> None:
     models = vectors(teacher, histories, train, Budget.of(stage.params.backbone.prefixes, stage.root))
     if not distributed.is_main():
         return
-    ranks: report.Ranks = {}
-    for model, of_model in models.items():
-        ranks[model] = {name: of.rank(of_model[name], of_model["items"]) for name, of in splits.items()}
+    ranks = {name: {of: by.rank(v[of], v["items"]) for of, by in splits.items()} for name, v in models.items()}
     groups = slices.of_test(sequences, train, test.users, test.targets)
     described = report.described({model: models[model] for model in {"llm_srec", teacher, "sasrec"}}, seed)
     of_towers, common = towers.rank(ranks, teacher, models["llm_srec"], *test.to_rank)
@@ -74,8 +70,7 @@ def vectors(taught_by: str, histories: dict[str, Sequences], train: Sequences, p
     config, (ours, theirs) = read_json(MODELS / "llm_srec/config.json"), (found["llm_srec"], found[taught_by])
     if config["model"]["distill"]:  # else nobody trained f_cf_user
         ours["cf"] = model.cf_user_vectors(torch.from_numpy(theirs["test"])).numpy()
-    ours["blend"] = Blend(**config["blend"]).users(ours["test"], theirs["test"])
-    ours["blend_items"] = blend.items(ours["items"], theirs["items"])
+    ours |= blend.vectors(config["blend"], ours, theirs)
     return found
 
 

@@ -12,7 +12,7 @@ from llmsrec.data.sequences import Sequences
 from llmsrec.engine.prefix_store import Budget
 from llmsrec.files import write_json
 from llmsrec.models.llm import retrieval as llm_srec
-from llmsrec.training import start
+from llmsrec.training import blend, start
 from llmsrec.training.retrieval import Validation, train
 from llmsrec.training.schedules import heads_first
 from stages.common import Stage, run
@@ -63,7 +63,7 @@ def main(stage: Stage) -> None:
         params.train,
         stage.resume,
     )
-    config["blend"] = asdict(validation.blend(model))
+    config["blend"] = asdict(blend.fit(model, validation))
     if distributed.is_main():
         print(f"tower blend: the teacher's scores have {config['blend']['weight']:.0%} of the weight", flush=True)
         model.save(Path("models/llm_srec"), config)

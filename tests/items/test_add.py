@@ -21,7 +21,8 @@ from llmsrec.scoring import held_out
 from llmsrec.serving.bundle import Bundle, seal, verify
 from llmsrec.serving.llm_tower import LLMTower
 from llmsrec.serving.recommender import Recommender
-from llmsrec.serving.schema import parse, parse_rank, parse_similar
+from llmsrec.serving.schema import TOWERS, parse, parse_rank, parse_similar
+from llmsrec.serving.towers import item_vectors
 from tests.conftest import make_tiny
 from tests.items.conftest import NEW, Extended, write
 from tests.registry import made
@@ -103,12 +104,12 @@ def test_the_same_again_is_the_same_version(here: Extended, capsys: Any) -> None
 
 def test_cf_and_llm_recommend_new_items_and_the_teacher_does_not(longer: Bundle) -> None:
     recommender, everything = Recommender(longer), [f"B{item}" for item in range(1, 31)]
-    for tower, count in (("llm", 31), ("cf", 31), ("teacher", 28)):
+    for tower, count in (("llm", 31), ("cf", 31), ("teacher", 28), ("blend", 31)):
         sent = request([3, 8], k=count, tower=tower)
         (answer,) = recommender.recommend(parse([sent]))
         named = {item.parent_asin for item in answer.items}
         assert named == set(everything) - {"B3", "B8"} | ({"N1", "N2", "N3"} if tower != "teacher" else set()), tower
-        vectors = longer.tensors["item_vectors"] if tower != "teacher" else longer.tensors["item_embeddings"]
+        vectors = item_vectors(longer, tower)
         history = recommender.history(["B3", "B8"], [event["timestamp"] for event in sent["history"]], tower)
         scores = vectors @ recommender.tower(tower).vectors([history])[0]
         for item in answer.items:
@@ -121,7 +122,7 @@ def test_cf_and_llm_recommend_new_items_and_the_teacher_does_not(longer: Bundle)
 def test_in_a_history_new_items_are_read_by_llm_and_unknown_to_the_others(longer: Bundle) -> None:
     recommender = Recommender(longer)
     events = request([3, 8])["history"] + [{"parent_asin": "N2", "timestamp": 1_500_000_000_000}]
-    told = {tower: {"history": events, "k": 5, "tower": tower} for tower in ("llm", "cf", "teacher")}
+    told = {tower: {"history": events, "k": 5, "tower": tower} for tower in TOWERS}
     alone = {tower: {"history": events[2:], "k": 2, "tower": tower} for tower in told}
     for tower in told:
         first, second = recommender.recommend(parse([told[tower], alone[tower]]))

@@ -324,9 +324,9 @@ def test_a_bundle_answers_in_a_fresh_process_and_says_how_far_it_is(tiny: Any, t
     said: list[str] = []
     found = smoke(bundle, 10, said.append)
     assert found.problem is None
-    assert found.latency_ms and set(found.latency_ms) == {"teacher", "cf", "llm"}
+    assert found.latency_ms and set(found.latency_ms) == {"teacher", "cf", "llm", "blend"}
     assert found.peak_mb > 50
-    towers = ("teacher", "cf", "llm")
+    towers = ("teacher", "cf", "llm", "blend")
     assert said[0].startswith("loaded in ")
     assert [line for line in said if "13 of 13" in line] == [
         f"tower {name}: 13 of 13 requests answered" for name in towers

@@ -15,7 +15,7 @@ from llmsrec.drift.requests import read
 from llmsrec.service import decode
 from llmsrec.serving import limits
 from llmsrec.serving.recommender import Recommender
-from llmsrec.serving.schema import Request, parse, parse_rank, parse_similar
+from llmsrec.serving.schema import TOWERS, Request, parse, parse_rank, parse_similar
 from tests.answers import assert_same_answer
 from tests.service.conftest import START, Running, Store, request
 
@@ -23,7 +23,7 @@ SECRET = "what-was-sent"
 
 
 def test_a_mixed_call_is_answered_in_order_as_the_bundle_answers(service: Running, tiny: Any) -> None:
-    inputs = [request([n, n + 3, n + 5], 7, tower) for n in (1, 2, 3) for tower in ("llm", "cf")]
+    inputs = [request([n, n + 3, n + 5], 7, tower) for n in (1, 2, 3) for tower in ("llm", "cf", "blend")]
     inputs.append({"history": [{"parent_asin": "X1", "timestamp": START}], "k": 2, "tower": "cf"})
     status, body, headers = service.ask({"inputs": inputs})
     assert (status, [*body]) == (200, ["predictions"])
@@ -43,7 +43,7 @@ def test_options_are_answered_as_the_bundle_answers_them(service: Running, tiny:
         {"diversity": 0.7},
         {"history": [{"parent_asin": "B3", "timestamp": "2014-01-30"}]},
     ]
-    inputs = [request([4, 2], 4, tower) | wish for wish in wishes for tower in ("llm", "cf", "teacher")]
+    inputs = [request([4, 2], 4, tower) | wish for wish in wishes for tower in TOWERS]
     inputs.append({"history": untimed, "tower": "cf", "k": 3})
     status, body, _ = service.ask({"inputs": inputs})
     assert status == 200
@@ -52,7 +52,7 @@ def test_options_are_answered_as_the_bundle_answers_them(service: Running, tiny:
     assert service.ask({"inputs": inputs})[0] == 200
 
 
-@pytest.mark.parametrize("tower", ["llm", "cf", "teacher"])
+@pytest.mark.parametrize("tower", TOWERS)
 def test_candidates_are_ranked_and_the_history_is_logged(service: Running, tiny: Any, tower: str) -> None:
     events = request([4, 2])["history"]
     sent = {"history": events, "candidates": ["B9", "B4", "X1", "B30"], "tower": tower, "explain": True}

@@ -37,6 +37,19 @@ class Blend:
         return np.concatenate([llm * self.llm, teacher * self.teacher], axis=1).astype(np.float32)
 
 
+def vectors(
+    blend: dict[str, float], ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """`blend` and `blend_items` for `towers.rank`, of the test users of LLM-SRec and of its teacher.
+
+    Args:
+        blend: config.json's.
+        ours, theirs: `test`, `[U, d']` and `[U, d]` user vectors, and `items`.
+    """
+    users = Blend(**blend).users(ours["test"], theirs["test"])
+    return {"blend": users, "blend_items": items(ours["items"], theirs["items"])}
+
+
 def items(llm: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     """`[I + 1, d']` and `[T + 1, d]` item vectors as `[I + 1, d' + d]`.
 

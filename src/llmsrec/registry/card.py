@@ -296,6 +296,10 @@ def _limits(facts: Facts) -> Iterator[str]:
             f"- Tower cf against its teacher, among all items: {verdict(cf['full'], 'better', 'worse')}"
             f"{'; serve `teacher` instead' if lost else ''}."
         )
+    if beside := facts.comparison["towers"].get("blend_minus_llm"):
+        teacher = facts.comparison["towers"]["minus_teacher"]["blend"]["full"]
+        yield f"- Tower blend against its teacher, among all items: {verdict(teacher, 'better', 'worse')}."
+        yield f"- Tower blend against tower llm, among all items: {verdict(beside['full'], 'better', 'worse')}."
     yield OFFLINE
     if not facts.config["distilled"]:
         yield "- Trained without distillation, so `tower: cf` is refused."

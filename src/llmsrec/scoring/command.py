@@ -29,7 +29,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="parquet of user_id, parent_asin, timestamp in ms, or JSON lines of user_id, history; else data/filtered",
     )
     command.add_argument("--k", type=int, default=10, help="items for each user (default: %(default)s)")
-    command.add_argument("--tower", help="llm, cf or teacher, as in `llmsrec recommend`; default: the model's first")
+    command.add_argument(
+        "--tower", help="llm, cf, teacher or blend, as in `llmsrec recommend`; default: the model's first"
+    )
     command.add_argument("--shard", default="1/1", metavar="I/N", help="only the I-th of N parts of the users")
 
 

@@ -11,7 +11,9 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", help="models:/<name>@<alias>, which is followed, or models:/<name>/<version>")
     command.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
     command.add_argument("--port", type=int, default=8080, help="0 chooses a free one (default: %(default)s)")
-    command.add_argument("--no-llm", action="store_true", help="do not load the backbone; `tower: llm` is a 400 then")
+    command.add_argument(
+        "--no-llm", action="store_true", help="do not load the backbone; `tower: llm` and `blend` are a 400 then"
+    )
     command.add_argument(
         "--waiting", type=int, default=512, metavar="N",
         help="requests that may wait for a tower; more are a 429 (default: %(default)s)",

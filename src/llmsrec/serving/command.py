@@ -32,7 +32,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--k", type=int, default=10, help="how many items (default: %(default)s)")
     command.add_argument(
         "--tower",
-        help="llm (prompt and backbone), cf (SASRec in its space), teacher (SASRec itself); default: the model's first",
+        help="llm (prompt and backbone), cf (SASRec in its space), teacher (SASRec itself), blend (llm and teacher); "
+        "default: the model's first",
     )
     command.add_argument("--category", nargs="+", metavar="NAME", help="items of one of these categories")
     command.add_argument("--store", nargs="+", metavar="NAME", help="items of one of these stores")

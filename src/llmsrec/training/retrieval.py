@@ -14,8 +14,7 @@ from llmsrec import distributed
 from llmsrec.data import candidates
 from llmsrec.data.held_out import HeldOut
 from llmsrec.data.sequences import Sequences
-from llmsrec.evaluation import blend, metrics, ranks
-from llmsrec.evaluation.blend import Blend
+from llmsrec.evaluation import metrics, ranks
 from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.heads import standardise
 from llmsrec.models.llm.retrieval import LLMSRec
@@ -97,16 +96,6 @@ class Validation:
             for protocol, of_protocol in found.items()
             for name, value in metrics.summary(of_protocol).items()
         }
-
-    def blend(self, model: LLMSRec) -> Blend:
-        """What joins the scores of a trained model and of its teacher (`evaluation.blend`)."""
-        excluded, seen = self.histories.excluded(self.repeats), model.teacher.user_vectors(self.histories)
-        return blend.fit(
-            (model.user_vectors(self.histories, self.users).numpy(), seen[torch.from_numpy(self.users)].cpu().numpy()),
-            (model.item_vectors().numpy(), model.teacher.item_vectors().detach().cpu().numpy()),
-            self.targets,
-            *ranks.select(excluded.offsets, excluded.items, self.users),
-        )
 
 
 def train(

@@ -50,7 +50,7 @@ def near(_: Any, answer: Any) -> None:
     answer.items[0].score += 1e-3
 
 
-@pytest.mark.parametrize("tower", ["cf", "llm"])
+@pytest.mark.parametrize("tower", ["cf", "llm", "blend"])
 def test_a_sound_version_passes(recommender: Recommender, tower: str) -> None:
     assert problem(recommender, parse, ASINS, tower, True, False) is None
 
