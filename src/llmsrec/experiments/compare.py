@@ -154,11 +154,11 @@ def unpaired(a: Side, b: Side) -> str | None:
 def load(client: MlflowClient, found: Found, place: Path) -> Side:
     """Everything that is kept of a run; what lies elsewhere is brought to `place`."""
     run = client.get_run(found.run_id)
-    params = _artifact(client, found, "params.yaml", place)
+    params = artifact(client, found, "params.yaml", place)
     text = params and YAML(typ="safe").load(params.read_text(encoding="utf-8"))
-    manifests = {part: _artifact(client, found, f"{part}/manifest.json", place) for part in set(COMMON.values())}
+    manifests = {part: artifact(client, found, f"{part}/manifest.json", place) for part in set(COMMON.values())}
     outputs = {part: read_json(path)["outputs"] for part, path in manifests.items() if path}
-    ranks = _table(_artifact(client, found, RANKS, place))
+    ranks = _table(artifact(client, found, RANKS, place))
     system = run.data.tags.get(SYSTEM, OURS)  # one of the compared systems stands where LLM-SRec does
     return Side(
         found,
@@ -166,12 +166,17 @@ def load(client: MlflowClient, found: Found, place: Path) -> Side:
         {key: str(value) for key, value in (flatten(text) if text else run.data.params).items()},
         run.data.metrics,
         ranks if ranks is None or system == OURS else ranks.with_columns(pl.col("model").replace(system, OURS)),
-        _table(_artifact(client, found, SLICES, place)),
+        _table(artifact(client, found, SLICES, place)),
         {file: outputs[part][file] for file, part in COMMON.items() if part in outputs},
     )
 
 
-def _artifact(client: MlflowClient, found: Found, path: str, place: Path) -> Path | None:
+def artifact(client: MlflowClient, found: Found, path: str, place: Path) -> Path | None:
+    """A file that a run keeps, brought to `place` if it lies elsewhere; None if it keeps none.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     folder, _, _ = path.rpartition("/")
     try:
         if path not in {file.path for file in client.list_artifacts(found.run_id, folder or None)}:

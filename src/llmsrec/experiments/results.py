@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,9 +18,11 @@ from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.experiments import compare
 from llmsrec.experiments.runs import CROSS, MAIN, Run
 from llmsrec.experiments.workspace import Workspace
+from llmsrec.files import read_json
 from llmsrec.registry import names, revisions
 
 EXPERIMENT = "dvc.experiment"  # the run's tag
+COMPARISON = "reports/comparison.json"
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,18 @@ class Results:
         """(step, value) of what was measured during training, such as `check/valid/uni99/ndcg_10`."""
         points = self.client.get_metric_history(self.side(run).found.run_id, name)
         return sorted((point.step, point.value) for point in points)
+
+    def towers(self, run: Run) -> dict[str, Any]:
+        """Its towers side by side, as `evaluate` wrote them (`evaluation.towers.compare`).
+
+        Raises:
+            DataError: it keeps no such report.
+        """
+        folder = self.place / run.name
+        kept = compare.artifact(self.client, self.side(run).found, COMPARISON, folder)
+        if kept is None:
+            raise DataError(f"run {self.side(run).found.run_id} of {run.name} keeps no {COMPARISON}; run it again.")
+        return read_json(kept)["towers"]
 
     def side(self, run: Run) -> compare.Side:
         """What the registry has of a run, on the same users and candidates as all others, but for those of other data.

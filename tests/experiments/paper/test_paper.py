@@ -47,6 +47,19 @@ class Made:
     def metric(self, run, name):
         return {"no-uniform": 7.0, "original": 9.0 + run.seed}.get(run.setting)
 
+    def towers(self, run):
+        self.asked.add((run.setting, "llm_srec"))
+
+        def minus(low: float, high: float) -> dict[str, dict[str, float]]:
+            return {p: {"difference": (low + high) / 2, "low": low, "high": high} for p in ("uni99", "full")}
+
+        level = {p: {"mean": 0.3, "low": 0.2, "high": 0.4} for p in ("uni99", "full")}
+        return {
+            "ndcg_10": dict.fromkeys(("blend", "llm", "teacher"), level),
+            "blend_minus_llm": minus(0.1, 0.2),
+            "minus_teacher": {"blend": minus(0.1 - run.seed, 0.2)},  # of seed 1 the interval holds 0
+        }
+
     def curve(self, run, name):
         return [(1, 0.1), (2, 0.2)]
 
@@ -107,6 +120,9 @@ def test_claims_say_what_the_ranks_do(made):
     of_random = {text: verdict for text, verdict in verdicts.items() if "random" in text}
     assert set(of_random.values()) == {"holds"} and len(of_random) == 2
     assert set(verdicts.values()) - {"holds"}  # the embedded one is as good here
+    blend = {claim.text: claim.verdict for claim in CLAIMS.module("blend").make(made).claims}
+    assert blend["full: blend is better than llm"] == "holds"
+    assert blend["full: blend is better than teacher"] == "not beyond noise"  # all seeds must agree
 
 
 def test_levels_and_changes_are_means_over_seeds():
