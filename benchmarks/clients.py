@@ -149,6 +149,7 @@ def closed(
     patient: bool = False,
     pause_s: float = 0.0,
     done: Callable[[], bool] = lambda: False,
+    most: int | None = None,
 ) -> Measured:
     """Clients that ask again as soon as they are answered.
 
@@ -156,15 +157,16 @@ def closed(
         patient: they wait as long as Retry-After says.
         pause_s: they wait so long after each answer.
         done: true once it is to end before its time.
+        most: calls after which it ends.
     """
-    return _asked(port, bodies, clients, seconds, None, patient, pause_s, done)
+    return _asked(port, bodies, clients, seconds, None, patient, pause_s, done, most)
 
 
 def opened(port: int, bodies: list[bytes], rate: float, seconds: float, connections: int) -> Measured:
     """Calls that come at random times, `rate` a second; one that finds all connections waiting is not sent."""
     random = np.random.default_rng(0)
     due = np.cumsum(random.exponential(1 / rate, max(1, int(rate * seconds))))
-    return _asked(port, bodies, connections, seconds, due, False, 0.0, lambda: False)
+    return _asked(port, bodies, connections, seconds, due, False, 0.0, lambda: False, None)
 
 
 def _asked(
@@ -176,6 +178,7 @@ def _asked(
     patient: bool,
     pause_s: float,
     done: Callable[[], bool],
+    most: int | None,
 ) -> Measured:
     calls = [HEAD % len(body) + body for body in bodies]
     measured, epoll = Measured(), select.epoll()
@@ -200,7 +203,8 @@ def _asked(
 
     while True:
         now = time.perf_counter()
-        end = min(end, now) if done() else end
+        if done() or measured.sent == most:
+            end = min(end, now)
         while resting and resting[0][0] <= now:
             free.append(heapq.heappop(resting)[2])
         if now < end:
@@ -210,6 +214,8 @@ def _asked(
                 missed = max(0, came - wanted)  # nobody is free to send them
                 next_due += missed + min(wanted, came, AT_ONCE)
                 wanted = min(wanted, came)
+            if most is not None:
+                wanted = min(wanted, most - measured.sent)
             for _ in range(min(wanted, AT_ONCE)):
                 connection = free.pop()
                 turn += 1
@@ -219,7 +225,9 @@ def _asked(
         elif now > end + LAST_S or len(free) + len(resting) == connections:
             break
         wake = end if now < end else now + PATIENCE_S
-        if due is not None and next_due < len(due):
+        if due is None and now < end and free:
+            wake = now
+        elif due is not None and next_due < len(due):
             wake = min(wake, began + due[next_due])
         if resting:
             wake = min(wake, resting[0][0])

@@ -9,6 +9,8 @@ that its processes use: that is free of what the clients use.
 """
 
 import argparse
+import os
+import signal
 import statistics
 import tempfile
 import threading
@@ -20,7 +22,7 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.clients import Measured, closed, opened
-from benchmarks.service import accounted, bodies, descendants, line, ours, registered, running
+from benchmarks.service import Running, accounted, bodies, descendants, line, ours, registered, running
 from llmsrec.service import memory
 
 WAITING, CROWD = 64, 640  # requests that may wait, which is how many clients make the peak; those that are too many
@@ -41,10 +43,10 @@ def overload(root: Path, of: list[bytes], tower: str, seconds: float, pairs: int
             return lambda rate: opened(port, of, times * rate, seconds, CROWD)
 
         ways = {f"open loop, {times:g} times the peak": over(times) for times in TIMES}
+        figures: dict[str, Any] = {f"{tower}/refusal": refusal(service, of, seconds)}
         ways[f"{CROWD} clients, patient"] = lambda _: closed(port, of, CROWD, seconds, patient=True)
         ways[f"{CROWD} clients, at once"] = lambda _: closed(port, of, CROWD, seconds)
         peak()
-        figures: dict[str, Any] = {}
         for name, way in ways.items():
             both = []
             for _ in range(pairs):
@@ -52,6 +54,32 @@ def overload(root: Path, of: list[bytes], tower: str, seconds: float, pairs: int
                 both.append((before, accounted(service.pid, partial(way, before.rate))))
             figures[f"{tower}/{name}"] = shown(f"{tower}, {name}", both)
     return figures
+
+
+def refusal(service: Running, of: list[bytes], seconds: float) -> dict[str, Any]:
+    """Processor time of a call in the process that speaks HTTP: served at the peak, refused while nothing is served."""
+
+    def spent(clients: int) -> tuple[Measured, float]:
+        measured = accounted(service.pid, partial(closed, service.port, of, clients, seconds))
+        return measured, 1e6 * measured.processors[0]
+
+    measured, served = spent(WAITING)
+    served /= len(measured.times[200])
+    workers = descendants(service.pid)[1:]
+
+    def signalled(number: int) -> None:
+        for worker in workers:
+            os.kill(worker, number)
+
+    signalled(signal.SIGSTOP)
+    goes_on = threading.Timer(seconds, signalled, [signal.SIGCONT])
+    goes_on.start()
+    measured, refused = spent(2 * WAITING)
+    goes_on.join()
+    refused /= len(measured.times[429])
+    line("a call in the HTTP process: served, refused, us", f"{served:.0f}", f"{refused:.0f}")
+    line("  429 where nothing is served: p50, p99 ms", f"{measured.ms(0.5, 429):.1f}", f"{measured.ms(0.99, 429):.1f}")
+    return {"served_us": served, "refused_us": refused}
 
 
 def shown(name: str, both: list[tuple[Measured, Measured]]) -> dict[str, Any]:

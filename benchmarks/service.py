@@ -1,9 +1,11 @@
 """`llmsrec serve` beside `mlflow models serve`, on one bundle in one run: closed and open loop, swaps.
 
-python -m benchmarks.service [--bundle models/bundle] [--seconds 5] [--towers cf,llm] [--swaps 10] [--json FILE]
+python -m benchmarks.service [--bundle models/bundle] [--seconds 5] [--towers cf,llm] [--swaps 10] [--kept 256]
+    [--json FILE]
 
-The clients run in this process, on the same cores as both services; so what counts is the ratio of the two. Answers
-that are no 200 are counted apart and never as served.
+The same 512 histories are asked for in turn, so that `llm` begins where it knows them (`engine/kept.py`), but for
+`--kept 0`. The clients run in this process, on the same cores as both services; so what counts is the ratio of the two.
+Answers that are no 200 are counted apart and never as served.
 """
 
 import argparse
@@ -211,6 +213,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--towers", default="cf,llm")
     parser.add_argument("--swaps", type=int, default=10)
+    parser.add_argument("--kept", type=int, default=256, help="MB, see `llmsrec serve` (default: %(default)s)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     figures: dict[str, Any] = {}
@@ -220,7 +223,8 @@ def main() -> None:
         with registered(options.bundle, root, 2) as client:
             towers = options.towers.split(",")
             line("", "served", "p50 ms", "p99 ms", "failed")
-            with running(ours("--poll", "3600"), root) as service, running(mlflows(), root) as other:
+            command = ours("--poll", "3600", "--kept", str(options.kept))
+            with running(command, root) as service, running(mlflows(), root) as other:
                 for tower in towers:
                     both = {"llmsrec": service, "mlflow": other}
                     figures |= compare(both, bodies(options.bundle, tower), tower, options.seconds)

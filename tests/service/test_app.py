@@ -134,6 +134,18 @@ def test_every_call_is_counted(service: Running) -> None:
     assert service.metric('llmsrec_resident_bytes{process="others"}') > 2**20
 
 
+def test_a_user_who_comes_back_is_read_from_the_new_item_on(service: Running) -> None:
+    names = ('llmsrec_prompts_total{beginning="kept"}', "llmsrec_kept_positions_total", "llmsrec_kept_bytes")
+    service.ask({"inputs": [request([21, 22, 23], 5, "llm")]})
+    before = [service.metric(name) for name in names[1:]]
+    more = {"inputs": [request([21, 22, 23, 24], 5, "llm")]}
+    first = service.ask(more)[1]["predictions"][0]
+    again = service.ask(more)[1]["predictions"][0]
+    assert_same_answer(first, again)
+    after = [service.metric(name) for name in names[1:]]
+    assert service.metric(names[0]) >= 2 and after[0] > before[0] and 0 < before[1] < after[1] < 2**28
+
+
 def test_a_request_id_comes_back_and_stands_in_the_log_without_the_history(service: Running) -> None:
     assert service.ask({"inputs": [request([7])]}, **{"X-Request-Id": "mine-1"})[2]["x-request-id"] == "mine-1"
     other = service.ask({"inputs": []}, **{"X-Request-Id": "x" * 200})[2]["x-request-id"]

@@ -18,7 +18,7 @@ import uvicorn
 from benchmarks.clients import closed, opened
 from llmsrec.service import connection
 from llmsrec.service.app import Service, application
-from llmsrec.service.command import bound, configuration
+from llmsrec.service.command import ACCEPTED, bound, configuration, listeners
 from llmsrec.service.metrics import Metrics
 from llmsrec.service.open_files import CONNECTIONS
 from llmsrec.service.swap import Swap
@@ -89,6 +89,31 @@ def test_a_full_tower_says_429_before_it_reads_and_the_other_answers(narrow: Run
     assert narrow.ask(full)[0] == 200
 
 
+def test_a_connection_whose_calls_are_refused_stays_open_and_is_answered_later(narrow: Running) -> None:
+    """For longer than a connection may be silent before its first call, and between two."""
+    body = post(json.dumps(CF).encode(), close=False)
+    with socket.create_connection(("127.0.0.1", narrow.port), timeout=60) as client:
+        with Held(narrow, CF):
+            for pause_s in (0, connection.HEADERS_S / 2.5, connection.HEADERS_S / 2.5, connection.HEADERS_S / 2.5):
+                time.sleep(pause_s)
+                client.sendall(body)
+                assert client.recv(2**16).startswith(b"HTTP/1.1 429 ")
+        client.sendall(body)
+        assert client.recv(2**16).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [b"Connection: close\r\n", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Content-Length : 3\r\n"],
+)
+def test_a_call_whose_head_says_more_than_its_length_is_parsed_before_it_is_refused(
+    narrow: Running, fields: bytes
+) -> None:
+    whole = post(json.dumps(CF).encode(), close=False).replace(b"\r\n", b"\r\n" + fields, 1)
+    with Held(narrow, CF):
+        assert raw(narrow, whole).startswith((b"HTTP/1.1 429 ", b"HTTP/1.1 400 ")), "and the connection is closed"
+
+
 def test_the_log_has_a_line_a_second_of_calls_that_are_refused(narrow: Running) -> None:
     with Held(narrow, CF):
         began = time.monotonic()
@@ -118,7 +143,15 @@ class InProcess:
 
     def __init__(self, connections: int = CONNECTIONS) -> None:
         self._ready, self._connections = threading.Event(), connections
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread = threading.Thread(target=lambda: self._runner().run(self._serve()))
+
+    @staticmethod
+    def _runner() -> Any:
+        return asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto", log_config=None).get_loop_factory())
+
+    @property
+    def connected(self) -> int:
+        return len(self._server.server_state.connections)
 
     async def _serve(self) -> None:
         edge = application(Service(Swap(None, [], Metrics(), 1), Metrics(), 1, None, False), ["*"], None)  # type: ignore[arg-type]
@@ -128,7 +161,8 @@ class InProcess:
             listener.listen()
             self.port = listener.getsockname()[1]
             self._ready.set()
-            await self._server.serve(sockets=[listener])
+            self.loop = asyncio.get_running_loop()
+            await self._server.serve(sockets=listeners(listener))
 
     def __enter__(self) -> Running:
         self._thread.start()
@@ -162,6 +196,33 @@ def test_calls_on_more_connections_than_may_be_open_are_refused_and_probes_answe
         end = time.monotonic() + 30
         while service.ask(CF)[0] != 503:  # there is no version
             assert time.monotonic() < end
+
+
+def test_connections_that_come_at_once_are_taken_in_few_turns_of_the_loop() -> None:
+    burst, turns = 10 * ACCEPTED, 0
+    serving = InProcess()
+    with serving as service, contextlib.ExitStack() as stack:
+        assert service.ask(None, "/livez")[0] == 200
+        waits, taken = threading.Event(), threading.Event()
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            if serving.connected < burst:
+                serving.loop.call_soon(turn)
+            else:
+                taken.set()
+
+        def hold() -> None:
+            waits.wait()
+            turn()
+
+        serving.loop.call_soon_threadsafe(hold)
+        for _ in range(burst):
+            stack.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=60))
+        waits.set()
+        assert taken.wait(60)
+    assert turns <= burst // 2
 
 
 def test_a_head_without_an_end_and_requests_without_end_close_the_connection(empty: Running) -> None:

@@ -89,6 +89,10 @@ class Decoder:
         hidden = self(inputs, torch.from_numpy(read).to(inputs.device), past=past, first=first, **options)
         return hidden[torch.from_numpy(rows), torch.from_numpy(number)]
 
+    def head(self, prompts: PromptBatch) -> Tensor:
+        """Keys and values `[2 * layers, heads, P, d_head]` of what prompts begin with, one token at least."""
+        return torch.cat(self._begin(prompts.token_ids[0, : prompts.constant]))
+
     def _begin(self, token_ids: np.ndarray) -> list[Tensor]:
         """Keys and values `[1, heads, P, d_head]` of each layer in turn, of what all prompts begin with."""
         key = tuple(token_ids.tolist())
@@ -105,6 +109,7 @@ class Decoder:
         position_ids: Tensor | None = None,
         past: Sequence[Tensor] | None = None,
         first: Projected | None = None,
+        kept: list[Tensor] | None = None,
     ) -> Tensor:
         """Last hidden states at some positions.
 
@@ -116,6 +121,7 @@ class Decoder:
             past: keys and values `[B, heads, P, d_head]` of each layer in turn, of what comes before `inputs`; all `P`
                 of every row are seen if there is no mask.
             first: the first layer's projections of `inputs`, if they are known.
+            kept: gets the keys and values `[B, heads, L, d_head]` of each layer in turn, of `inputs` alone.
 
         Returns:
             `[B, R, d_llm]` float32.
@@ -127,13 +133,13 @@ class Decoder:
         for number, layer in enumerate(self.layers):
             earlier = None if past is None else past[2 * number : 2 * number + 2]
             projected = first if number == 0 else None
-            if number < last and getattr(layer, "gradient_checkpointing", False):
-                arguments = (layer, hidden, projected, rotary, attention_mask, earlier)
+            arguments = (layer, hidden, projected, rotary, attention_mask, earlier, kept)
+            if number == last:
+                hidden = self._last_layer(*arguments, read)
+            elif getattr(layer, "gradient_checkpointing", False):
                 hidden = checkpoint(self._layer, *arguments, use_reentrant=False)
-            elif number < last:
-                hidden = self._layer(layer, hidden, projected, rotary, attention_mask, earlier)
             else:
-                hidden = self._last_layer(layer, hidden, projected, rotary, attention_mask, earlier, read)
+                hidden = self._layer(*arguments)
         return self.model.norm(hidden).float()
 
     @torch.no_grad()
@@ -147,19 +153,9 @@ class Decoder:
         Returns:
             `[B, heads, L, d_head]` keys and values of each layer in turn, and `[B, d_llm]` float32.
         """
-        rotary = self.model.rotary_emb(inputs, torch.arange(inputs.shape[1], device=inputs.device)[None])
-        hidden, parts = inputs, list[Tensor]()
-        for layer in self.layers[:-1]:
-            query, key, value = self._project(layer, layer.input_layernorm(hidden))
-            key, value = _rotate(key, *rotary), value.transpose(1, 2)
-            parts += [key, value]
-            hidden = _feed_forward(layer, hidden, _attend(layer, _rotate(query, *rotary), key, value, None, None))
-        layer = self.layers[-1]
-        projected = self._project(layer, layer.input_layernorm(hidden))
-        parts += [_rotate(projected[1], *rotary), projected[2].transpose(1, 2)]
-        read = lengths[:, None] - 1
-        hidden = self._last_layer(layer, hidden, projected, rotary, None, None, read)
-        return parts, self.model.norm(hidden)[:, 0].float()
+        parts: list[Tensor] = []
+        hidden = self(inputs, lengths[:, None] - 1, kept=parts)
+        return parts, hidden[:, 0]
 
     def _layer(
         self,
@@ -169,9 +165,13 @@ class Decoder:
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | None,
         past: Sequence[Tensor] | None,
+        kept: list[Tensor] | None,
     ) -> Tensor:
         query, key, value = projected or self._project(layer, layer.input_layernorm(hidden))
-        attended = _attend(layer, _rotate(query, *rotary), _rotate(key, *rotary), value.transpose(1, 2), mask, past)
+        key, value = _rotate(key, *rotary), value.transpose(1, 2)
+        if kept is not None:
+            kept += [key, value]
+        attended = _attend(layer, _rotate(query, *rotary), key, value, mask, past)
         return _feed_forward(layer, hidden, attended)
 
     def _last_layer(
@@ -182,6 +182,7 @@ class Decoder:
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | None,
         past: Sequence[Tensor] | None,
+        kept: list[Tensor] | None,
         read: Tensor,
     ) -> Tensor:
         """Keys and values everywhere, all else at `read` alone -> `[B, R, d_llm]`."""
@@ -201,8 +202,10 @@ class Decoder:
             mask = mask.masked_fill_(~seen, torch.finfo(hidden.dtype).min)[:, None]
         else:
             mask = _take(mask[:, 0], read)[:, None]
-        keys = _rotate(key, cos, sin)
-        attended = _attend(layer, _rotate(query, *at_read), keys, value.transpose(1, 2), mask, past)
+        key, value = _rotate(key, cos, sin), value.transpose(1, 2)
+        if kept is not None:
+            kept += [key, value]
+        attended = _attend(layer, _rotate(query, *at_read), key, value, mask, past)
         return _feed_forward(layer, _take(hidden, read), attended)
 
     def _project_first(self, inputs: Tensor, slots: Tensor, token_ids: Tensor) -> Projected:
@@ -226,6 +229,17 @@ class Decoder:
         """A projection of `[..., d_llm]` by heads, `[..., heads, d_head]`."""
         attention = layer.self_attn
         return getattr(attention, name)(x).unflatten(-1, (-1, attention.head_dim))
+
+
+def mask_after(present: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """The attention mask `[B, 1, L, P + L]` of `L = size` positions behind `P` others, of which `present` `[B, P]` says
+    which are no padding: each sees those, itself, and what stands between.
+    """
+    steps = torch.arange(size, device=present.device)
+    causal = (steps <= steps[:, None]).expand(len(present), -1, -1)
+    sees = torch.cat([present[:, None].expand(-1, size, -1), causal], dim=2)
+    mask = torch.zeros(sees.shape, dtype=dtype, device=present.device)
+    return mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
 
 
 def _attend(

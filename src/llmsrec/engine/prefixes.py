@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from llmsrec.engine.decoder import Decoder
+from llmsrec.engine.decoder import Decoder, mask_after
 from llmsrec.engine.prefix_store import Budget, File, Memory, Store, digest, groups, make_room
 from llmsrec.engine.readout import ItemInputs, keys_and_values
 from llmsrec.errors import DataError
@@ -77,10 +77,7 @@ class ItemPrefixes:
             mask = torch.cat([present, present.new_ones(inputs.shape[:2])], dim=1).long()
             options = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
             return self.model(inputs_embeds=inputs, **options).last_hidden_state[:, -1].float()
-        causal = (steps <= steps[:, None]).expand(count, -1, -1)
-        sees = torch.cat([present[:, None].expand(-1, size, -1), causal], dim=2)
-        mask = torch.zeros(sees.shape, dtype=dtype, device=inputs.device)
-        mask = mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
+        mask = mask_after(present, size, dtype)
         read = torch.full((count, 1), size - 1, device=inputs.device)
         return self.decoder(inputs, read, mask, positions, list(past))[:, 0]
 

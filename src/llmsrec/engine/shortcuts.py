@@ -68,9 +68,7 @@ def choose(
         tuned = any(parameter.requires_grad for parameter in model.parameters())
         if not causal or tuned:
             print("item prefixes are not reused: the backbone is not causal or is being fine-tuned", flush=True)
-        # Beside weights of fewer bits, adapters run in these only by the model's own forward pass (`add_lora`).
-        whole = not causal or (tuned and model.get_input_embeddings().weight.dtype != torch.float32)  # type: ignore[operator]
-        decoder = _right_decoder(yardstick, shared) if padding and not whole else None
+        decoder = right_decoder(yardstick, shared) if padding and not runs_whole(model, causal, tuned) else None
         trunk = shared and (decoder is not None or _trunk_is_right(yardstick))
         prefixes = _right_prefixes(yardstick, decoder) if padding and causal and not tuned else None
     if prefixes is not None:
@@ -86,7 +84,14 @@ def _trunk_is_right(yardstick: Yardstick) -> bool:
     )
 
 
-def _right_decoder(yardstick: Yardstick, shared: bool) -> Decoder | None:
+def runs_whole(model: nn.Module, causal: bool, tuned: bool) -> bool:
+    """Whether no other pass than the model's own can be right, tuned: with adapters."""
+    # Beside weights of fewer bits, adapters run in these only by the model's own forward pass (`add_lora`).
+    return not causal or (tuned and model.get_input_embeddings().weight.dtype != torch.float32)  # type: ignore[operator]
+
+
+def right_decoder(yardstick: Yardstick, shared: bool) -> Decoder | None:
+    """The decoder of the yardstick's model, if it is right on batches of prompts, and with `shared` on trunks."""
     decoder = Decoder.of(yardstick.model)
     if decoder is None:
         print(f"{LAYERS} the backbone's layers are not Llama's", flush=True)

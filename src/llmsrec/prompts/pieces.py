@@ -22,6 +22,7 @@ class PromptBatch:
             (1, 2, ...), each the ending of a shorter prompt that begins as the trunk does.
         visible: `[B, L]` int64 with `branches`: how many positions of the trunk a position of a branch follows.
         constant: so many positions, from the first, hold tokens that all prompts of this kind begin with.
+        ends: of users' prompts the positions right behind each event of the history, `[events]` for each prompt.
     """
 
     token_ids: np.ndarray
@@ -30,6 +31,7 @@ class PromptBatch:
     branches: np.ndarray | None = None
     visible: np.ndarray | None = None
     constant: int = 0
+    ends: list[np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,9 @@ class Prompts:
         trunk, dates = self._trunk(items, timestamps)
         rows = np.arange(len(items))
         parts = [trunk, Part.of(self._user_end, rows, self._pieces)]
-        return self._pieces.batch(len(items), parts, dates, constant=self._constant)
+        owner, places = self._ends(trunk)
+        ends = np.split(places, np.searchsorted(owner, rows[1:]))
+        return replace(self._pieces.batch(len(items), parts, dates, constant=self._constant), ends=ends)
 
     def positions(
         self, items: Sequence[np.ndarray], timestamps: Sequence[np.ndarray], shortest: Sequence[int]
@@ -171,14 +173,11 @@ class Prompts:
             shortest: per user the number of items of the shortest history, 1 or more.
         """
         trunk, dates = self._trunk(items, timestamps)
-        last = self._titles if self._items is None else self._items  # what an event ends with
-        ends = np.flatnonzero((trunk.pieces > last) & (trunk.pieces <= last + self._count))
-        owner = trunk.rows[ends]
+        owner, places = self._ends(trunk)
         number = np.arange(len(owner)) - np.searchsorted(owner, owner) + 1  # of a history's items, counted from 1
         first = np.asarray(shortest)[owner]
         kept = number >= first
-        places = trunk.places()[ends][kept]
-        endings = Part.of(self._user_end, owner[kept], self._pieces, (number - first + 1)[kept], places)
+        endings = Part.of(self._user_end, owner[kept], self._pieces, (number - first + 1)[kept], places[kept])
         return self._pieces.batch(len(items), [trunk, endings], dates, branched=True, constant=self._constant)
 
     def items(self, item_ids: np.ndarray) -> PromptBatch:
@@ -253,6 +252,12 @@ class Prompts:
         sizes[:, 3] = self.title_sizes[event] - over
         texts_part = Part(pieces.ravel(), sizes.ravel(), np.repeat(rows, pieces.shape[1]))
         return Part.join([Part.of(self._head, np.arange(len(recent)), self._pieces), texts_part]), dates
+
+    def _ends(self, trunk: "Part") -> tuple[np.ndarray, np.ndarray]:
+        """`[n]` prompts of all events, ascending, and the positions right behind these in their prompts."""
+        last = self._titles if self._items is None else self._items  # what an event ends with
+        ends = np.flatnonzero((trunk.pieces > last) & (trunk.pieces <= last + self._count))
+        return trunk.rows[ends], trunk.places()[ends]
 
     def _item_prefixes(self, item_ids: np.ndarray) -> "Part":
         head, comma = (np.full(len(item_ids), piece) for piece in (self._item_head, self._comma))

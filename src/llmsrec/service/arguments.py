@@ -19,6 +19,10 @@ def add(command: argparse.ArgumentParser) -> None:
         help="requests that may wait for a tower; more are a 429 (default: %(default)s)",
     )  # fmt: skip
     command.add_argument(
+        "--kept", type=int, default=256, metavar="MB",
+        help="memory for keys and values of users' prompts, so that who comes back costs less (default: %(default)s)",
+    )  # fmt: skip
+    command.add_argument(
         "--deadline", type=float, default=10.0, metavar="S", help="seconds for a call (default: %(default)s)"
     )
     command.add_argument(
@@ -48,7 +52,7 @@ def add(command: argparse.ArgumentParser) -> None:
 def check(options: argparse.Namespace) -> None:
     """Raise RequestError for a number that cannot be meant."""
     limits = {"port": (0, 65535), "waiting": (1, 10**6), "deadline": (0.01, 3600), "poll": (0.1, 86400)}
-    limits |= {"drain": (0, 600), "log_share": (0, 1)}
+    limits |= {"drain": (0, 600), "log_share": (0, 1), "kept": (0, 10**6)}
     for name, (least, most) in limits.items():
         value = getattr(options, name)
         if not least <= value <= most:

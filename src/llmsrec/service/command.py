@@ -27,6 +27,7 @@ from llmsrec.service.workers import Settings
 LOCAL = ["127.0.0.1", "localhost", "::1"]
 LLM = {"rows": 32, "cost": 4096, "wait_s": 0.002}  # tokens: a batch of 32 prompts of a few hundred
 OTHERS = {"rows": 16, "cost": 16, "wait_s": 0.0}  # each goes through SASRec by itself, so waiting would gain nothing
+ACCEPTED = 16  # connections at once
 SLACK_S = 5.0  # beyond the deadline, for answers that are on their way
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,13 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
+def listeners(listener: socket.socket) -> list[socket.socket]:
+    """The same socket several times: uvloop takes one connection of each in a turn of its loop, in which all others are
+    served, so that of hundreds that come at once the last, and probes behind them, would wait for hundreds of turns.
+    """
+    return [listener, *(listener.dup() for _ in range(ACCEPTED - 1))]
+
+
 def configuration(edge: Edge, ends_s: int, backlog: int = BACKLOG) -> uvicorn.Config:
     """Uvicorn's settings; nothing stands between our connections and the edge.
 
@@ -123,7 +131,7 @@ async def _serve(
     edge = application(service, [*LOCAL, options.host, *options.allow_host], secret)
     edge.connections, backlog = open_files.connections()
     server = _Server(configuration(edge, int(options.deadline + SLACK_S), backlog))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(server.serve(sockets=listeners(listener)))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -162,5 +170,5 @@ def settings(options: argparse.Namespace) -> list[Settings]:
     """Those of each worker; none for the `llm` tower where it is not wanted or torch is not installed."""
     made = [Settings(llm=False, waiting=options.waiting, **OTHERS)]  # type: ignore[arg-type]
     if not options.no_llm and importlib.util.find_spec("torch"):
-        made.append(Settings(llm=True, waiting=options.waiting, **LLM))  # type: ignore[arg-type]
+        made.append(Settings(llm=True, waiting=options.waiting, kept=options.kept * 2**20, **LLM))  # type: ignore[arg-type]
     return made

@@ -47,12 +47,13 @@ class Edge:
         door: what lets calls in.
 
     Attributes:
+        door: as given.
         closing: connections are closed after their answers, so that clients go elsewhere.
         connections: how many may be open; calls on others are told to come again.
     """
 
     def __init__(self, app: App, hosts: list[str], token: str | None, door: Door) -> None:
-        self._app, self._hosts, self._token, self._door = app, {host.lower() for host in hosts}, token, door
+        self._app, self._hosts, self._token, self.door = app, {host.lower() for host in hosts}, token, door
         self._overloaded, self._logged_at = 0, 0.0  # calls that were told 429 since the log said so, and when it did
         self.closing, self.connections = False, CONNECTIONS
 
@@ -89,19 +90,23 @@ class Edge:
             if not begun:
                 await reply(answer, 500, "the request failed; the service's log says why", {})
         finally:
-            self._door.leave(scope)
+            self.door.leave(scope)
         if about.get("status") == 429:
             self._log_overload()
         elif scope["method"] != "GET" or (scope["path"] not in PROBES and about.get("status") != 200):
             log.info("answered", extra=about | {"ms": round(1000 * (time.monotonic() - began), 2)})
 
-    def refusal(self, scope: Message, body: bytes) -> bytes | None:
-        """The whole answer to a call that cannot be let in, before anything else is looked at; None for others."""
-        if self.closing or (after_s := self._door.refuses(scope, body)) is None:
+    def refusal(self, path: str, sent: bytes, body: bytes) -> bytes | None:
+        """The whole answer to a call that cannot be let in, before anything else is looked at; None for others.
+
+        Args:
+            sent: its `X-Request-Id`, if it has one.
+        """
+        if self.closing or (after_s := self.door.refuses(path, body)) is None:
             return None
         self._log_overload()
-        sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
-        request_id = sent if ID.fullmatch(sent) else new_id()
+        named = sent.decode("latin-1")
+        request_id = named if ID.fullmatch(named) else new_id()
         head, content = _too_many(after_s)
         return b"%bx-request-id: %b\r\n\r\n%b" % (head, request_id.encode(), content)
 

@@ -10,6 +10,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10
 SIZES = (1, 2, 4, 8, 16, 32)
 COSTS = (32, 128, 512, 1024, 2048, 4096, 8192)
 TOWERS = ("llm", "cf", "teacher", "blend", "mixed")
+OfBatch = Callable[[int, int, float, dict[str, int] | None], None]
 
 
 class Metrics:
@@ -34,6 +35,9 @@ class Metrics:
         self.batch = spread("batch_requests", "Requests that went through a worker at once.", SIZES, "worker")
         self.cost = spread("batch_cost", "Tokens of a batch of `llm`; requests of others.", COSTS, "worker")
         self.computed = spread("batch_seconds", "What a batch took.", SECONDS, "worker")
+        self.prompts = count("prompts", "Users' prompts that `llm` read, by whether a beginning was kept.", "beginning")
+        self.spared = count("kept_positions", "Positions of prompts that were kept, and not computed again.")
+        self.kept = gauge("kept_bytes", "Keys and values of users' prompts that are kept.")
         self.waiting = gauge("waiting_requests", "Requests that are accepted and not answered.", "worker")
         self.fallbacks = count("fallbacks", "Requests answered with the popular items.")
         self.unknown = count("unknown_items", "Items of histories that the catalogue does not have.")
@@ -47,14 +51,19 @@ class Metrics:
         for outcome in ("taken", "refused"):
             self.swaps.labels(outcome)
 
-    def of_batches(self, worker: str) -> Callable[[int, int, float], None]:
-        """What is told of each batch of a worker: requests, cost, seconds."""
+    def of_batches(self, worker: str) -> OfBatch:
+        """What is told of each batch of a worker: requests, cost, seconds, what was kept of prompts, if anything is."""
         rows, cost, seconds = (metric.labels(worker) for metric in (self.batch, self.cost, self.computed))
 
-        def observe(count: int, costs: int, took: float) -> None:
+        def observe(count: int, costs: int, took: float, kept: dict[str, int] | None) -> None:
             rows.observe(count)
             cost.observe(costs)
             seconds.observe(took)
+            if kept:
+                self.prompts.labels("kept").inc(kept["found"])
+                self.prompts.labels("new").inc(kept["prompts"] - kept["found"])
+                self.spared.inc(kept["positions"])
+                self.kept.set(kept["bytes"])
 
         return observe
 

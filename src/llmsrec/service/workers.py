@@ -9,12 +9,13 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llmsrec.errors import DataError
+from llmsrec.service.metrics import OfBatch
 from llmsrec.service.worker.wire import Frames, frame
 
 MAIN = Path(__file__).parent / "worker/main.py"
@@ -36,6 +37,7 @@ class Settings:
     cost: int
     wait_s: float
     waiting: int
+    kept: int = 0
 
 
 class Overloaded(Exception):
@@ -77,7 +79,7 @@ class Worker:
 
     Args:
         folder: the bundle.
-        batch: told of each batch: requests, cost, seconds.
+        batch: told of each batch: requests, cost, seconds, and what was kept of prompts, if anything is.
 
     Attributes:
         waiting: requests that are not answered.
@@ -85,7 +87,7 @@ class Worker:
         ready: it can answer at once.
     """
 
-    def __init__(self, folder: Path, settings: Settings, batch: Callable[[int, int, float], None]) -> None:
+    def __init__(self, folder: Path, settings: Settings, batch: OfBatch) -> None:
         self._folder, self._settings, self._batch = folder, settings, batch
         self._asked: dict[int, _Asked] = {}
         self._numbers = 0
@@ -182,7 +184,7 @@ class Worker:
         if "batch" in header:
             took = header["seconds"] / header["batch"]
             self._seconds = took if self._seconds is None else self._seconds + PACE * (took - self._seconds)
-            self._batch(header["batch"], header["cost"], header["seconds"])
+            self._batch(header["batch"], header["cost"], header["seconds"], header["kept"])
         elif "ready" in header or "failed" in header:
             if self._about and not self._about.done():
                 if "failed" in header:

@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from llmsrec.engine import backbone as backbones
+from llmsrec.engine.kept import Kept
 from llmsrec.engine.readout import read_out, read_out_by_length
-from llmsrec.engine.yardstick import Yardstick
+from llmsrec.engine.shortcuts import right_decoder, runs_whole
+from llmsrec.engine.yardstick import ReadOut, Yardstick
 from llmsrec.errors import DataError
 from llmsrec.prompts.retrieval import Prompts, PromptSettings
 from llmsrec.serving.bundle import Bundle
@@ -51,17 +53,46 @@ class LLMTower:
         if self._explicit:
             self._teacher, self._f_U = Teacher(bundle), bundle.models["f_U"]
         user_inputs = self._some_user_inputs if self._explicit else None
-        yardstick = Yardstick(self._model, self._prompts, self._item_inputs.__getitem__, self._user_out, user_inputs)
-        self._read_out = read_out if yardstick.padding() else read_out_by_length
+        self._yardstick = Yardstick(
+            self._model, self._prompts, self._item_inputs.__getitem__, self._user_out, user_inputs, self._item_out
+        )
+        padding, tuned = self._yardstick.padding(), config["backbone"]["lora_rank"] > 0
+        self._read_out: ReadOut = partial(read_out if padding else read_out_by_length, self._model)
+        self._decoder = None
+        if padding and not runs_whole(self._model, backbone.causal, tuned):
+            self._decoder = right_decoder(self._yardstick, shared=False)
+        if self._decoder:
+            self._read_out = self._decoder.read_out
+        self.kept: Kept | None = None
+
+    def keep(self, limit: int) -> None:
+        """From now on keep keys and values of users' prompts, up to so many bytes, if vectors are the same with them.
+
+        It does nothing where prompts begin with the user's own vector (Table 2 (c)), and have nothing in common.
+        """
+        if self._decoder is None or self._explicit or not limit:
+            return
+        yardstick = self._yardstick
+        tried = Kept(self._decoder, yardstick.item_inputs, self._user_out, limit=1 << 40)
+
+        def coming_back() -> Tensor:
+            rows = range(len(yardstick.histories))
+            prompts = [self._prompts.users(yardstick.histories[k : k + 1], yardstick.times[k : k + 1]) for k in rows]
+            return torch.cat([tried.read_out(prompt) for prompt in prompts])
+
+        plain = yardstick.plain[: len(yardstick.histories)]
+        if yardstick.right(coming_back, plain, "users' prompts are not kept: with them,"):
+            self.kept = Kept(self._decoder, self._item_inputs.__getitem__, self._user_out, limit)
 
     @torch.no_grad()
     def vectors(self, histories: list[History]) -> np.ndarray:
         """`[B, d']` float32 of `B` histories with one item at least."""
         prompts = self._prompts.users([h.items for h in histories], [h.timestamps for h in histories])
-        seen = None
-        if self._explicit:
-            seen = self._user_inputs(histories)
-        hidden = self._read_out(self._model, prompts, self._item_inputs.__getitem__, self._user_out, seen)
+        if self.kept:
+            hidden = self.kept.read_out(prompts)
+        else:
+            seen = self._user_inputs(histories) if self._explicit else None
+            hidden = self._read_out(prompts, self._item_inputs.__getitem__, self._user_out, seen)
         return self._f_user(hidden.cpu().numpy())
 
     def of_items(self, items: np.ndarray) -> np.ndarray:
@@ -82,7 +113,7 @@ class LLMTower:
     def _of_items(self, prompts: Prompts, items: np.ndarray, inputs: Tensor) -> np.ndarray:
         vectors = []
         for rows in np.array_split(items, -(-len(items) // ITEMS)):
-            hidden = self._read_out(self._model, prompts.items(rows), inputs.__getitem__, self._item_out)
+            hidden = self._read_out(prompts.items(rows), inputs.__getitem__, self._item_out, None)
             vectors.append(self._f_item(hidden.cpu().numpy()))
         return np.concatenate(vectors)
 

@@ -65,6 +65,15 @@ class Recommender:
         if "llm" in self._bundle.towers:
             self.tower("llm")
 
+    def keep(self, limit: int) -> None:
+        """Have the `llm` tower keep up to so many bytes of what it computes of users' prompts, see `engine.kept`."""
+        cast("LLMTower", self.tower("llm")).keep(limit)
+
+    def kept(self) -> dict[str, int] | None:
+        """`engine.kept.Kept.counted`; None where nothing is kept."""
+        kept = cast("LLMTower", self.tower("llm")).kept
+        return kept.counted() if kept else None
+
     def tower_of(self, request: Request | Similar) -> str:
         """The name of the tower that answers a request: its own, or the bundle's first."""
         return request.tower or self._bundle.towers[0]

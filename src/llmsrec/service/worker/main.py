@@ -2,7 +2,8 @@
 
 python -B main.py <bundle> <socket's file descriptor> <settings as JSON>
 
-Settings: `llm`, whether this is the worker of `llm` and `blend` or of all others; `rows`, `cost`, `wait_s` of a batch.
+Settings: `llm`, whether this is the worker of `llm` and `blend` or of all others; `rows`, `cost`, `wait_s` of a batch;
+`kept`, bytes for what was computed of users' prompts.
 One thread: while a batch is computed, what arrives waits in the socket, and is the next batch.
 """
 
@@ -131,7 +132,8 @@ class Worker:
             if job.answers:
                 job.answers[place] = answer
         cost = sum(job.costs[place] for job, place in batch)
-        self._send({"batch": len(batch), "cost": cost, "seconds": time.monotonic() - started})
+        kept = self._recommender.kept() if self._llm and hasattr(self._recommender, "kept") else None
+        self._send({"batch": len(batch), "cost": cost, "seconds": time.monotonic() - started, "kept": kept})
         for job in {id(job): job for job, _ in batch}.values():
             if job.answers and None not in job.answers:
                 self._finish(job)
@@ -171,7 +173,7 @@ def explained(error: Exception) -> tuple[int, str]:
     return 500, "the request failed; the service's log says why"
 
 
-def load(folder: Path, llm: bool) -> tuple[Any, dict[str, Any]]:
+def load(folder: Path, llm: bool, kept: int) -> tuple[Any, dict[str, Any]]:
     """The recommender, once its towers have passed the self-test, and what is said of it."""
     sys.path.insert(0, str(folder / "code"))
     import llmsrec
@@ -190,6 +192,8 @@ def load(folder: Path, llm: bool) -> tuple[Any, dict[str, Any]]:
         )
     if llm:
         recommender.warm()
+        if hasattr(recommender, "keep"):  # older code computes each prompt anew
+            recommender.keep(kept)
     asins, backbone = bundle.items["parent_asin"].to_list(), bundle.config.get("backbone", PLAIN)
     trained = asins[: getattr(bundle, "trained", len(asins))]  # older code knows no items that were added by title
     exact = (backbone["dtype"], backbone["quantization"]) == ("float32", "none")
@@ -225,7 +229,7 @@ def main(folder: Path, descriptor: int, settings: dict[str, Any]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = socket.socket(fileno=descriptor)
     try:
-        recommender, about = load(folder, settings["llm"])
+        recommender, about = load(folder, settings["llm"], settings["kept"])
     except BaseException as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         channel.sendall(frame({"failed": reason.replace(f"{folder}: ", "").replace(f"{folder}/", "")}))
