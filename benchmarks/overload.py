@@ -65,6 +65,7 @@ def refusal(service: Running, of: list[bytes], seconds: float) -> dict[str, Any]
 
     measured, served = spent(WAITING)
     served /= len(measured.times[200])
+    of_worker = 1e6 * max(measured.processors[1:]) / len(measured.times[200])
     workers = descendants(service.pid)[1:]
 
     def signalled(number: int) -> None:
@@ -78,8 +79,10 @@ def refusal(service: Running, of: list[bytes], seconds: float) -> dict[str, Any]
     goes_on.join()
     refused /= len(measured.times[429])
     line("a call in the HTTP process: served, refused, us", f"{served:.0f}", f"{refused:.0f}")
+    of_clients = 1e6 * measured.own / measured.sent
+    line("  in its worker; for who sends it, us", f"{of_worker:.0f}", f"{of_clients:.0f}")
     line("  429 where nothing is served: p50, p99 ms", f"{measured.ms(0.5, 429):.1f}", f"{measured.ms(0.99, 429):.1f}")
-    return {"served_us": served, "refused_us": refused}
+    return {"served_us": served, "refused_us": refused, "worker_us": of_worker, "clients_us": of_clients}
 
 
 def shown(name: str, both: list[tuple[Measured, Measured]]) -> dict[str, Any]:
