@@ -99,7 +99,7 @@ class TitleModel(Joined):
             self.f_U = f_input(d, d_llm) if settings.user_representation else None
         self.to(backbone.model.get_input_embeddings().weight.device)  # type: ignore[operator]
         embedding: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
-        for projection, vectors in ((self.f_I, codes), (self.f_U, teacher.item_vectors())):
+        for projection, vectors in ((self.f_I, self.item_codes), (self.f_U, teacher.item_vectors())):
             if projection is not None:
                 start_at_the_size_of_words(projection, vectors[1:], embedding)
         self.vocabulary = Vocabulary(backbone.whole)
