@@ -27,10 +27,10 @@ from llmsrec.engine import backbone as backbones
 from llmsrec.engine.backbone import Backbone
 from llmsrec.engine.decoder import Decoder
 from llmsrec.engine.readout import embed, keys_and_values
+from llmsrec.evaluation import overlap as overlaps
 from llmsrec.prompts.retrieval import Prompts, PromptSettings
 from llmsrec.serving.bundle import Bundle
 
-TOP = 10
 BATCHES = (1, 8, 32)
 Inputs = tuple[Tensor, Tensor, Tensor, list[Tensor]]  # what `Layers` takes
 Side = Callable[[Inputs], np.ndarray]
@@ -116,15 +116,10 @@ def rate(run: Side, batch: Inputs) -> float:
     return len(batch[0]) / common.timed(partial(run, batch))
 
 
-def scores(bundle: Bundle, hidden: np.ndarray) -> np.ndarray:
-    """`[n, I]` of the tower `llm`."""
-    return bundle.models["f_user"](hidden) @ bundle.tensors["item_vectors"][1:].T
-
-
-def overlap(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Share of the ten best that both have."""
-    best = [np.argsort(-of, axis=1, kind="stable")[:, :TOP] for of in (ours, theirs)]
-    return float(np.mean([len(set(a) & set(b)) / TOP for a, b in zip(*best, strict=True)]))
+def overlap(ours: np.ndarray, theirs: np.ndarray, items: np.ndarray) -> float:
+    """Share of the ten best items that both have, by user vectors `[n, d']` and item vectors `[I + 1, d']`."""
+    nothing = np.zeros(len(ours) + 1, dtype=np.int64)  # no history: its items count, too
+    return float(overlaps.overlap(ours, theirs, items, nothing, nothing[:0]).mean())
 
 
 def main() -> None:
@@ -150,10 +145,12 @@ def main() -> None:
         quantize_dynamic(plain, small, weight_type=QuantType.QInt8)
         print(f"exported and quantized in {time.monotonic() - started:.0f} s")
         sides = {"torch": on_torch(backbone.model), "onnx": on_onnx(plain), "onnx int8": on_onnx(small)}
-        found = {name: scores(bundle, np.concatenate([run(batch) for batch in batches])) for name, run in sides.items()}
-        for name, of in found.items():
-            apart = np.abs(of - found["torch"]).max()
-            print(f"{name:<10} overlap@10 {overlap(of, found['torch']):.4f}, scores differ by at most {apart:.1e}")
+        f_user, items = bundle.models["f_user"], bundle.tensors["item_vectors"]
+        users = {name: f_user(np.concatenate([run(batch) for batch in batches])) for name, run in sides.items()}
+        for name, of in users.items():
+            apart = np.abs(of @ items.T - users["torch"] @ items.T).max()
+            same = overlap(of, users["torch"], items)
+            print(f"{name:<10} overlap@10 {same:.4f}, scores differ by at most {apart:.1e}")
         for size in BATCHES:
             batch = prepared.of([h[0] for h in histories[:size]], [h[1] for h in histories[:size]])
             rates = common.in_turn({name: partial(rate, run, batch) for name, run in sides.items()}, asked.repeats)

@@ -26,7 +26,7 @@ from llmsrec.params import Model, Train
 from llmsrec.prompts.retrieval import Prompts
 from llmsrec.training import checkpoint
 from llmsrec.training.batches import Samples
-from llmsrec.training.retrieval import Validation, hidden_targets, training_samples, vector_losses
+from llmsrec.training.retrieval import Validation, hidden_targets, step_losses, training_samples
 
 
 @dataclass(frozen=True)
@@ -190,21 +190,11 @@ class RememberedHeads(nn.Module):
         return self.f_user(self.outputs.valid).cpu()
 
 
-def losses_of(
-    model: RememberedHeads,
-    samples: Samples,
-    rows: np.ndarray,
-    settings: Model,
-    rng: np.random.Generator,
-    table: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """The weighted terms of Eq. 4 for one batch of samples; `training.retrieval.step_losses` on remembered outputs."""
-    users, places = samples.targets(rows)
-    user, cf_user = distributed.spread_rows(partial(_user_vectors, model, samples), rows).chunk(2, dim=1)
-    return vector_losses(model, user, cf_user, samples, users, places, settings, rng, table)
-
-
 def _user_vectors(model: RememberedHeads, samples: Samples, rows: np.ndarray) -> Tensor:
     places = torch.from_numpy(samples.targets(rows)[1]).to(model.device)
     at = torch.searchsorted(model.outputs.places, places)
     return torch.cat([model.f_user(model.outputs.hidden[at]), model.f_cf_user(model.outputs.seen[at])], dim=1)
+
+
+# `training.retrieval.step_losses` on remembered outputs
+losses_of = partial(step_losses, vectors_of=_user_vectors)

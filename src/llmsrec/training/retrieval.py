@@ -173,25 +173,42 @@ def training_samples(model: Trainee, sequences: Sequences, train: Train) -> tupl
     return samples, prompts.user_lengths(samples.histories(np.arange(len(samples.users)))[0])
 
 
+def user_vectors(model: LLMSRec, samples: Samples, rows: np.ndarray) -> Tensor:
+    """`[T, 2 d']`: of each target of `rows`, f_user(h_u) and f_CF-user(O_u) beside each other."""
+    hidden, seen = hidden_targets(model, samples, rows)
+    return torch.cat([model.f_user(hidden), model.f_cf_user(seen)], dim=1)
+
+
+def hidden_targets(model: LLMSRec, samples: Samples, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """h_u `[T, d_llm]` and O_u `[T, d]` of the history before each target of `rows`."""
+    with torch.no_grad():
+        before = samples.before(*samples.targets(rows), model.teacher.max_length)
+        seen = model.teacher.last(torch.from_numpy(before).to(model.device))
+    return model.hidden_positions(*samples.histories(rows), seen), seen
+
+
 def step_losses(
-    model: LLMSRec,
+    model: Any,
     samples: Samples,
     rows: np.ndarray,
     settings: Model,
     rng: np.random.Generator,
     table: Tensor | None = None,
+    vectors_of: Callable[[Any, Samples, np.ndarray], Tensor] = user_vectors,
 ) -> dict[str, Tensor]:
     """The weighted terms of Eq. 4 for one batch of samples, in which `T` targets are predicted.
 
     Several processes compute their shares of the vectors and all have the terms of the whole batch.
 
     Args:
+        model: a `Trainee`.
         rows: `[B]` rows of `samples`.
         rng: draws the negatives.
         table: `[I + 1, d_llm]` h_i of all items, of `negatives: all`.
+        vectors_of: `user_vectors`, or what makes the same of a model whose outputs are remembered.
     """
     users, places = samples.targets(rows)
-    user, cf_user = distributed.spread_rows(partial(user_vectors, model, samples), rows).chunk(2, dim=1)
+    user, cf_user = distributed.spread_rows(partial(vectors_of, model, samples), rows).chunk(2, dim=1)
     return vector_losses(model, user, cf_user, samples, users, places, settings, rng, table)
 
 
@@ -225,20 +242,6 @@ def vector_losses(
     if settings.uniform:
         parts["uniform"] = weights.uniform * (losses.uniform(user, owners) + losses.uniform(cf_user, owners))
     return parts
-
-
-def user_vectors(model: LLMSRec, samples: Samples, rows: np.ndarray) -> Tensor:
-    """`[T, 2 d']`: of each target of `rows`, f_user(h_u) and f_CF-user(O_u) beside each other."""
-    hidden, seen = hidden_targets(model, samples, rows)
-    return torch.cat([model.f_user(hidden), model.f_cf_user(seen)], dim=1)
-
-
-def hidden_targets(model: LLMSRec, samples: Samples, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """h_u `[T, d_llm]` and O_u `[T, d]` of the history before each target of `rows`."""
-    with torch.no_grad():
-        before = samples.before(*samples.targets(rows), model.teacher.max_length)
-        seen = model.teacher.last(torch.from_numpy(before).to(model.device))
-    return model.hidden_positions(*samples.histories(rows), seen), seen
 
 
 def candidate_scores(
