@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,7 +28,6 @@ from llmsrec.engine import embedded
 from llmsrec.engine.backbone import Backbone
 from llmsrec.engine.kept import Kept
 from llmsrec.models.llm.retrieval import LLMSRec
-from llmsrec.prompts.retrieval import PromptBatch
 
 CALLS, AT_ONCE = 128, (1, 32)  # of a round, of each kind
 LONGEST_S = 600.0  # that they may take
@@ -51,11 +49,42 @@ def body(asins: list[str], history: np.ndarray) -> bytes:
     return json.dumps({"inputs": [{"history": events, "k": K, "tower": "llm"}]}).encode()
 
 
+def compared(
+    spent: Callable[[list[np.ndarray], int], float],
+    items: int,
+    longest: int,
+    count: int,
+    sizes: tuple[int, ...],
+    rounds: int,
+    name: str,
+) -> common.Figures:
+    """Processor ms of new users and of those who come back, in turn, and their ratio; a round before warms up.
+
+    Args:
+        spent: processor ms of each of some histories, so many of which are read at once.
+        count: histories of each kind, of a round.
+        sizes: how many are read at once.
+        name: of what is measured, by such a number.
+    """  # fmt: skip
+    figures: common.Figures = {}
+    for number in range(rounds + 1):
+        for size in sizes:
+            new, back = (histories(items, longest, count, 10 * number + size + kind) for kind in (0, 1000))
+            spent([history[:-1] for history in back], size)
+            times = spent(new, size), spent(back, size)
+            if number:
+                for who, value in zip(WHO, times, strict=True):
+                    figures.setdefault(f"{who}, {name.format(size)}, ms", []).append(value)
+    for size in sizes:
+        sides = [f"{who}, {name.format(size)}, ms" for who in WHO]
+        figures[f"new / back, {name.format(size)}"] = common.ratios(figures, *sides)
+    return figures
+
+
 def served(bundle: Path, rounds: int) -> common.Figures:
-    """Processor ms of a call in the `llm` worker, of new users and of those who come back."""
+    """A call in the `llm` worker."""
     asins = pl.read_parquet(bundle / "items.parquet")["parent_asin"].to_list()
     longest = json.loads((bundle / "config.json").read_text())["prompts"]["history"]
-    figures: common.Figures = {}
     with (
         tempfile.TemporaryDirectory() as place,
         registered(bundle, Path(place), 1),
@@ -69,52 +98,28 @@ def served(bundle: Path, rounds: int) -> common.Figures:
             assert len(measured.times[200]) == len(of)
             return 1000 * (processor_time([worker]) - before) / len(of)
 
-        for number in range(rounds + 1):
-            for at_once in AT_ONCE:
-                new, back = (histories(len(asins), longest, CALLS, 10 * number + at_once + kind) for kind in (0, 1000))
-                spent([history[:-1] for history in back], at_once)
-                times = spent(new, at_once), spent(back, at_once)
-                if number:  # after one to warm up
-                    for who, value in zip(WHO, times, strict=True):
-                        figures.setdefault(f"{who}, {at_once} at once, ms", []).append(value)
-    for at_once in AT_ONCE:
-        sides = [f"{who}, {at_once} at once, ms" for who in WHO]
-        figures[f"new / back, {at_once} at once"] = common.ratios(figures, *sides)
-    return figures
+        return compared(spent, len(asins), longest, CALLS, AT_ONCE, rounds, "{} at once")
 
 
 def wide(titles: list[str], rounds: int) -> common.Figures:
-    """Processor ms of a prompt in a language model of SmolLM2-135M's shape."""
+    """A prompt in a language model of SmolLM2-135M's shape."""
     tokenizer = embedded.train_tokenizer(titles, 16_384, np.random.default_rng(0))
     torch.manual_seed(0)
     base = Backbone(SHAPES["135M"].llama("float32", max_position_embeddings=LONGEST), tokenizer, True, LONGEST)
     model = LLMSRec(base, common.teacher(len(titles)), titles, common.settings().model, 0)
     assert model.decoder is not None
+    kept = Kept(model.decoder, model.item_inputs, model.user_out, PLENTY)
 
-    def spent(read_out: Callable[[PromptBatch], Any], of: list[np.ndarray], together: int) -> float:
+    def spent(of: list[np.ndarray], together: int) -> float:
         before = time.process_time()
         for start in range(0, len(of), together):
             batch = of[start : start + together]
             times = [START + DAY * np.arange(len(history)) for history in batch]
             with torch.no_grad():
-                read_out(model.prompts.users([1 + history for history in batch], times))
+                kept.read_out(model.prompts.users([1 + history for history in batch], times))
         return 1000 * (time.process_time() - before) / len(of)
 
-    figures: common.Figures = {}
-    for number in range(rounds):
-        for together in TOGETHER:
-            new, back = (
-                histories(len(titles), model.prompts.history, PROMPTS, 10 * number + kind) for kind in (0, 1000)
-            )
-            kept = Kept(model.decoder, model.item_inputs, model.user_out, PLENTY)
-            spent(kept.read_out, [history[:-1] for history in back], together)
-            times = spent(kept.read_out, new, together), spent(kept.read_out, back, together)
-            for who, value in zip(WHO, times, strict=True):
-                figures.setdefault(f"{who}, 135 M, {together} together, ms", []).append(value)
-    for together in TOGETHER:
-        sides = [f"{who}, 135 M, {together} together, ms" for who in WHO]
-        figures[f"new / back, 135 M, {together} together"] = common.ratios(figures, *sides)
-    return figures
+    return compared(spent, len(titles), model.prompts.history, PROMPTS, TOGETHER, rounds, "135 M, {} together")
 
 
 def helped(folder: Path, longest: int) -> dict[str, float]:

@@ -36,7 +36,7 @@ from llmsrec.registry import tracking
 from llmsrec.registry.record import Record
 from llmsrec.serving.bundle import seal
 
-CLIENTS = (1, 8, 32)
+CLIENTS = (1, 8, 32, 64)
 REQUESTS, K = 512, 10  # different requests, asked in turn
 START, DAY = 1_391_040_000_000, 86_400_000  # ms
 NAME = "served"

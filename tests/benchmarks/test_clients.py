@@ -73,6 +73,18 @@ def server(of: Answer, pieces: int = 1) -> Iterator[Server]:
         thread.join()
 
 
+def late(seconds: float) -> Answer:
+    """An answer that everybody gets so many seconds from now, and nobody before."""
+    goes_on = threading.Event()
+
+    def answered(_: int) -> bytes:
+        goes_on.wait()
+        return answer(200)
+
+    threading.Timer(seconds, goes_on.set).start()
+    return answered
+
+
 def test_rates_percentiles_and_costs_are_of_served_calls() -> None:
     measured = Measured(seconds=2.0, times={200: [0.001, 0.002, 0.003, 0.010], 429: [0.5], 504: [1.0], 0: [1.0]})
     measured.processors = [0.002, 0.006]
@@ -104,14 +116,7 @@ def test_a_closed_loop_asks_all_bodies_in_turn_and_ends_after_so_many_calls(piec
 
 
 def test_all_clients_ask_at_once_even_where_nobody_is_answered() -> None:
-    goes_on = threading.Event()
-
-    def late(_: int) -> bytes:
-        goes_on.wait()
-        return answer(200)
-
-    with server(late) as service:
-        threading.Timer(1.0, goes_on.set).start()
+    with server(late(1.0)) as service:
         measured = closed(service.port, BODIES, 100, 0.9)
     assert measured.sent == len(measured.times[200]) == 100
 
@@ -134,13 +139,6 @@ def test_an_open_loop_asks_at_its_own_rate_and_counts_what_nobody_was_free_to_se
     with server(lambda _: answer(200)) as service:
         measured = opened(service.port, BODIES, 100.0, 1.0, 50)
         assert 50 <= measured.sent <= measured.offered <= 100
-    goes_on = threading.Event()
-
-    def late(_: int) -> bytes:
-        goes_on.wait()
-        return answer(200)
-
-    with server(late) as service:
-        threading.Timer(1.2, goes_on.set).start()
+    with server(late(1.2)) as service:
         measured = opened(service.port, BODIES, 100.0, 1.0, 2)
         assert (measured.sent, len(service.calls)) == (2, 2) and measured.offered >= 50

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -144,6 +145,23 @@ class Running:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(timeout=120)
+
+
+def raw(service: Running, *pieces: bytes, pause: float = 0.0) -> bytes:
+    """All that comes back for bytes that are sent piece by piece."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(pause)
+        received = b""
+        while data := connection.recv(2**16):
+            received += data
+        return received
+
+
+def post(body: bytes, close: bool = True) -> bytes:
+    head = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return head + (b"Connection: close\r\n" if close else b"") + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
 def serve(

@@ -6,7 +6,6 @@ import json
 import socket
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from llmsrec.serving import limits
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import TOWERS, Request, parse, parse_rank, parse_similar
 from tests.answers import assert_same_answer
-from tests.service.conftest import START, Running, Store, request
+from tests.service.conftest import START, Running, post, request
 
 SECRET = "what-was-sent"
 
@@ -229,58 +228,6 @@ def test_another_host_is_refused_and_probes_are_not(service: Running) -> None:
     assert service.ask({"inputs": [SMALL]}, Host="[::1]:8080")[0] == 200
 
 
-def raw(service: Running, *pieces: bytes, pause: float = 0.0) -> bytes:
-    """All that comes back for bytes that are sent piece by piece."""
-    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
-        for piece in pieces:
-            connection.sendall(piece)
-            time.sleep(pause)
-        received = b""
-        while data := connection.recv(2**16):
-            received += data
-        return received
-
-
-def post(body: bytes, close: bool = True) -> bytes:
-    head = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    return head + (b"Connection: close\r\n" if close else b"") + b"Content-Length: %d\r\n\r\n" % len(body) + body
-
-
-def test_pipelined_requests_are_answered_in_order(service: Running) -> None:
-    bodies = [json.dumps({"inputs": [request([n], k=n)]}).encode() for n in range(1, 6)]
-    received = raw(service, b"".join(post(body, close=n == 4) for n, body in enumerate(bodies)))
-    answers = [
-        json.loads(part.partition(b"\r\n\r\n")[2].split(b"HTTP/1.1")[0])
-        for part in received.split(b"HTTP/1.1 200 OK")[1:]
-    ]
-    assert [len(answer["predictions"][0]["items"]) for answer in answers] == [1, 2, 3, 4, 5]
-
-
-def test_a_client_in_pieces_is_answered_and_one_that_is_no_http_is_not(service: Running) -> None:
-    whole = post(json.dumps({"inputs": [SMALL]}).encode())
-    assert b"200 OK" in raw(service, *(whole[n : n + 40] for n in range(0, len(whole), 40)), pause=0.01)
-    assert raw(service, b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n").startswith(b"HTTP/1.1 400")
-    negative = post(b"{}").replace(b"Content-Length: 2", b"Content-Length: -2")
-    assert raw(service, negative).startswith(b"HTTP/1.1 400")
-
-
-def test_clients_that_send_slowly_are_closed_and_hold_nobody_up(store: Store, service: Running) -> None:
-    half = post(json.dumps({"inputs": [SMALL]}).encode())
-    answers: list[bytes] = []
-    threads = [
-        threading.Thread(target=lambda piece=piece: answers.append(raw(service, piece)))
-        for piece in [half[:30]] * 20 + [half[:-5]] * 20
-    ]
-    began = time.monotonic()
-    for thread in threads:
-        thread.start()
-    assert service.ask({"inputs": [SMALL]})[0] == 200
-    assert time.monotonic() - began < 5
-    for thread in threads:
-        thread.join()
-    assert sorted(answer[:12] for answer in answers) == [b""] * 20 + [b"HTTP/1.1 408"] * 20
-
-
 def test_eight_threads_with_new_dates_are_answered_as_one(service: Running) -> None:
     def dated(thread: int, n: int) -> dict[str, Any]:
         made = request([1 + (thread + n + place) % 30 for place in range(4)], 5, "llm")
@@ -304,14 +251,6 @@ def test_eight_threads_with_new_dates_are_answered_as_one(service: Running) -> N
         for (status, body, _), right in zip(answers[thread], alone, strict=True):
             assert status == 200
             assert_same_answer(body["predictions"][0], right)
-
-
-def test_the_request_log_can_be_moved_away(service: Running, tmp_path: Path) -> None:
-    path = service.log.parent / "requests.jsonl"
-    service.ask({"inputs": [SMALL]})
-    path.rename(tmp_path / "old.jsonl")
-    service.ask({"inputs": [SMALL]})
-    assert len(path.read_text().splitlines()) == 1
 
 
 def test_large_bodies_beyond_a_sum_are_refused_and_small_calls_answered(service: Running) -> None:

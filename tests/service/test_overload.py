@@ -19,14 +19,16 @@ from benchmarks.clients import closed, opened
 from llmsrec.service import connection
 from llmsrec.service.app import Service, application
 from llmsrec.service.command import ACCEPTED, bound, configuration, listeners
+from llmsrec.service.loaded import Loaded
 from llmsrec.service.metrics import Metrics
 from llmsrec.service.open_files import CONNECTIONS
 from llmsrec.service.swap import Swap
-from tests.service.conftest import Running, Store, request, serve
-from tests.service.test_app import post, raw
+from llmsrec.service.workers import Settings, Worker
+from tests.service.conftest import Running, Store, post, raw, request, serve
 from tests.service.test_swap import worker_of
 
 WAITING, DEADLINE_S = 4, 100.0
+SILENT_S = 3  # that a connection may be silent where a test waits for it
 CF, LLM = {"inputs": [request([1, 2])]}, {"inputs": [request([1, 2], tower="llm")]}
 
 
@@ -89,19 +91,6 @@ def test_a_full_tower_says_429_before_it_reads_and_the_other_answers(narrow: Run
     assert narrow.ask(full)[0] == 200
 
 
-def test_a_connection_whose_calls_are_refused_stays_open_and_is_answered_later(narrow: Running) -> None:
-    """For longer than a connection may be silent before its first call, and between two."""
-    body = post(json.dumps(CF).encode(), close=False)
-    with socket.create_connection(("127.0.0.1", narrow.port), timeout=60) as client:
-        with Held(narrow, CF):
-            for pause_s in (0, connection.HEADERS_S / 2.5, connection.HEADERS_S / 2.5, connection.HEADERS_S / 2.5):
-                time.sleep(pause_s)
-                client.sendall(body)
-                assert client.recv(2**16).startswith(b"HTTP/1.1 429 ")
-        client.sendall(body)
-        assert client.recv(2**16).startswith(b"HTTP/1.1 200 ")
-
-
 @pytest.mark.parametrize(
     "fields",
     [b"Connection: close\r\n", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Content-Length : 3\r\n"],
@@ -139,10 +128,18 @@ def test_ten_times_as_many_clients_take_little_from_what_is_served(narrow: Runni
 
 
 class InProcess:
-    """The application without a version, on a real socket, for so many connections."""
+    """The application without a version, on a real socket.
 
-    def __init__(self, connections: int = CONNECTIONS) -> None:
-        self._ready, self._connections = threading.Event(), connections
+    Args:
+        connections: how many may be open.
+        loaded: a version all the same.
+        silent_s: how long a connection may be silent between two calls.
+    """
+
+    def __init__(self, connections: int = CONNECTIONS, loaded: Loaded | None = None, silent_s: int = 5) -> None:
+        self._ready, self._connections, self._silent_s = threading.Event(), connections, silent_s
+        self._swap = Swap(None, [], Metrics(), 1)  # type: ignore[arg-type]
+        self._swap.current = loaded
         self._thread = threading.Thread(target=lambda: self._runner().run(self._serve()))
 
     @staticmethod
@@ -154,9 +151,11 @@ class InProcess:
         return len(self._server.server_state.connections)
 
     async def _serve(self) -> None:
-        edge = application(Service(Swap(None, [], Metrics(), 1), Metrics(), 1, None, False), ["*"], None)  # type: ignore[arg-type]
+        edge = application(Service(self._swap, Metrics(), 1, None, False), ["*"], None)
         edge.connections = self._connections
-        self._server = uvicorn.Server(configuration(edge, 1))
+        settings = configuration(edge, 1)
+        settings.timeout_keep_alive = self._silent_s
+        self._server = uvicorn.Server(settings)
         with bound("127.0.0.1", 0) as listener:
             listener.listen()
             self.port = listener.getsockname()[1]
@@ -196,6 +195,25 @@ def test_calls_on_more_connections_than_may_be_open_are_refused_and_probes_answe
         end = time.monotonic() + 30
         while service.ask(CF)[0] != 503:  # there is no version
             assert time.monotonic() < end
+
+
+def test_a_connection_whose_calls_are_refused_stays_open_and_is_let_in_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For longer than a connection may be silent before its first call, and between two."""
+    monkeypatch.setattr(connection, "HEADERS_S", SILENT_S)
+    worker = Worker(Path(), Settings(llm=False, rows=1, cost=1, wait_s=0.0, waiting=1), lambda *_: None)
+    worker.waiting, body = 1, post(json.dumps(CF).encode(), close=False)
+    with (
+        InProcess(loaded=Loaded("shop/1", None, {"others": worker}, {"own": "cf"}), silent_s=SILENT_S) as service,  # type: ignore[arg-type]
+        socket.create_connection(("127.0.0.1", service.port), timeout=60) as client,
+    ):
+        began = time.monotonic()
+        while time.monotonic() < began + 1.5 * SILENT_S:
+            time.sleep(SILENT_S / 6)
+            client.sendall(body)
+            assert client.recv(2**16).startswith(b"HTTP/1.1 429 ")
+        worker.waiting = 0
+        client.sendall(body)
+        assert client.recv(2**16).startswith(b"HTTP/1.1 504 "), "nothing runs that would answer it"
 
 
 def test_connections_that_come_at_once_are_taken_in_few_turns_of_the_loop() -> None:

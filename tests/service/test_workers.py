@@ -37,6 +37,32 @@ def test_a_process_that_has_just_died_is_no_error_to_who_ends_it(tmp_path: Path)
     assert asyncio.run(end()) == -signal.SIGKILL
 
 
+def test_a_worker_that_cannot_be_started_for_want_of_files_is_once_there_are_some(tiny: Any) -> None:
+    """It dies while the service has no descriptor left for another one, and answers later what it was asked before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def asked() -> Any:
+        settings = Settings(llm=False, rows=4, cost=4, wait_s=0.0, waiting=4)
+        worker = Worker(tiny.bundle, settings, lambda *_: None)
+        await worker.start()
+        assert worker.pid
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4, hard))
+        try:
+            os.kill(worker.pid, signal.SIGKILL)
+            while worker.ready:
+                await asyncio.sleep(0.01)
+            body = json.dumps({"inputs": [request([1, 2])]}).encode()
+            reply = asyncio.create_task(worker.ask("/invocations", body, [0], time.monotonic() + 120))
+            await asyncio.sleep(0.5)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        answered = await reply
+        await worker.close()
+        return answered
+
+    assert asyncio.run(asked()).status == 200
+
+
 def test_a_worker_that_is_started_while_a_thousand_connections_are_open_answers(tiny: Any) -> None:
     """Its socket's number is that of the service's next free descriptor, and `select` takes none beyond 1023."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ LOCAL = ["127.0.0.1", "localhost", "::1"]
 LLM = {"rows": 32, "cost": 4096, "wait_s": 0.002}  # tokens: a batch of 32 prompts of a few hundred
 OTHERS = {"rows": 16, "cost": 16, "wait_s": 0.0}  # each goes through SASRec by itself, so waiting would gain nothing
 ACCEPTED = 16  # connections at once
+TAKEN_S = 10.0  # for a client to take anything of what it is sent
 SLACK_S = 5.0  # beyond the deadline, for answers that are on their way
 
 log = logging.getLogger(__name__)
@@ -83,6 +85,8 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         raise RequestError(f"--host {host} is no address here: {error.strerror}.") from error
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform == "linux":  # its connections have it, too, also once they are closed here
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * TAKEN_S))
         try:
             listener.bind(address)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import deque
 from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -16,7 +17,9 @@ LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,9})(?=\r\n|$)")
 OTHER = re.compile(
     rb"\r\n(?:transfer-encoding|connection|expect|upgrade|content-length *[^: ]) *:"
 )  # may change the rest
+UPGRADE = re.compile(rb"(?i)\r\nupgrade *:")
 SENT_ID = re.compile(rb"(?i)\r\nx-request-id: *([^\r]*)")
+TRAILERS: deque[Any] = deque(maxlen=0)  # keeps nothing
 CROWDED = "crowded"  # in the state of a request on such a connection
 
 Protocol: Any = AutoHTTPProtocol  # httptools', which is written in C, and h11's where that is not installed
@@ -55,7 +58,7 @@ class Connection(Protocol):
             return
         before = self.cycle
         self._reading = True
-        super().data_received(data)
+        super().data_received(self._without_upgrade(data))
         self._reading = False
         if self._held:
             self._begin()
@@ -75,8 +78,10 @@ class Connection(Protocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        """What follows a body in pieces is no part of its head: a proxy has not looked at it, and it has no end."""
         self._head = None
         super().on_headers_complete()
+        self.headers = TRAILERS
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if self._reading:
@@ -108,6 +113,16 @@ class Connection(Protocol):
             return None
         sent = SENT_ID.search(call[2])
         return self.app.refusal(call[1].decode(), sent[1] if sent else b"", body)
+
+    def _without_upgrade(self, data: bytes) -> bytes:
+        """The same, where a head is due, without the offer of another protocol: httptools takes what follows it for
+        that protocol, and the body is lost. Java's client offers HTTP/2 with each call.
+        """
+        in_body = self._head is None and self.cycle is not None and self.cycle.more_body
+        if in_body or not UPGRADE.search(data):
+            return data
+        head, blank, body = data.partition(b"\r\n\r\n")
+        return UPGRADE.sub(b"\r\nnot-taken:", head) + blank + body
 
     def _refuse(self, refusal: bytes) -> None:
         self.transport.write(refusal)

@@ -79,7 +79,7 @@ class Edge:
 
         try:
             if scope["path"] not in PROBES:
-                self._check(headers)
+                self._check(headers, scope["headers"])
             await self._app(scope, receive, answer)
         except Refused as refused:
             await reply(answer, refused.status, refused.message, refused.headers)
@@ -117,8 +117,10 @@ class Edge:
             log.warning("calls were told to come again", extra={"status": 429, "calls": self._overloaded})
             self._overloaded, self._logged_at = 0, now
 
-    def _check(self, headers: dict[str, str]) -> None:
-        """Raise Refused for another Host than ours, or without the token."""
+    def _check(self, headers: dict[str, str], all_of_them: list[tuple[bytes, bytes]]) -> None:
+        """Raise Refused for another Host than ours, or several, or without the token."""
+        if sum(name == b"host" for name, _ in all_of_them) > 1:
+            raise Refused(400, "there are several Host headers; send one")
         host = headers.get("host", "").lower()
         name = host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
         if "*" not in self._hosts and name not in self._hosts:

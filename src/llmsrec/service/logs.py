@@ -14,6 +14,8 @@ from typing import Any
 from llmsrec.errors import DataError
 from llmsrec.redaction import redact
 
+log = logging.getLogger(__name__)
+
 STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
 
@@ -55,6 +57,13 @@ def set_up() -> None:
         logging.getLogger(name).propagate = True
 
 
+class _File(WatchedFileHandler):
+    """Appends lines; what goes wrong is the caller's, as logging itself would print the line that holds a history."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
 class RequestLog:
     """A share of the answered requests, as `llmsrec drift --requests` reads them: drawn by user, users' ids hashed.
 
@@ -69,15 +78,19 @@ class RequestLog:
 
     def __init__(self, path: Path, share: float, key: str | None) -> None:
         self._share, self._key = share, (key or secrets.token_hex(16)).encode()
+        self._failed = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = WatchedFileHandler(path, encoding="utf-8")
+            self._file = _File(path, encoding="utf-8")
         except OSError as error:
             raise DataError(f"--log-requests {path} cannot be written: {error.strerror}") from error
         self._file.setFormatter(logging.Formatter("%(message)s"))
 
     def write(self, requests: list[dict[str, Any]], towers: list[str], user: str | None) -> None:
-        """Log the requests of a call, and the towers that answered them; the user is known of a call with one."""
+        """Log the requests of a call, and the towers that answered them; the user is known of a call with one.
+
+        Where the file cannot be written, calls are answered all the same, and the service's log says it once.
+        """
         now = int(time.time() * 1000)
         user = user if len(requests) == 1 else None
         digest = hmac.new(self._key, user.encode(), hashlib.sha256).hexdigest()[:16] if user else None
@@ -90,4 +103,14 @@ class RequestLog:
                 "tower": tower,
                 "history": request["history"],
             }
-            self._file.handle(logging.makeLogRecord({"msg": "%s", "args": (json.dumps(line),)}))
+            self._append(json.dumps(line))
+
+    def _append(self, line: str) -> None:
+        failed = ""
+        try:
+            self._file.handle(logging.makeLogRecord({"msg": "%s", "args": (line,)}))
+        except OSError as error:
+            failed = error.strerror or type(error).__name__
+        if failed and failed != self._failed:
+            log.error("requests cannot be logged", extra={"file": self._file.baseFilename, "reason": failed})
+        self._failed = failed

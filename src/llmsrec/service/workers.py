@@ -214,7 +214,7 @@ class Worker:
             try:
                 await self.start()
                 break
-            except DataError as error:
+            except (DataError, OSError) as error:  # for a process, too, there may be no memory now
                 log.error("a worker could not be started again", extra={"reason": str(error)})
                 pause = min(60.0, 2 * pause + 1)
         for number, asked in list(self._asked.items()):
