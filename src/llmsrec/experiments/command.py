@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from llmsrec import params as parameters
 from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.experiments import page, queue
+from llmsrec.experiments.about import about
 from llmsrec.experiments.collection import Collection
 from llmsrec.experiments.results import Measures, Results
 from llmsrec.experiments.section import Section
@@ -60,10 +61,11 @@ def write(collection: Collection, root: Path, seeds: list[int], markdown: Path |
     with _registry(workspace) as (client, measures, place):
         results = {n: Results(client, workspace, place / str(n), seeds[:n], measures) for n in set(there.values()) if n}
         sections = [collection.module(name).make(results[found]) for name, found in there.items() if found]
-    written = page.write(root / collection.folder, collection.title, sections, missing)
-    if markdown:
-        page.write_markdown(markdown, collection.title, sections, missing)
     params = parameters.load(root / "params.yaml")
+    said = about(params)
+    written = page.write(root / collection.folder, collection.title, sections, missing, said)
+    if markdown:
+        page.write_markdown(markdown, collection.title, sections, missing, said)
     with tracking.existing(root, "Run this again") as client:
         experiment = tracking.experiment(client, params.registry.experiment, root)
         tags = {f"llmsrec.{collection.command}": "page"}

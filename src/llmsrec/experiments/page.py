@@ -40,11 +40,12 @@ th:first-child, td:first-child { text-align: left }
 """
 
 
-def write(folder: Path, title: str, sections: list[Section], missing: list[str]) -> Path:
+def write(folder: Path, title: str, sections: list[Section], missing: list[str], about: str = "") -> Path:
     """page.html, page.md and the pictures.
 
     Args:
         missing: titles of what is not there.
+        about: what it was made on.
 
     Returns:
         The page.
@@ -55,20 +56,23 @@ def write(folder: Path, title: str, sections: list[Section], missing: list[str])
             save(figure, folder / f"{number}-{name}.png")
     encoded = [[base64.b64encode(picture).decode() for picture in of_part] for of_part in pictures]
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE)
-    html = template.render(title=title, intro=_intro(missing), sections=sections, pictures=encoded)
+    html = template.render(title=title, intro=_intro(missing, about), sections=sections, pictures=encoded)
     with atomic(folder / "page.html") as temporary:
         temporary.write_text(html, encoding="utf-8")
-    write_markdown(folder / "page.md", title, sections, missing, pictures=True)
+    write_markdown(folder / "page.md", title, sections, missing, about, pictures=True)
     return folder / "page.html"
 
 
-def write_markdown(path: Path, title: str, sections: list[Section], missing: list[str], pictures: bool = False) -> None:
+def write_markdown(
+    path: Path, title: str, sections: list[Section], missing: list[str], about: str = "", pictures: bool = False
+) -> None:
     """The page as Markdown.
 
     Args:
+        missing, about: as in `write`.
         pictures: whether they lie beside the file, as `write` puts them.
     """
-    parts = [f"# {title}\n\n{_intro(missing)}\n"]
+    parts = [f"# {title}\n\n{_intro(missing, about)}\n"]
     for number, part in enumerate(sections, start=1):
         images = [f"![{part.title}]({number}-{name}.png)\n\n" for name in part.pictures] if pictures else []
         parts.append(f"## {part.title}\n\n{''.join(images)}{as_text.markdown(_tables(part))}")
@@ -76,8 +80,9 @@ def write_markdown(path: Path, title: str, sections: list[Section], missing: lis
         temporary.write_text("\n".join(parts), encoding="utf-8")
 
 
-def _intro(missing: list[str]) -> str:
-    intro = (
+def _intro(missing: list[str], about: str) -> str:
+    intro = f"{about} " if about else ""
+    intro += (
         "Protocol in every table's title; all users; how many seeds a row has is said above its table. Whether a claim "
         "holds is decided by its interval."
     )

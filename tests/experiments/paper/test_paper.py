@@ -7,9 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from llmsrec import params as parameters
 from llmsrec.errors import RequestError
 from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.experiments import command, page, queue
+from llmsrec.experiments.about import about
 from llmsrec.experiments.claims import CLAIMS
 from llmsrec.experiments.paper import TABLES
 from llmsrec.experiments.results import Measures
@@ -26,9 +28,11 @@ class Made:
     def __init__(self, root: Path) -> None:
         self.seeds, self.measures, self.workspace = [0, 1], MEASURES, Workspace(root)
         self.asked: set[tuple[str, str]] = set()
+        self.same: dict[str, str] = {}  # settings whose runs are those of another
 
     def values(self, setting, model, split, protocol, metric):
         self.asked.add((setting, model))
+        setting = self.same.get(setting, setting)
         ordered = setting.endswith("shuffled") or split == "test_shuffled"
         level = {"llm_srec": 0.3 if ordered else 0.9}.get(model, 0.2)
         if setting in ("retrieval-only", "no-uniform", "contrastive", "last-target", "random-backbone"):
@@ -120,6 +124,9 @@ def test_claims_say_what_the_ranks_do(made):
     of_random = {text: verdict for text, verdict in verdicts.items() if "random" in text}
     assert set(of_random.values()) == {"holds"} and len(of_random) == 2
     assert set(verdicts.values()) - {"holds"}  # the embedded one is as good here
+    made.same = {"embedded-backbone": "original"}
+    again = CLAIMS.module("pretraining").make(made)
+    assert {claim.text for claim in again.claims} == set(of_random)  # the same run is not compared with itself
     blend = {claim.text: claim.verdict for claim in CLAIMS.module("blend").make(made).claims}
     assert blend["full: blend is better than llm"] == "holds"
     assert blend["full: blend is better than teacher"] == "not beyond noise"  # all seeds must agree
@@ -144,9 +151,10 @@ def test_the_page_needs_no_network_and_escapes_titles(made, tmp_path):
     (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", markdown)
     assert (tmp_path / "paper" / picture).read_bytes().startswith(b"\x89PNG")
     assert "holds" in markdown and "Claims" in page.text(sections)
-    page.write_markdown(tmp_path / "docs/claims.md", "Here", sections, [])
+    page.write_markdown(tmp_path / "docs/claims.md", "Here", sections, [], about(parameters.load(Path("params.yaml"))))
     alone = (tmp_path / "docs/claims.md").read_text()
-    assert alone.startswith("# Here\n") and "holds" in alone and "![" not in alone and "Not run" not in alone
+    assert alone.startswith("# Here\n\nData: Sample (sample), all users, 5-core") and "model: embedded" in alone
+    assert "holds" in alone and "holds" in alone and "![" not in alone and "Not run" not in alone
 
 
 def test_a_name_that_means_nothing_is_told_the_nearest():

@@ -3,6 +3,8 @@
 Random weights are made first, by `python -m benchmarks.random_backbone`.
 """
 
+import numpy as np
+
 from llmsrec.experiments.claims import sides
 from llmsrec.experiments.claims.sides import Side
 from llmsrec.experiments.results import Results
@@ -23,4 +25,7 @@ def runs(seeds: list[int]) -> list[Run]:
 
 def make(results: Results) -> Section:
     ours, *others = (Side(setting, "llm_srec", title) for setting, title in READ.items())
+    read = ours.values(results, "full", sides.METRIC)
+    # Where params.yaml names the embedded model, that is the same run and no comparison.
+    others = [other for other in others if not np.array_equal(other.values(results, "full", sides.METRIC), read)]
     return sides.section(results, TITLE, [(ours, other) for other in others])
