@@ -22,6 +22,7 @@ PIECE = 2**16  # bytes received at once
 LAST_S = 5.0  # for answers that are on their way at the end
 PATIENCE_S = 0.5  # the longest that epoll waits
 AT_ONCE = 16  # calls sent between two looks for answers
+Heard = Callable[[bytes, bytes], None]  # head and content of an answer; both empty where the connection broke
 BROKEN_S = 0.1  # before who lost its connection asks again
 
 
@@ -116,8 +117,8 @@ class _Connection:
             self.close(by_number)
         return self.asking
 
-    def answer(self, by_number: dict[int, "_Connection"]) -> tuple[int, bytes] | None:
-        """Status and head once the answer is whole; status 0 where the connection broke before."""
+    def answer(self, by_number: dict[int, "_Connection"]) -> tuple[int, bytes, bytes] | None:
+        """Status, head and content once the answer is whole; status 0 where the connection broke before."""
         assert self.socket
         try:
             data = self.socket.recv(PIECE)
@@ -126,13 +127,13 @@ class _Connection:
         if not data:
             asked, self.asking = self.asking, False
             self.close(by_number)
-            return (0, b"") if asked else None  # the service closes what nobody has used for seconds
+            return (0, b"", b"") if asked else None  # the service closes what nobody has used for seconds
         self.received += data
         head, blank, content = self.received.partition(b"\r\n\r\n")
         if not blank or len(content) < int(LENGTH.search(head)[1]):  # type: ignore[index]
             return None
         self.received, self.asking = b"", False
-        return int(head[9:12]), head
+        return int(head[9:12]), head, content
 
     def close(self, by_number: dict[int, "_Connection"]) -> None:
         if self.socket:
@@ -150,6 +151,7 @@ def closed(
     pause_s: float = 0.0,
     done: Callable[[], bool] = lambda: False,
     most: int | None = None,
+    heard: Heard = lambda head, content: None,
 ) -> Measured:
     """Clients that ask again as soon as they are answered.
 
@@ -158,15 +160,16 @@ def closed(
         pause_s: they wait so long after each answer.
         done: true once it is to end before its time.
         most: calls after which it ends.
+        heard: told of each whole answer.
     """
-    return _asked(port, bodies, clients, seconds, None, patient, pause_s, done, most)
+    return _asked(port, bodies, clients, seconds, None, patient, pause_s, done, most, heard)
 
 
 def opened(port: int, bodies: list[bytes], rate: float, seconds: float, connections: int) -> Measured:
     """Calls that come at random times, `rate` a second; one that finds all connections waiting is not sent."""
     random = np.random.default_rng(0)
     due = np.cumsum(random.exponential(1 / rate, max(1, int(rate * seconds))))
-    return _asked(port, bodies, connections, seconds, due, False, 0.0, lambda: False, None)
+    return _asked(port, bodies, connections, seconds, due, False, 0.0, lambda: False, None, lambda head, content: None)
 
 
 def _asked(
@@ -179,6 +182,7 @@ def _asked(
     pause_s: float,
     done: Callable[[], bool],
     most: int | None,
+    heard: Heard,
 ) -> Measured:
     calls = [HEAD % len(body) + body for body in bodies]
     measured, epoll = Measured(), select.epoll()
@@ -235,7 +239,9 @@ def _asked(
             now = time.perf_counter()
             connection = by_number[number]
             if answer := connection.answer(by_number):
-                over(answer[0], connection, answer[1])
+                status, head, content = answer
+                over(status, connection, head)
+                heard(head, content)
     measured.seconds, measured.offered = end - began, next_due
     measured.own = time.process_time() - used
     for connection in [*by_number.values()]:

@@ -107,11 +107,15 @@ def test_nothing_served_is_no_division_by_zero() -> None:
 
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_a_closed_loop_asks_all_bodies_in_turn_and_ends_after_so_many_calls(pieces: int) -> None:
+    heard: list[tuple[bytes, bytes]] = []
     with server(lambda _: answer(200, b"x" * 100), pieces) as service:
-        measured = closed(service.port, BODIES, 3, 60.0, most=12)
+        measured = closed(
+            service.port, BODIES, 3, 60.0, most=12, heard=lambda head, content: heard.append((head, content))
+        )
     assert measured.sent == len(service.calls) == len(measured.times[200]) == 12
     counts = [sum(body == said for _, said in service.calls) for body in BODIES]
     assert sorted(counts) == [2, 2, 2, 3, 3]
+    assert [content for head, content in heard if head.startswith(b"HTTP/1.1 200")] == [b"x" * 100] * 12
     assert measured.seconds < 30
 
 

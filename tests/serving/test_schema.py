@@ -1,3 +1,5 @@
+import json
+
 import jsonschema
 import pytest
 from hypothesis import given
@@ -21,6 +23,16 @@ def test_the_contracts_request_is_read_as_it_stands() -> None:
 
 def test_k_and_tower_have_defaults() -> None:
     assert parse([{"history": []}]) == [Request(history=[], k=10, tower=None)]
+
+
+def test_whole_numbers_are_read_however_they_are_written() -> None:
+    """As JSON Schema has it: R writes 1.39104e12, and others 10.0."""
+    (request,) = parse(json.loads('[{"history": [{"parent_asin": "B1", "timestamp": 1.39104e12}], "k": 3.0}]'))
+    assert (request.k, request.history[0].timestamp) == (3, 1_391_040_000_000)
+    assert {type(request.k), type(request.history[0].timestamp)} == {int}
+    for number in ("1e400", "NaN", "-1e400", "1391040000000.5"):
+        with pytest.raises(RequestError, match=r"`history\.0\.timestamp`"):
+            parse(json.loads(f'[{{"history": [{{"parent_asin": "B1", "timestamp": {number}}}]}}]'))
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,8 @@ class Service:
         current = self.swap.current
         if current is None:
             raise Refused(503, "no version is loaded yet")
-        return JSONResponse(openapi.document(str(current.version), current.about["schemas"], self.token))
+        about = current.about
+        return JSONResponse(openapi.document(str(current.version), about["schemas"], about["towers"], self.token))
 
 
 def application(service: Service, hosts: list[str], token: str | None) -> Edge:

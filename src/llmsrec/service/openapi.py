@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from llmsrec.serving import limits
+
 JSON = "application/json"
 ERROR = {
     "type": "object",
@@ -28,19 +30,21 @@ PROBES = {
 }
 
 
-def document(version: str, schemas: dict[str, Any], token: bool) -> dict[str, Any]:
+def document(version: str, schemas: dict[str, Any], towers: list[str], token: bool) -> dict[str, Any]:
     """The document.
 
     Args:
         version: such as `llm-srec/3`.
         schemas: of `Request`, `Answer` and what they hold.
+        towers: that are served.
         token: whether one must be sent.
     """
+    schemas = {name: _of_towers(schema, towers) for name, schema in schemas.items()}
     inputs = {
         "type": "object",
         "required": ["inputs"],
         "additionalProperties": False,
-        "properties": {"inputs": {"type": "array", "items": _reference("Request")}},
+        "properties": {"inputs": {"type": "array", "items": _reference("Request"), "maxItems": limits.REQUESTS}},
     }
     predictions = {
         "type": "object",
@@ -68,6 +72,15 @@ def document(version: str, schemas: dict[str, Any], token: bool) -> dict[str, An
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         made["security"] = [{"token": []}]
     return made
+
+
+def _of_towers(schema: dict[str, Any], towers: list[str]) -> dict[str, Any]:
+    """A schema whose `tower`, if it has one, is one of those that are served."""
+    tower = schema.get("properties", {}).get("tower")
+    if tower is None:
+        return schema
+    said = tower | {"anyOf": [{"type": "string", "enum": towers}, {"type": "null"}]}
+    return schema | {"properties": schema["properties"] | {"tower": said}}
 
 
 def _content(text: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,11 @@ def _time_schema(schema: dict[str, Any]) -> None:
     }
 
 
+def whole(value: Any) -> Any:
+    """A number such as 10.0, as some clients write all of theirs, as an int; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def as_ms(value: Any) -> Any:
     """A time in ISO 8601 as ms since epoch; what is no text stays as it is.
 
@@ -44,12 +49,13 @@ def as_ms(value: Any) -> Any:
         ValueError: the text is no time.
     """
     if not isinstance(value, str):
-        return value
+        return whole(value)
     if (ms := of_iso(value)) is None:
         raise ValueError(TIME_EXAMPLE)
     return ms
 
 
+Whole = Annotated[int, BeforeValidator(whole)]
 Sent = TypeVar("Sent", bound=Strict)
 
 
@@ -111,7 +117,7 @@ class Request(Strict):
     """
 
     history: Events = Field(max_length=limits.HISTORY)
-    k: int = Field(default=10, ge=1, le=limits.ITEMS)
+    k: Whole = Field(default=10, ge=1, le=limits.ITEMS)
     tower: str | None = None  # not `Tower`: MLflow derives no signature from a Literal
     exclude_history: bool | None = None
     allow: list[Id] | None = Field(default=None, min_length=1, max_length=limits.LISTED)
@@ -169,7 +175,7 @@ class Similar(Strict):
 
     parent_asin: Id | None = None
     title: str | None = Field(default=None, min_length=1, max_length=limits.TEXT)
-    k: int = Field(default=10, ge=1, le=limits.ITEMS)
+    k: Whole = Field(default=10, ge=1, le=limits.ITEMS)
     allow: list[Id] | None = Field(default=None, min_length=1, max_length=limits.LISTED)
     block: list[Id] = Field(default=[], max_length=limits.LISTED)
     filter: Filter | None = None
