@@ -12,14 +12,15 @@ from llmsrec.closure import PACKAGE, imports, reached
 from llmsrec.files import atomic
 from llmsrec.models.cf import teacher
 
-PIPELINES = (Path("dvc.yaml"), Path("tuning/dvc.yaml"), Path("stages/items/dvc.yaml"))
+PIPELINES = tuple(map(Path, ("dvc.yaml", "alone/dvc.yaml", "tuning/dvc.yaml", "stages/items/dvc.yaml")))
 # Reading params.yaml, naming errors, hiding secrets and writing files whole decide nothing about a result.
 PLUMBING = {PACKAGE / f"{name}.py" for name in ("closure", "errors", "files", "params", "redaction")}
 LOADER = PACKAGE / "models/cf/teacher.py"  # imports a system by its name
 TEACHERS = {PACKAGE / f"models/cf/{system}.py" for system in teacher.CLASSES}
 ONLY_NAMED = TEACHERS - frozenset().union(*map(imports, TEACHERS))  # not what another one is made of
-STAGE = re.compile(r"^  (\w+):\n(?:    .*\n)+", re.M)
-CODE = re.compile(r"(?:^      - src/llmsrec/.*\n)+", re.M)
+STAGE = re.compile(r"^  \w+:\n(?:    .*\n)+", re.M)
+SCRIPT = re.compile(r"cmd: python -m stages\.(\w+)")
+CODE = re.compile(r"(?:^( +- )src/llmsrec/.*\n)+", re.M)
 
 
 def main() -> None:
@@ -36,8 +37,9 @@ def written(pipeline: str) -> str:
 
     def of(stage: re.Match[str]) -> str:
         by_hand = re.findall(rf"- (src/llmsrec/models/cf/(?:{'|'.join(teacher.CLASSES)}|\$.*)\.py)\n", stage[0])
-        lines = sorted({*by_hand, *code([Path(f"stages/{stage[1]}.py").absolute()])})
-        return CODE.sub(lambda _: "".join(f"      - {line}\n" for line in lines), stage[0], count=1)
+        script = SCRIPT.findall(stage[0])[0]
+        lines = sorted({*by_hand, *code([Path(f"stages/{script}.py").absolute()])})
+        return CODE.sub(lambda block: "".join(f"{block[1]}{line}\n" for line in lines), stage[0], count=1)
 
     return STAGE.sub(of, pipeline)
 

@@ -13,6 +13,10 @@ import mlflow
 import polars as pl
 import pytest
 
+from llmsrec.registry import tracking
+from llmsrec.serving.bundle import Bundle
+from llmsrec.serving.recommender import Recommender
+from llmsrec.serving.schema import parse
 from tests.params_file import set_params
 from tests.servers import free_port, until_up
 
@@ -118,3 +122,23 @@ def test_one_by_itself_is_registered_and_served(clone: Any, first: str, tmp_path
     finally:
         service.terminate()
         assert service.wait(timeout=60) == 0
+
+
+def test_the_others_that_can_teach_are_registered_by_themselves(clone: Any, first: str) -> None:
+    others = ("bert4rec", "nextitnet", "ctrl")
+    for name in others[:2]:
+        set_params(clone.folder / f"systems/{name}.yaml", {"epochs": 1, "dim": 16})
+    clone.run("dvc", "repro", *(f"alone/dvc.yaml:register@{name}" for name in others))
+    logged, versions = runs(clone), set()
+    for name in others:
+        made = json.loads((clone.folder / f"metrics/systems/{name}-registered.json").read_text())
+        bundle = tracking.bundle_of(f"{made['name']}/{made['version']}", clone.folder)
+        assert Bundle.open(bundle).digest == made["bundle_sha256"]
+        assert [path.name for path in (bundle / "onnx").iterdir()] == [f"{name}.onnx"]
+        assert made["run_id"] == logged[name].info.run_id
+        versions.add(made["version"])
+        history = pl.read_parquet(bundle / "items.parquet")["parent_asin"].head(2).to_list()
+        sent = {"history": [{"parent_asin": asin} for asin in history], "k": 3}
+        (answer,) = Recommender.load(bundle).recommend(parse([sent]))
+        assert (len(answer.items), answer.used, answer.fallback) == (3, 2, None)
+    assert len(versions) == len(others)

@@ -20,8 +20,12 @@ from llmsrec.registry import alone as versions
 from llmsrec.registry import evaluate, record, tracking
 from llmsrec.scoring.held_out_data import HeldOutData
 from llmsrec.serving.bundle import Bundle
+from llmsrec.serving.recommender import Recommender
+from llmsrec.serving.schema import parse
+from tests.answers import assert_same_answer
 from tests.registry import made
 from tests.registry.made import quick_smoke, register_gated, with_registry, write_outs
+from tests.servers import mlflow_models_serve, post
 
 USERS = 40
 PARAMS = {"data.category": "Sample", "data.source": "sample", "gru4rec.dim": 16, "split.shuffle_train": False}
@@ -136,3 +140,17 @@ def test_it_is_evaluated_by_the_tower_that_it_has(shop: Shop) -> None:
     data = HeldOutData(shop.data, users, "f" * 64, "d" * 64)
     measured = evaluate.measure("gated/1", Bundle.open(shop.outs.bundle), data, Bootstrap(50, 0))
     assert [*measured.scores] == ["teacher"]
+
+
+def test_mlflow_models_serve_answers_as_its_bundle_does(shop: Shop, tmp_path: Path) -> None:
+    history = [{"parent_asin": f"B{n}", "timestamp": 1_391_040_000_000 + n} for n in (3, 8, 1)]
+    inputs = [{"history": history, "k": 5}, {"history": history, "k": 5, "tower": "teacher"}, {"history": [], "k": 2}]
+    with mlflow_models_serve(f"sqlite:///{shop.root}/mlruns/mlflow.db", "models:/gated/1", tmp_path / "log") as address:
+        status, body = post(f"{address}/invocations", {"inputs": inputs})
+        refused, said = post(f"{address}/invocations", {"inputs": [inputs[0] | {"tower": "llm"}]})
+    assert status == 200
+    for found, answer in zip(
+        body["predictions"], Recommender.load(shop.outs.bundle).recommend(parse(inputs)), strict=True
+    ):
+        assert_same_answer(found, answer.model_dump())
+    assert refused == 400 and "this model is gru4rec by itself and has no tower but 'teacher'" in said["message"]

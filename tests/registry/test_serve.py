@@ -1,11 +1,6 @@
 """The registered version behind `mlflow models serve`: a real server, asked over HTTP."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +12,7 @@ import pytest
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import parse
 from tests.answers import assert_same_answer
-from tests.servers import free_port, until_up
+from tests.servers import mlflow_models_serve, post
 from tests.service.conftest import request, serve
 
 DAY = 86_400_000
@@ -26,36 +21,9 @@ HISTORY = [{"parent_asin": f"B{n}", "timestamp": 1_391_040_000_000 + n * DAY} fo
 
 @pytest.fixture(scope="module")
 def url(registry: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port = free_port()
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `mlflow models serve` calls uvicorn
     log = tmp_path_factory.mktemp("server") / "log"
-    command = ["models", "serve", "-m", "models:/llm-srec@candidate", "--env-manager", "local", "-p", str(port)]
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *command],
-            env=os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": registry.uri, "MLFLOW_DISABLE_TELEMETRY": "true"},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=log.parent,
-            start_new_session=True,
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        until_up(f"{address}/ping", server, log)
+    with mlflow_models_serve(registry.uri, "models:/llm-srec@candidate", log) as address:
         yield f"{address}/invocations"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=30)
-
-
-def post(url: str, body: Any) -> tuple[int, Any]:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=120) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
 
 
 def test_all_towers_answer_as_the_bundle_does(registry: Any, url: str) -> None:

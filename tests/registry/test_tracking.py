@@ -11,6 +11,8 @@ from llmsrec import cli
 from llmsrec.errors import DataError, RequestError
 from llmsrec.registry import address, tracking
 from llmsrec.serving.bundle import seal, verify
+from llmsrec.serving.recommender import Recommender
+from tests.registered import copied
 
 
 @pytest.fixture
@@ -68,6 +70,17 @@ def test_again_finds_the_same_run_and_version(registry: Any, client: MlflowClien
         len(client.search_runs([place(client)])),
     ] == before
     assert len(client.search_model_versions("name = 'llm-srec'")) == 1
+
+
+def test_a_registration_loads_the_language_model_once(
+    registry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, warm = [], Recommender.warm
+    monkeypatch.setattr(Recommender, "warm", lambda recommender: (loaded.append(recommender), warm(recommender)))
+    with tracking.connected(copied(registry, tmp_path)) as connected:
+        run_id = connected.create_run(place(connected)).info.run_id
+        tracking.ensure_version(connected, place(connected), run_id, "other", registry.bundle, {})
+    assert len(loaded) == 1
 
 
 def test_no_two_runs_have_one_name(registry: Any, client: MlflowClient) -> None:

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from llmsrec import params as parameters
 from llmsrec import systems
+from llmsrec.closure import imports
 from llmsrec.models.cf import teacher
 from stages import common, deps
 
@@ -77,17 +78,11 @@ def test_deps_hold_the_code_that_a_system_runs(name: str) -> None:
 
 
 @pytest.mark.parametrize("system", ALONE["foreach"])
-def test_deps_hold_the_code_that_registers_a_system(system: str) -> None:
-    spec = ALONE["do"]
+def test_a_system_that_is_registered_by_itself_depends_on_its_own_code(system: str) -> None:
     slots = SimpleNamespace(key=system, item=SimpleNamespace(system=system))
-    listed = [ROOT / common._resolve(dep, PARAMS, slots) for dep in spec["deps"]]
-    teachers = {f"src/llmsrec/models/cf/{name}.py" for name in teacher.CLASSES}
-    script = ROOT / "stages/register_system.py"
-    code = deps.code([script]) | {f"src/llmsrec/models/cf/{system}.py"}
-    missing = {m for m in code if ROOT / m not in listed}
-    assert not missing, f"register@{system} runs code that alone/dvc.yaml does not list: {sorted(missing)}"
-    idle = {path.relative_to(ROOT).as_posix() for path in listed if path.suffix == ".py"} - code - teachers
-    assert idle == {f"stages/{name}.py" for name in ("register_system", "log", "rank")}, "lists what it does not run"
+    listed = {ROOT / common._resolve(dep, PARAMS, slots) for dep in ALONE["do"]["deps"]}
+    own = ROOT / f"src/llmsrec/models/cf/{system}.py"
+    assert {own, *(imports(own) & deps.TEACHERS)} <= listed
 
 
 def test_who_can_teach_llm_srec_can_be_registered_by_itself() -> None:
