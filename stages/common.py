@@ -133,15 +133,15 @@ def durations(*names: str, folder: Path = Path(), known: dict[Path, str]) -> dic
     Args:
         known: see `load`.
     """
-    found = {}
+    seconds = {}
     for name in names:
         try:
             file = load(name, folder, known).duration
         except DataError:
             continue
         if file.is_file():
-            found[name.partition("@")[0]] = read_json(file)["seconds"]
-    return found
+            seconds[name.partition("@")[0]] = read_json(file)["seconds"]
+    return seconds
 
 
 def _run_together(main: Callable[[Stage], None], name: str, folder: Path) -> None:

@@ -58,20 +58,20 @@ def vectors(taught_by: str, histories: dict[str, Sequences], train: Sequences, p
     model = llm_srec.load(MODELS / "llm_srec", MODELS / "backbone", MODELS / taught_by, ITEMS, prefixes)
     without_text = {name: teachers.load(MODELS / name, name) for name in dict.fromkeys((taught_by, "sasrec"))}
     counts = np.bincount(train.items, minlength=len(model.teacher.item_vectors()))
-    found: dict[str, Vectors] = {
+    by_model: dict[str, Vectors] = {
         "llm_srec": {"items": model.item_vectors().numpy()},
         **{name: {"items": of.item_vectors().detach().numpy()} for name, of in without_text.items()},
         "popularity": {"items": counts[:, None]} | {name: np.ones((of.users, 1)) for name, of in histories.items()},
     }
     for split, seen in histories.items():
-        found["llm_srec"][split] = model.user_vectors(seen, label=split).numpy()[1:]
+        by_model["llm_srec"][split] = model.user_vectors(seen, label=split).numpy()[1:]
         for name, of in without_text.items():
-            found[name][split] = of.user_vectors(seen).detach().numpy()[1:]
-    config, (ours, theirs) = read_json(MODELS / "llm_srec/config.json"), (found["llm_srec"], found[taught_by])
+            by_model[name][split] = of.user_vectors(seen).detach().numpy()[1:]
+    config, (ours, theirs) = read_json(MODELS / "llm_srec/config.json"), (by_model["llm_srec"], by_model[taught_by])
     if config["model"]["distill"]:  # else nobody trained f_cf_user
         ours["cf"] = model.cf_user_vectors(torch.from_numpy(theirs["test"])).numpy()
     ours |= blend.vectors(config["blend"], ours, theirs)
-    return found
+    return by_model
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main(stage: Stage) -> None:
     tags = record.origin(params, experiment, baseline)
     committed = revisions.params(stage.root, baseline or "HEAD")
     reports = [REPORTS / name for name in (*record.REPORTS, record.TEST_USERS)] + [EVALUATION, BUNDLE / "parity.json"]
-    told = record.Record(
+    logged = record.Record(
         digest=digest,
         name=record.title(params, experiment, committed),
         params=record.used(params),
@@ -45,10 +45,10 @@ def main(stage: Stage) -> None:
     settings = stage.params.registry
     with tracking.connected(stage.root) as client:
         place = tracking.experiment(client, settings.experiment, stage.root)
-        run_id = tracking.ensure_run(client, place, told)
+        run_id = tracking.ensure_run(client, place, logged)
         about = tags | {tracking.DIGEST: digest}
         version = tracking.ensure_version(client, place, run_id, settings.model, BUNDLE, about)
-        facts = card.read(settings.model, version, run_id, told, DATA, REPORTS, BUNDLE)
+        facts = card.read(settings.model, version, run_id, logged, DATA, REPORTS, BUNDLE)
         card.attach(client, settings.model, version, card.text(facts))
         refused = nomination.refusal(client, settings.model, settings.alias, version, settings.nominate, tags)
         if not refused:
@@ -56,7 +56,7 @@ def main(stage: Stage) -> None:
     sealed = read_json(BUNDLE / "manifest.json")["bundle_sha256"]
     write_json(REGISTERED, {"name": settings.model, "version": version, "run_id": run_id, "bundle_sha256": sealed})
     state = f"is not made `{settings.alias}`: {refused}" if refused else f"is `{settings.alias}`"
-    print(f"{settings.model} version {version} {state}; run {run_id}: {told.name}", flush=True)
+    print(f"{settings.model} version {version} {state}; run {run_id}: {logged.name}", flush=True)
 
 
 def identity(params: parameters.Params, known: dict[Path, str]) -> str:

@@ -328,8 +328,8 @@ def registered(options: argparse.Namespace) -> None:
     """Succeed if nothing is missing."""
     from llmsrec.registry import tracking
 
-    told = tracking.require_registered(_root(), Path("metrics/registered.json"))
-    print(f"{told['name']} version {told['version']} is registered; run {told['run_id']}")
+    registered = tracking.require_registered(_root(), Path("metrics/registered.json"))
+    print(f"{registered['name']} version {registered['version']} is registered; run {registered['run_id']}")
 
 
 def summary(options: argparse.Namespace) -> None:

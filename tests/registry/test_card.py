@@ -95,7 +95,7 @@ def test_limits_say_what_the_interval_says(facts: card.Facts, low: float, high: 
 
 
 def test_without_distillation_there_is_no_cf_tower(facts: card.Facts) -> None:
-    params = facts.told.params | {"model.distill": False, "model.uniform": False}
+    params = facts.logged.params | {"model.distill": False, "model.uniform": False}
     measured = facts.comparison["towers"]
     towers = {
         key: {tower: found for tower, found in measured[key].items() if tower != "cf"}
@@ -104,7 +104,7 @@ def test_without_distillation_there_is_no_cf_tower(facts: card.Facts) -> None:
     changed = dataclasses.replace(
         facts,
         config=facts.config | {"distilled": False},
-        told=dataclasses.replace(facts.told, params=params),
+        logged=dataclasses.replace(facts.logged, params=params),
         comparison=facts.comparison | {"towers": towers},
     )
     text = card.text(changed)

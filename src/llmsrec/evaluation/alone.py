@@ -26,5 +26,5 @@ def comparison(ranks: report.Ranks, slices: report.Slices, bootstrap: Bootstrap,
         the tower `teacher` of its own.
     """
     of_tower = towers.compare({"teacher": ranks[system]["test"]}, None, bootstrap)
-    found = report.comparison(ranks, slices, bootstrap, system)
-    return found | {"model": system, "teacher": system, "towers": of_tower}
+    of_ranks = report.comparison(ranks, slices, bootstrap, system)
+    return of_ranks | {"model": system, "teacher": system, "towers": of_tower}

@@ -29,16 +29,16 @@ def plot(path: Path, rows: list[Row], names: tuple[str, str]) -> None:
         grid = figure.subplots(len(PROTOCOLS), 2 if paired else 1, squeeze=False)
         bars = {}
         for (values, *rest), protocol in zip(grid, PROTOCOLS, strict=True):
-            found = [row for row in shown if row.protocol == protocol]
-            places = np.arange(len(found))
+            of_protocol = [row for row in shown if row.protocol == protocol]
+            places = np.arange(len(of_protocol))
             sides = ((-0.2, "#0072b2", "a", f"A: {names[0]}"), (0.2, "#d55e00", "b", f"B: {names[1]}"))
             for offset, color, side, name in sides:
-                bars[name] = values.bar(places + offset, [getattr(row, side) for row in found], 0.38, color=color)
-            labels = [WHOLE.get(row.what, row.what).replace("_", "-\n") for row in found]
+                bars[name] = values.bar(places + offset, [getattr(row, side) for row in of_protocol], 0.38, color=color)
+            labels = [WHOLE.get(row.what, row.what).replace("_", "-\n") for row in of_protocol]
             values.set_xticks(places, labels)
             label(values, protocol, "", "NDCG@10")
             for differences in rest:
-                changes = [row.difference for row in found if row.difference]
+                changes = [row.difference for row in of_protocol if row.difference]
                 means = np.array([change["difference"] for change in changes])
                 errors = np.array([[change["low"], change["high"]] for change in changes]).T - means
                 differences.errorbar(places, means, np.abs(errors), fmt="o", color="#222222", capsize=3)

@@ -76,9 +76,9 @@ def tables(rows: list[Row], resamples: int) -> list[Table]:
         f"Slices of test: {metric}": [row for row in rows if row.what not in ("test", "test_shuffled", "shuffle")],
     }
     return [
-        Table(title, ("", *_header(found)), [(_label(row), *_cells(row)) for row in found], _note(found, interval))
-        for title, found in parts.items()
-        if found
+        Table(title, ("", *_header(part)), [(_label(row), *_cells(row)) for row in part], _note(part, interval))
+        for title, part in parts.items()
+        if part
     ]
 
 
@@ -88,9 +88,9 @@ def _of_model(
     """One model's rows; `sides` are its ranks in A and B, sorted by user within each split and protocol."""
 
     def row(what: str, protocol: str, metric: str, values: list[np.ndarray]) -> Row:
-        found = bootstrap.difference(values[1], values[0])
+        minus = bootstrap.difference(values[1], values[0])
         return Row(
-            model, what, protocol, metric, len(values[0]), float(values[0].mean()), float(values[1].mean()), found
+            model, what, protocol, metric, len(values[0]), float(values[0].mean()), float(values[1].mean()), minus
         )
 
     def values(split: str, protocol: str, metric: str) -> list[np.ndarray]:

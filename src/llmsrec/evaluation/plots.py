@@ -53,9 +53,9 @@ def training(path: Path, curve: list[dict[str, Any]]) -> None:
         for protocol, color in zip(PROTOCOLS, ("#0072b2", "#cc79a7"), strict=True):
             key = f"valid/{protocol}/{METRIC}"
             _line(scores, curve, key, protocol, color, marker="o")
-            found = [(row["epoch"], row[key]) for row in curve if "epoch" in row and key in row]
-            if found:
-                best = max(found, key=lambda point: point[1])
+            points = [(row["epoch"], row[key]) for row in curve if "epoch" in row and key in row]
+            if points:
+                best = max(points, key=lambda point: point[1])
                 scores.annotate(
                     f"{best[1]:.3f}", best, xytext=(0, 7), textcoords="offset points", ha="center", color=color
                 )
@@ -74,8 +74,8 @@ def shuffle(path: Path, comparison: dict[str, Any]) -> None:
         models = [model for model in MODELS if model in comparison["means"]]
         for axes, (protocol, title) in zip(figure.subplots(1, 2), titles(comparison).items(), strict=True):
             for offset, split, alpha in ((-0.2, "test", 1.0), (0.2, "test_shuffled", 0.45)):
-                found = [comparison["means"][model][split][protocol][METRIC] for model in models]
-                _bars(axes, np.arange(len(models)) + offset, 0.38, found, [COLORS[m] for m in models], alpha)
+                means = [comparison["means"][model][split][protocol][METRIC] for model in models]
+                _bars(axes, np.arange(len(models)) + offset, 0.38, means, [COLORS[m] for m in models], alpha)
             for place, model in enumerate(models):
                 change = comparison["shuffle"][model][protocol][METRIC].get("relative")
                 if change is not None:
@@ -87,7 +87,7 @@ def shuffle(path: Path, comparison: dict[str, Any]) -> None:
             ends = (
                 comparison["means"][model][split][protocol] for model in models for split in ("test", "test_shuffled")
             )
-            from_zero(axes, [found[METRIC]["high"] for found in ends])
+            from_zero(axes, [intervals[METRIC]["high"] for intervals in ends])
             label(axes, title, "", "NDCG@10")
         figure.suptitle(f"Test: original (solid) and shuffled (pale) histories, {_interval(comparison)}")
         save(figure, path)
@@ -103,10 +103,10 @@ def slices(path: Path, comparison: dict[str, Any]) -> None:
             highest = []
             for number, model in enumerate(models):
                 measured = comparison["means"][model]["test"][protocol]
-                found = [(measured if name == "all" else measured[name])[METRIC] for name in shown]
-                highest += [score["high"] for score in found]
+                scores = [(measured if name == "all" else measured[name])[METRIC] for name in shown]
+                highest += [score["high"] for score in scores]
                 places = np.arange(len(shown)) + (number - (len(models) - 1) / 2) * 0.81 / len(models)
-                _bars(axes, places, 0.75 / len(models), found, [COLORS[model]] * len(shown), 1.0, label=MODELS[model])
+                _bars(axes, places, 0.75 / len(models), scores, [COLORS[model]] * len(shown), 1.0, label=MODELS[model])
             ticks = [f"{name.replace('_', '-')}\n{comparison['users'][name]:,} users" for name in shown]
             axes.set_xticks(range(len(shown)), ticks)
             from_zero(axes, highest)
@@ -120,14 +120,16 @@ def slices(path: Path, comparison: dict[str, Any]) -> None:
 
 def towers(path: Path, comparison: dict[str, Any]) -> None:
     """Each tower's test NDCG@10, with intervals, and the teacher's as a line to be level with."""
-    found = comparison["towers"]["ndcg_10"]
-    names = [name for name in TOWER_COLORS if name in found]
+    measured = comparison["towers"]["ndcg_10"]
+    names = [name for name in TOWER_COLORS if name in measured]
     with style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(10, 3.8), layout="constrained")
         for axes, (protocol, title) in zip(figure.subplots(1, 2), titles(comparison).items(), strict=True):
-            scores = [found[name][protocol] for name in names]
+            scores = [measured[name][protocol] for name in names]
             _bars(axes, np.arange(len(names)), 0.5, scores, [TOWER_COLORS[name] for name in names], 1.0)
-            axes.axhline(found["teacher"][protocol]["mean"], color=TOWER_COLORS["teacher"], linestyle="--", linewidth=1)
+            axes.axhline(
+                measured["teacher"][protocol]["mean"], color=TOWER_COLORS["teacher"], linestyle="--", linewidth=1
+            )
             axes.set_xticks(range(len(names)), names)
             from_zero(axes, [score["high"] for score in scores])
             label(axes, title, "", "NDCG@10")
@@ -147,11 +149,11 @@ def _line(axes: Axes, curve: list[dict[str, Any]], key: str, label: str, color: 
 
 
 def _bars(
-    axes: Axes, places: np.ndarray, width: float, found: list[Any], colors: list[str], alpha: float, label: str = ""
+    axes: Axes, places: np.ndarray, width: float, scores: list[Any], colors: list[str], alpha: float, label: str = ""
 ) -> None:
     """Bars at the means, with their intervals."""
-    means = np.array([one["mean"] for one in found])
-    errors = np.abs(np.array([[one["low"], one["high"]] for one in found]).T - means)
+    means = np.array([score["mean"] for score in scores])
+    errors = np.abs(np.array([[score["low"], score["high"]] for score in scores]).T - means)
     axes.bar(places, means, width, color=colors, alpha=alpha, label=label or None)
     axes.errorbar(places, means, errors, fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
 

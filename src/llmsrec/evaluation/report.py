@@ -61,7 +61,7 @@ def evaluation(
     Args:
         groups: name (`tower_cf`) -> protocol -> `[U]` other ranks of LLM-SRec on test, which stand beside the slices.
     """
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for model, splits in ranks.items():
         for split, protocols in splits.items():
             for protocol, rank in protocols.items():
@@ -69,13 +69,13 @@ def evaluation(
                 of_slices = HEADLINE if protocol in PROTOCOLS else (sliced(protocol),)
                 if split == "test":
                     of_all |= {name: summary(rank[users], of_slices) for name, users in slices.items() if users.any()}
-                found.setdefault(model, {}).setdefault(split, {})[protocol] = of_all
+                figures.setdefault(model, {}).setdefault(split, {})[protocol] = of_all
     for name, protocols in (groups or {}).items():
         for protocol, rank in protocols.items():
-            found["llm_srec"]["test"][protocol][name] = summary(rank, HEADLINE)
+            figures["llm_srec"]["test"][protocol][name] = summary(rank, HEADLINE)
     for model, described in user_vectors.items():
-        found[model]["user_vectors"] = described
-    return found
+        figures[model]["user_vectors"] = described
+    return figures
 
 
 def describe(original: np.ndarray, shuffled: np.ndarray, seed: int) -> dict[str, float]:
@@ -86,8 +86,8 @@ def describe(original: np.ndarray, shuffled: np.ndarray, seed: int) -> dict[str,
         Table 13) and `distance_users`, how many of them it is measured on (`mean_distance`; not for one user alone).
     """
     distance, cosine = mean_distance(original, seed), mean_cosine(original, shuffled)
-    found = {} if cosine is None else {"cosine_shuffled": cosine}
-    return found if distance is None else {**found, "distance": distance[0], "distance_users": distance[1]}
+    figures = {} if cosine is None else {"cosine_shuffled": cosine}
+    return figures if distance is None else {**figures, "distance": distance[0], "distance_users": distance[1]}
 
 
 def described(models: dict[str, dict[str, np.ndarray]], seed: int) -> dict[str, dict[str, float]]:
@@ -130,16 +130,16 @@ def comparison(ranks: Ranks, slices: Slices, bootstrap: Bootstrap, ours: str = O
     }
 
 
-def _measure(statistic: Callable[..., dict[str, float]], slices: Slices, *found: dict[str, np.ndarray]) -> Any:
+def _measure(statistic: Callable[..., dict[str, float]], slices: Slices, *sides: dict[str, np.ndarray]) -> Any:
     """`statistic` of the per-user metrics of one or two models: protocol -> metric, and -> slice -> metric."""
 
     def metrics(protocol: str, users: Any) -> dict[str, Any]:
-        return {name: statistic(*(per_user(ranks[protocol][users], name) for ranks in found)) for name in HEADLINE}
+        return {name: statistic(*(per_user(ranks[protocol][users], name) for ranks in sides)) for name in HEADLINE}
 
     chosen = {name: users for name, users in slices.items() if users.any()}
     return {
         protocol: metrics(protocol, slice(None)) | {name: metrics(protocol, users) for name, users in chosen.items()}
-        for protocol in found[0]
+        for protocol in sides[0]
     }
 
 

@@ -42,14 +42,14 @@ def rank(
             `items`, `[I + 1, d']`; `blend` and `blend_items`, those of `evaluation.blend`, if a weight was fitted.
         targets, offsets, history, negatives: see `ranks.rank`.
     """
-    found = {"llm": ranks["llm_srec"]["test"], "teacher": ranks[teacher]["test"]}
+    by_tower = {"llm": ranks["llm_srec"]["test"], "teacher": ranks[teacher]["test"]}
     if "blend" in vectors:
         of_blend = vectors["blend"], vectors["blend_items"]
-        found["blend"] = ranking.rank(*of_blend, targets, offsets, history, negatives)
+        by_tower["blend"] = ranking.rank(*of_blend, targets, offsets, history, negatives)
     if "cf" not in vectors:
-        return found, None
-    found["cf"] = ranking.rank(vectors["cf"], vectors["items"], targets, offsets, history, negatives)
-    return found, overlap(vectors["test"], vectors["cf"], vectors["items"], offsets, history)
+        return by_tower, None
+    by_tower["cf"] = ranking.rank(vectors["cf"], vectors["items"], targets, offsets, history, negatives)
+    return by_tower, overlap(vectors["test"], vectors["cf"], vectors["items"], offsets, history)
 
 
 def groups(ranks: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
@@ -70,7 +70,7 @@ def compare(ranks: dict[str, dict[str, np.ndarray]], common: np.ndarray | None, 
         difference of NDCG@10 with its interval, but for the teacher), with a `blend` its `blend_minus_llm` (protocol:
         the same) and, with `common`, `overlap_10`.
     """
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         metric: {
             tower: {name: bootstrap.mean(per_user(of, metric)) for name, of in by.items()}
             for tower, by in ranks.items()
@@ -82,10 +82,10 @@ def compare(ranks: dict[str, dict[str, np.ndarray]], common: np.ndarray | None, 
         pairs = {name: (of, ranks[other][name]) for name, of in ranks[tower].items()}
         return {name: bootstrap.difference(*(per_user(of, "ndcg_10") for of in pair)) for name, pair in pairs.items()}
 
-    found["minus_teacher"] = {tower: minus(tower, "teacher") for tower in ranks if tower != "teacher"}
+    figures["minus_teacher"] = {tower: minus(tower, "teacher") for tower in ranks if tower != "teacher"}
     if "blend" in ranks:
-        found["blend_minus_llm"] = minus("blend", "llm")
-    return found if common is None else {**found, "overlap_10": bootstrap.mean(common)}
+        figures["blend_minus_llm"] = minus("blend", "llm")
+    return figures if common is None else {**figures, "overlap_10": bootstrap.mean(common)}
 
 
 def worse(difference: dict[str, float], margin: float) -> bool:
@@ -104,7 +104,7 @@ def warning(towers: dict[str, Any], tower: str) -> str:
 def warnings(towers: dict[str, Any], margin: float) -> list[str]:
     """A line for each tower that is not to be served; none for figures from before towers were compared."""
     differences = towers.get("minus_teacher", {})
-    return [warning(towers, tower) for tower, found in differences.items() if worse(found[PROTOCOL], margin)]
+    return [warning(towers, tower) for tower, minus in differences.items() if worse(minus[PROTOCOL], margin)]
 
 
 def table(towers: dict[str, Any]) -> Table:

@@ -57,10 +57,10 @@ def write(collection: Collection, root: Path, seeds: list[int], markdown: Path |
     """
     workspace = Workspace(root)
     there = {name: _seeds_there(collection, name, seeds, workspace) for name in collection.names}
-    missing = [collection.module(name).TITLE for name, found in there.items() if not found]
+    missing = [collection.module(name).TITLE for name, number in there.items() if not number]
     with _registry(workspace) as (client, measures, place):
         results = {n: Results(client, workspace, place / str(n), seeds[:n], measures) for n in set(there.values()) if n}
-        sections = [collection.module(name).make(results[found]) for name, found in there.items() if found]
+        sections = [collection.module(name).make(results[number]) for name, number in there.items() if number]
     params = parameters.load(root / "params.yaml")
     said = about(params)
     written = page.write(root / collection.folder, collection.title, sections, missing, said)

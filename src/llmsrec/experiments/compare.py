@@ -20,7 +20,7 @@ from llmsrec.export import smoke
 from llmsrec.files import read_json
 from llmsrec.promotion import gate
 from llmsrec.registry import names, tracking
-from llmsrec.registry.names import Found
+from llmsrec.registry.names import Named
 from llmsrec.registry.record import SYSTEM, flatten
 from llmsrec.registry.verified import check
 
@@ -34,7 +34,7 @@ class Side:
     """What is known of one of the two.
 
     Attributes:
-        found: what it is.
+        named: what it is.
         title: the run's name.
         params: all of params.yaml, flat.
         metrics: as MLflow has them.
@@ -42,7 +42,7 @@ class Side:
         common: the digests of `COMMON`.
     """
 
-    found: Found
+    named: Named
     title: str
     params: dict[str, str]
     metrics: dict[str, float]
@@ -51,8 +51,8 @@ class Side:
     common: dict[str, str]
 
     def __str__(self) -> str:
-        version = f"{self.found.version}, " if self.found.version else ""
-        return f"{self.found.name}: {version}run {self.found.run_id}, {self.title}"
+        version = f"{self.named.version}, " if self.named.version else ""
+        return f"{self.named.name}: {version}run {self.named.run_id}, {self.title}"
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ def compare(root: Path, a: str, b: str, latency: bool = True) -> Comparison:
     """
     params = parameters.load(root / "params.yaml")
     with tracking.existing(root, "Compare again") as client, tempfile.TemporaryDirectory() as place:
-        found = [names.find(client, root, params.registry.model, name) for name in (a, b)]
-        sides = [load(client, one, Path(place) / str(number)) for number, one in enumerate(found)]
+        named = [names.find(client, root, params.registry.model, name) for name in (a, b)]
+        sides = [load(client, one, Path(place) / str(number)) for number, one in enumerate(named)]
         of_ranks = between(sides[0], sides[1], Bootstrap(params.evaluate.bootstrap, params.evaluate.seed))
-        models = [_model(client, one, Path(place) / f"model{number}") for number, one in enumerate(found)]
+        models = [_model(client, one, Path(place) / f"model{number}") for number, one in enumerate(named)]
         more = [_sizes(models)] + ([_latency(models, params.registry.gate.requests)] if latency else [])
         return replace(of_ranks, tables=[*of_ranks.tables, *more])
 
@@ -124,7 +124,7 @@ def between(a: Side, b: Side, bootstrap: Bootstrap) -> Comparison:
         assert a.ranks is not None and b.ranks is not None
         if not pairs.common(a.ranks, b.ranks):
             raise DataError(
-                f"{a.found.name} and {b.found.name} were ranked under different protocols ({_protocols(a.ranks)}; "
+                f"{a.named.name} and {b.named.name} were ranked under different protocols ({_protocols(a.ranks)}; "
                 f"{_protocols(b.ranks)}), so no figure of one stands beside one of the other; compare two of one form."
             )
         users = a.ranks["user_id"].n_unique()
@@ -151,27 +151,27 @@ def unpaired(a: Side, b: Side) -> str | None:
     return None
 
 
-def load(client: MlflowClient, found: Found, place: Path) -> Side:
+def load(client: MlflowClient, named: Named, place: Path) -> Side:
     """Everything that is kept of a run; what lies elsewhere is brought to `place`."""
-    run = client.get_run(found.run_id)
-    params = artifact(client, found, "params.yaml", place)
+    run = client.get_run(named.run_id)
+    params = artifact(client, named, "params.yaml", place)
     text = params and YAML(typ="safe").load(params.read_text(encoding="utf-8"))
-    manifests = {part: artifact(client, found, f"{part}/manifest.json", place) for part in set(COMMON.values())}
+    manifests = {part: artifact(client, named, f"{part}/manifest.json", place) for part in set(COMMON.values())}
     outputs = {part: read_json(path)["outputs"] for part, path in manifests.items() if path}
-    ranks = _table(artifact(client, found, RANKS, place))
+    ranks = _table(artifact(client, named, RANKS, place))
     system = run.data.tags.get(SYSTEM, OURS)  # one of the compared systems stands where LLM-SRec does
     return Side(
-        found,
+        named,
         run.info.run_name,
         {key: str(value) for key, value in (flatten(text) if text else run.data.params).items()},
         run.data.metrics,
         ranks if ranks is None or system == OURS else ranks.with_columns(pl.col("model").replace(system, OURS)),
-        _table(artifact(client, found, SLICES, place)),
+        _table(artifact(client, named, SLICES, place)),
         {file: outputs[part][file] for file, part in COMMON.items() if part in outputs},
     )
 
 
-def artifact(client: MlflowClient, found: Found, path: str, place: Path) -> Path | None:
+def artifact(client: MlflowClient, named: Named, path: str, place: Path) -> Path | None:
     """A file that a run keeps, brought to `place` if it lies elsewhere; None if it keeps none.
 
     Raises:
@@ -179,13 +179,13 @@ def artifact(client: MlflowClient, found: Found, path: str, place: Path) -> Path
     """
     folder, _, _ = path.rpartition("/")
     try:
-        if path not in {file.path for file in client.list_artifacts(found.run_id, folder or None)}:
+        if path not in {file.path for file in client.list_artifacts(named.run_id, folder or None)}:
             return None
         (place / folder).mkdir(parents=True, exist_ok=True)  # some stores put a file there, others its whole path
-        return Path(client.download_artifacts(found.run_id, path, str(place / folder)))
+        return Path(client.download_artifacts(named.run_id, path, str(place / folder)))
     except (MlflowException, OSError) as error:
         raise DataError(
-            f"{path} of run {found.run_id} cannot be read: {str(error).splitlines()[0]}; its artifacts were moved or "
+            f"{path} of run {named.run_id} cannot be read: {str(error).splitlines()[0]}; its artifacts were moved or "
             "deleted. Compare another run, or register this one again."
         ) from error
 
@@ -194,14 +194,14 @@ def _table(path: Path | None) -> pl.DataFrame | None:
     return pl.read_parquet(path) if path else None
 
 
-def _model(client: MlflowClient, found: Found, place: Path) -> Model | None:
+def _model(client: MlflowClient, named: Named, place: Path) -> Model | None:
     """The run's model with the bundle in it, brought to `place`; None if it has none, or it is gone."""
-    if found.version:
-        name, _, number = found.version.rpartition("/")
-        uri, tags = f"models:/{found.version}", client.get_model_version(name, number).tags
+    if named.version:
+        name, _, number = named.version.rpartition("/")
+        uri, tags = f"models:/{named.version}", client.get_model_version(name, number).tags
     else:
-        experiment_id = client.get_run(found.run_id).info.experiment_id
-        logged = client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{found.run_id}'")
+        experiment_id = client.get_run(named.run_id).info.experiment_id
+        logged = client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{named.run_id}'")
         if not logged:
             return None
         uri, tags = f"models:/{logged[0].model_id}", logged[0].tags
@@ -221,24 +221,24 @@ def _differing(a: Side, b: Side) -> Table:
 
 def _sizes(models: list[Model | None]) -> Table:
     parts = {"bundle, kB": "", "ONNX, kB": "onnx/", "backbone, kB": "backbone/"}
-    found: list[dict[str, str]] = []
+    rows: list[dict[str, str]] = []
     for model in models:
         bundle = model.folder / "artifacts/bundle" if model else None
         if bundle is None or not bundle.is_dir():
-            found.append({})
+            rows.append({})
             continue
         files = {
             path.relative_to(bundle).as_posix(): path.stat().st_size for path in bundle.rglob("*") if path.is_file()
         }
         sizes = {part: sum(files[f] for f in files if f.startswith(prefix)) for part, prefix in parts.items()}
         items = len(pl.read_parquet(bundle / "items.parquet", columns=["item_id"]))
-        found.append({part: f"{size / 1000:,.0f}" for part, size in sizes.items()} | {"items": f"{items:,}"})
-    return Table("Sizes", ("", "A", "B"), _side_by_side(found), "" if any(found) else "no bundle of either can be had")
+        rows.append({part: f"{size / 1000:,.0f}" for part, size in sizes.items()} | {"items": f"{items:,}"})
+    return Table("Sizes", ("", "A", "B"), _side_by_side(rows), "" if any(rows) else "no bundle of either can be had")
 
 
 def _latency(models: list[Model | None], requests: int) -> Table:
     """Both bundles in fresh processes, A and then B."""
-    found: list[dict[str, str]] = []
+    rows: list[dict[str, str]] = []
     problems = []
     for name, model in zip("AB", models, strict=True):
         tried = _try(model, requests)
@@ -250,9 +250,9 @@ def _latency(models: list[Model | None], requests: int) -> Table:
             for point in ("p50", "p99")
         }
         start = {} if tried.problem else {"start, s": f"{tried.load_s:.1f}", "peak memory, MB": f"{tried.peak_mb:,.0f}"}
-        found.append(milliseconds | start)
+        rows.append(milliseconds | start)
     note = f"{requests} requests of each tower in a fresh process on this machine, A and then B"
-    return Table("Latency", ("", "A", "B"), _side_by_side(found), "; ".join([note, *problems]))
+    return Table("Latency", ("", "A", "B"), _side_by_side(rows), "; ".join([note, *problems]))
 
 
 def _try(model: Model | None, requests: int) -> gate.Smoke:
@@ -266,5 +266,5 @@ def _try(model: Model | None, requests: int) -> gate.Smoke:
     return smoke.smoke(model.folder / "artifacts/bundle", requests)
 
 
-def _side_by_side(found: list[dict[str, str]]) -> list[tuple[str, ...]]:
-    return [(key, *(side.get(key, "-") for side in found)) for key in {**found[0], **found[1]}]
+def _side_by_side(sides: list[dict[str, str]]) -> list[tuple[str, ...]]:
+    return [(key, *(side.get(key, "-") for side in sides)) for key in {**sides[0], **sides[1]}]

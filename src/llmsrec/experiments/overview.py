@@ -85,23 +85,23 @@ def _titles(frames: Frames, bootstrap: Bootstrap, figures: Path | None) -> Table
         system, _ = systems.parse(name)
         cells = []
         for protocol in TITLES:
-            found = bootstrap.mean(of_users(frame, system, "test", protocol, "hr_1"))
-            cells.append(f"{found['mean']:.4f} ({found['low']:.4f} .. {found['high']:.4f})")
+            hits = bootstrap.mean(of_users(frame, system, "test", protocol, "hr_1"))
+            cells.append(f"{hits['mean']:.4f} ({hits['low']:.4f} .. {hits['high']:.4f})")
         valid = read_json(figures / f"{name}.json")[system]["test"][TITLES[-1]][VALID_RATIO] if figures else None
         rows.append((MODELS[system], *cells, "-" if valid is None else f"{valid:.1%}"))
     first = next(iter(frames.values()))
     if not first.filter(protocol=SASREC_TITLES).is_empty():
-        found = bootstrap.mean(of_users(first, "sasrec", "test", SASREC_TITLES, "hr_1"))
-        rows.append((MODELS["sasrec"], f"{found['mean']:.4f} ({found['low']:.4f} .. {found['high']:.4f})", "", "", ""))
+        hits = bootstrap.mean(of_users(first, "sasrec", "test", SASREC_TITLES, "hr_1"))
+        rows.append((MODELS["sasrec"], f"{hits['mean']:.4f} ({hits['low']:.4f} .. {hits['high']:.4f})", "", "", ""))
     head = ("", "likelihood", "mean likelihood", "generated", "valid answers")
     note = f"the same 20 titles for all, 0.05 by chance; in brackets the {LEVEL} % interval over users"
     return Table("Test HR@1, titles (uni19)", head, rows, note)
 
 
 def _against(ours: np.ndarray, theirs: np.ndarray, bootstrap: Bootstrap) -> str:
-    found = bootstrap.difference(ours, theirs)
-    mark = "*" if found["low"] > 0 or found["high"] < 0 else " "
-    return f"{found['difference']:+.4f} ({found['low']:+.4f} .. {found['high']:+.4f}){mark}"
+    minus = bootstrap.difference(ours, theirs)
+    mark = "*" if minus["low"] > 0 or minus["high"] < 0 else " "
+    return f"{minus['difference']:+.4f} ({minus['low']:+.4f} .. {minus['high']:+.4f}){mark}"
 
 
 def _users(frame: pl.DataFrame) -> np.ndarray:

@@ -57,13 +57,13 @@ class Results:
         Args:
             model: `sasrec` and `popularity` are the main way's; others are systems by their names.
         """
-        found = []
+        of_seeds = []
         for seed in self.seeds:
             side = self.side(Run(setting, what_of(model, protocol), seed))
             own = OURS if what_of(model, protocol) != MAIN and model != "sasrec" else model
             assert side.ranks is not None
-            found.append(of_users(side.ranks, own, split, protocol, metric))
-        return np.stack(found)
+            of_seeds.append(of_users(side.ranks, own, split, protocol, metric))
+        return np.stack(of_seeds)
 
     def pair(self, setting: str, model: str, protocol: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
         """`values` on original and on shuffled histories of test."""
@@ -84,7 +84,7 @@ class Results:
 
     def curve(self, run: Run, name: str) -> list[tuple[float, float]]:
         """(step, value) of what was measured during training, such as `check/valid/uni99/ndcg_10`."""
-        points = self.client.get_metric_history(self.side(run).found.run_id, name)
+        points = self.client.get_metric_history(self.side(run).named.run_id, name)
         return sorted((point.step, point.value) for point in points)
 
     def towers(self, run: Run) -> dict[str, Any]:
@@ -94,9 +94,9 @@ class Results:
             DataError: it keeps no such report.
         """
         folder = self.place / run.name
-        kept = compare.artifact(self.client, self.side(run).found, COMPARISON, folder)
+        kept = compare.artifact(self.client, self.side(run).named, COMPARISON, folder)
         if kept is None:
-            raise DataError(f"run {self.side(run).found.run_id} of {run.name} keeps no {COMPARISON}; run it again.")
+            raise DataError(f"run {self.side(run).named.run_id} of {run.name} keeps no {COMPARISON}; run it again.")
         return read_json(kept)["towers"]
 
     def side(self, run: Run) -> compare.Side:
@@ -124,7 +124,7 @@ class Results:
                 f"`dvc exp remove {run.name}` and `llmsrec paper run` make it anew."
             )
         run_id = json.loads(text)["run_id"]
-        side = compare.load(self.client, names.Found(run.name, run_id), self.place / run.name)
+        side = compare.load(self.client, names.Named(run.name, run_id), self.place / run.name)
         if side.ranks is None:
             raise DataError(f"run {run_id} of {run.name} keeps no {compare.RANKS}; run it again.")
         self._name(side)
@@ -132,9 +132,9 @@ class Results:
 
     def _name(self, side: compare.Side) -> None:
         """Where all stages were cached, the run is of an earlier `dvc repro`, and knows of no experiment."""
-        if not self.client.get_run(side.found.run_id).data.tags.get(EXPERIMENT):
-            self.client.set_tag(side.found.run_id, EXPERIMENT, side.found.name)
-            self.client.update_run(side.found.run_id, name=f"{side.title} ({side.found.name})")
+        if not self.client.get_run(side.named.run_id).data.tags.get(EXPERIMENT):
+            self.client.set_tag(side.named.run_id, EXPERIMENT, side.named.name)
+            self.client.update_run(side.named.run_id, name=f"{side.title} ({side.named.name})")
 
 
 @cache

@@ -46,9 +46,9 @@ def claim(text: str, ours: np.ndarray, theirs: np.ndarray, measures: Measures) -
 
     The whole interval above 0: it holds; all of it below: contradicted; else it is not beyond noise.
     """
-    found = measures.bootstrap.difference(ours.mean(axis=0), theirs.mean(axis=0))
-    figure = f"{found['difference']:+.4f} ({found['low']:+.4f} .. {found['high']:+.4f})"
-    return Claim(text, figure, verdict(found["low"], found["high"]))
+    minus = measures.bootstrap.difference(ours.mean(axis=0), theirs.mean(axis=0))
+    figure = f"{minus['difference']:+.4f} ({minus['low']:+.4f} .. {minus['high']:+.4f})"
+    return Claim(text, figure, verdict(minus["low"], minus["high"]))
 
 
 def verdict(low: float, high: float) -> str:
@@ -64,15 +64,15 @@ def claim_of_change(text: str, ours: tuple[np.ndarray, np.ndarray], theirs: tupl
 
 def level(values: np.ndarray, measures: Measures) -> str:
     """The mean of `[seeds, n]` with its interval over users, and the seeds' standard deviation where there are some."""
-    found = measures.bootstrap.mean(values.mean(axis=0))
+    whole = measures.bootstrap.mean(values.mean(axis=0))
     spread = f" ± {values.mean(axis=1).std(ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{found['mean']:.4f}{spread} ({found['low']:.4f} .. {found['high']:.4f})"
+    return f"{whole['mean']:.4f}{spread} ({whole['low']:.4f} .. {whole['high']:.4f})"
 
 
 def change(values: np.ndarray, base: np.ndarray, measures: Measures) -> str:
     """The relative change from `base` to `values`, `[seeds, n]` each, with its paired interval."""
-    found = measures.bootstrap.change(values.mean(axis=0), base.mean(axis=0))
-    return f"{found['change']:+.1%} ({found['low']:+.1%} .. {found['high']:+.1%})" if found else "-"
+    relative = measures.bootstrap.change(values.mean(axis=0), base.mean(axis=0))
+    return f"{relative['change']:+.1%} ({relative['low']:+.1%} .. {relative['high']:+.1%})" if relative else "-"
 
 
 def note(measures: Measures, seeds: list[int], more: str = "") -> str:

@@ -82,35 +82,35 @@ def review(root: Path, wanted: str, to: str, settle: bool, model: str | None = N
         model, wanted = versions.of(wanted, model, settings.registry.model)
         last = aliases.last(client, model, root, settle)
         version = versions.find(client, model, wanted)
-        there, number = aliases.read(client, model), int(version.version)
-        if there.get(to) == number:
+        held, number = aliases.read(client, model), int(version.version)
+        if held.get(to) == number:
             if made := aliases.already(client, model, to, number):
                 return made
             raise RequestError(
                 f"{model} version {number} is in {to} already, but by no decision: the alias was moved by other means. "
                 f"Nothing was changed; delete the alias {to} in MLflow to have the version judged."
             )
-        if to == "champion" and there.get("staging") != number:
+        if to == "champion" and held.get("staging") != number:
             raise RequestError(
-                f"only what is in staging becomes champion, and that is {there.get('staging', 'no version')}, not "
+                f"only what is in staging becomes champion, and that is {held.get('staging', 'no version')}, not "
                 f"version {number}; promote it to staging first."
             )
         _say(f"bringing {model} version {number} and its reports, and comparing them with what was registered")
         ours = evidence.collect(client, version, Path(folder) / "ours")
         limits = settings.registry.gate
-        holder = _holder(client, model, there.get(to), ours, Path(folder) / "there", root, limits)
+        holder = _holder(client, model, held.get(to), ours, Path(folder) / "there", root, limits)
         tried = _try(Path(folder) / "ours/model", limits.requests)
         run = client.get_run(str(version.run_id))
         rival = rivals.find(client, run.info.run_id, ours, limits.against)
-        dropped = _dropped(client, model, there.get(to), number, Path(folder))
+        dropped = _dropped(client, model, held.get(to), number, Path(folder))
         return Verdict(
             settings=settings.registry,
             model=model,
             version=number,
             to=to,
             rules=gate.judge(ours, holder, to, tried, limits, rival, dropped),
-            aliases=there,
-            after={"previous": there.get("staging"), to: number} if to == "staging" else {to: number},
+            aliases=held,
+            after={"previous": held.get("staging"), to: number} if to == "staging" else {to: number},
             last=last,
             about={
                 "run_id": version.run_id,
@@ -186,9 +186,9 @@ def rollback(root: Path, alias: str, reason: str, model: str | None = None) -> t
     with tracking.existing(root, aliases.REMEDY) as client, tempfile.TemporaryDirectory() as folder:
         last = aliases.last(client, model, root, settle=True)
         versions.find(client, model, alias)
-        there = aliases.read(client, model)
-        if "previous" not in there:
-            made = aliases.already(client, model, alias, there.get(alias, 0))
+        held = aliases.read(client, model)
+        if "previous" not in held:
+            made = aliases.already(client, model, alias, held.get(alias, 0))
             if made and made.action == "rollback":
                 return model, made, False
             raise RequestError(f"{model} has no previous version to return to; promote one by its number instead.")
@@ -198,11 +198,11 @@ def rollback(root: Path, alias: str, reason: str, model: str | None = None) -> t
         if tried.problem:
             raise DataError(f"{model} version {version.version} cannot be returned to: {tried.problem}.")
     after: Aliases = {"previous": None, "staging": int(version.version)}
-    before: Aliases = {key: there.get(key) for key in after}
+    before: Aliases = {key: held.get(key) for key in after}
     wanted = replace(aliases.decide("rollback", int(version.version), alias, before, after, last + 1), reason=reason)
     about = {"installed": decision.installed(), "version": {"bundle_sha256": digest, "smoke": asdict(tried)}}
     text = decision.markdown(model, wanted, [], digest)
-    return model, aliases.carry_out(root, model, there, wanted, about, text), True
+    return model, aliases.carry_out(root, model, held, wanted, about, text), True
 
 
 def nominate(root: Path, wanted: str, model: str | None = None) -> str:
@@ -226,7 +226,7 @@ def nominate(root: Path, wanted: str, model: str | None = None) -> str:
 
 def _holder(
     client: MlflowClient, model: str, number: int | None, ours: gate.Evidence, folder: Path, root: Path, limits: Gate
-) -> gate.There:
+) -> gate.Incumbent:
     if number is None:
         return None
     _say(f"bringing what is compared with: version {number}")

@@ -86,21 +86,21 @@ def _alone(root: Path) -> Iterator[None]:
 
 def _move(client: MlflowClient, model: str, to: Aliases) -> None:
     """Set or delete aliases, `previous` first; those that are right are left alone."""
-    there = read(client, model)
+    held = read(client, model)
     for alias in sorted(to, key=lambda alias: alias != "previous"):
         version = to[alias]
-        if version is None and alias in there:
+        if version is None and alias in held:
             client.delete_registered_model_alias(model, alias)
-        elif version is not None and there.get(alias) != version:
+        elif version is not None and held.get(alias) != version:
             client.set_registered_model_alias(model, alias, str(version))
 
 
 def _tag(client: MlflowClient, model: str, version: int, tags: dict[str, str | None]) -> None:
-    there = client.get_model_version(model, str(version)).tags
+    present = client.get_model_version(model, str(version)).tags
     for key, value in tags.items():
         if value is not None:
             client.set_model_version_tag(model, str(version), key, value)
-        elif key in there:
+        elif key in present:
             client.delete_model_version_tag(model, str(version), key)
 
 

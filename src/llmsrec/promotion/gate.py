@@ -130,7 +130,7 @@ class Dropped:
     again: str
 
 
-There = Evaluated | OnOtherData | LLMSRecError | None
+Incumbent = Evaluated | OnOtherData | LLMSRecError | None
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Rule:
 
 def judge(
     ours: Evidence,
-    there: There,
+    incumbent: Incumbent,
     holder: str,
     smoke: Smoke,
     limits: Gate,
@@ -219,7 +219,7 @@ def judge(
     """All rules of one version, in their order.
 
     Args:
-        there: the version that holds the alias now; None if nobody does, the error if it cannot be compared.
+        incumbent: the version that holds the alias now; None if nobody does, the error if it cannot be compared.
         holder: the alias, such as `staging`.
         smoke: what the bundle did in a fresh process.
         limits: params.yaml's `registry.gate`.
@@ -230,7 +230,7 @@ def judge(
         "data": lambda: data(ours),
         "bundle": lambda: bundle(ours, smoke),
         "parity": lambda: parity(ours, limits),
-        "quality": lambda: (*quality(ours, there, holder, limits, rival), *without(dropped, holder)),
+        "quality": lambda: (*quality(ours, incumbent, holder, limits, rival), *without(dropped, holder)),
         "order": lambda: order(ours, limits),
         "load": lambda: load(smoke, limits),
         "towers": lambda: of_towers(ours, limits),
@@ -277,9 +277,9 @@ def parity(ours: Evidence, limits: Gate) -> Iterator[Figure]:
     if added := ours.parity.get("added"):
         what = f"largest difference of {added['items']} items' vectors, computed anew as those of the added ones were"
         yield _at_most(what, added["largest_difference"], added["tolerance"])
-    for tower, found in index_of(ours).items():
-        what = f"share of the exact 10 best items that the index finds, {tower} ({found['users']} users)"
-        yield _at_least(what, found["recall_10"], limits.recall)
+    for tower, recall in index_of(ours).items():
+        what = f"share of the exact 10 best items that the index finds, {tower} ({recall['users']} users)"
+        yield _at_least(what, recall["recall_10"], limits.recall)
     if "overlap_10" in ours.comparison["towers"]:
         yield _measured("overlap@10 of the towers llm and cf", ours.comparison["towers"]["overlap_10"])
 
@@ -290,7 +290,9 @@ def index_of(ours: Evidence) -> dict[str, dict[str, float]]:
     return measured | (ours.added or {}).get("index", {})
 
 
-def quality(ours: Evidence, there: There, holder: str, limits: Gate, rival: Rival | None = None) -> Iterator[Figure]:
+def quality(
+    ours: Evidence, incumbent: Incumbent, holder: str, limits: Gate, rival: Rival | None = None
+) -> Iterator[Figure]:
     """Rule 4: no worse than SASRec, the rival, nor what holds the alias now, on the same users and candidates.
 
     Where `teacher` is the only tower that will be served, it is that which is compared with what holds the alias. A
@@ -311,30 +313,30 @@ def quality(ours: Evidence, there: There, holder: str, limits: Gate, rival: Riva
         yield Figure("SASRec", f"not compared: this is {MODELS[ours.model]} by itself, without a teacher")
     if rival is not None:
         yield from _no_worse(ours, scores, rival.scores, MODELS[rival.system], limits)
-    if there is None:
+    if incumbent is None:
         yield Figure(f"version in {holder}", "none yet")
         return
-    if isinstance(there, LLMSRecError):
-        yield Figure(f"version in {holder}", str(there), None, "comparable", False)
+    if isinstance(incumbent, LLMSRecError):
+        yield Figure(f"version in {holder}", str(incumbent), None, "comparable", False)
         return
-    name = f"version {there.version} in {holder}"
-    if ours.added is not None and isinstance(there, Evaluated) and there.comparison == ours.comparison:
+    name = f"version {incumbent.version} in {holder}"
+    if ours.added is not None and isinstance(incumbent, Evaluated) and incumbent.comparison == ours.comparison:
         yield Figure(name, "the same training, so only what was added is compared")
         return
-    if isinstance(there, Evaluated):
-        yield from _no_worse(ours, scores, there.scores(served(limits, there)), name, limits)
+    if isinstance(incumbent, Evaluated):
+        yield from _no_worse(ours, scores, incumbent.scores(served(limits, incumbent)), name, limits)
         return
     yield Figure(
-        name, f"tested on other data, so asked about {len(there.users):,} test users of version {ours.version}"
+        name, f"tested on other data, so asked about {len(incumbent.users):,} test users of version {ours.version}"
     )
-    asked = there.asked
-    targets = f"{asked.unknown_targets:,} of {len(there.users):,}"
+    asked = incumbent.asked
+    targets = f"{asked.unknown_targets:,} of {len(incumbent.users):,}"
     yield Figure("their last items that it does not know, each a miss", targets)
     yield Figure(
         "events of their histories that it does not know, skipped", f"{asked.unknown_events:,} of {asked.events:,}"
     )
-    rows = np.searchsorted(ours.slices["user_id"].to_numpy(), there.users)
-    yield from _no_worse(ours, scores, there.scores(), name, limits, rows)
+    rows = np.searchsorted(ours.slices["user_id"].to_numpy(), incumbent.users)
+    yield from _no_worse(ours, scores, incumbent.scores(), name, limits, rows)
 
 
 def without(dropped: Dropped | None, holder: str) -> Iterator[Figure]:
@@ -348,11 +350,11 @@ def of_added(ours: Evidence, limits: Gate) -> Iterator[Figure]:
     """Of rule 4: what the items that were added since the training, all together, cost those of the training."""
     if ours.added is None:
         return
-    for tower, found in ours.added["towers"].items():
+    for tower, cost in ours.added["towers"].items():
         what = f"NDCG@10 {PROTOCOL}, {tower}, among {ours.added['items']} added items too, minus without"
-        yield _measured(what, found)
+        yield _measured(what, cost)
         if tower in limits.towers:
-            yield _above(f"{what}, lower bound", found["low"], -limits.margin)
+            yield _above(f"{what}, lower bound", cost["low"], -limits.margin)
 
 
 def order(ours: Evidence, limits: Gate) -> Iterator[Figure]:
@@ -394,11 +396,11 @@ def of_towers(ours: Evidence, limits: Gate) -> Iterator[Figure]:
         if tower == "teacher":
             continue  # it is what the others are measured by
         if tower in differences:
-            found = differences[tower]
-            yield _measured(what, found)
+            minus = differences[tower]
+            yield _measured(what, minus)
             if served:
-                yield _above(f"{what}, lower bound", found["low"], -limits.margin)
-            elif towers.worse(found, limits.margin) and "teacher" in measured["ndcg_10"]:
+                yield _above(f"{what}, lower bound", minus["low"], -limits.margin)
+            elif towers.worse(minus, limits.margin) and "teacher" in measured["ndcg_10"]:
                 yield Figure(
                     f"tower {tower} is not in registry.gate.towers", towers.warning(measured, tower), warns=True
                 )
@@ -438,20 +440,20 @@ def _no_worse(
     """
     rows = np.arange(len(scores)) if rows is None else rows
     scores = scores[rows]
-    found, what = ours.difference(scores, others), f"NDCG@10 {PROTOCOL} minus that of {name}"
-    yield _measured(what, found)
-    yield _above(f"{what}, lower bound", found["low"], 0.0 if limits.require_better else -limits.margin)
+    minus, what = ours.difference(scores, others), f"NDCG@10 {PROTOCOL} minus that of {name}"
+    yield _measured(what, minus)
+    yield _above(f"{what}, lower bound", minus["low"], 0.0 if limits.require_better else -limits.margin)
     for group in ours.slices.columns[1:]:
         users = ours.slices[group].to_numpy()[rows]
         if users.any():
-            found = ours.difference(scores[users], others[users])
+            minus = ours.difference(scores[users], others[users])
             of_slice = f"{what}, {group.replace('_', '-')} ({users.sum()} users)"
-            yield _at_least(of_slice, found["difference"], -limits.slice_margin, (found["low"], found["high"]))
+            yield _at_least(of_slice, minus["difference"], -limits.slice_margin, (minus["low"], minus["high"]))
 
 
-def _measured(name: str, found: dict[str, float]) -> Figure:
-    middle = found["mean"] if "mean" in found else found["difference"]
-    return Figure(name, middle, (found["low"], found["high"]))
+def _measured(name: str, interval: dict[str, float]) -> Figure:
+    middle = interval["mean"] if "mean" in interval else interval["difference"]
+    return Figure(name, middle, (interval["low"], interval["high"]))
 
 
 def _above(name: str, value: float, limit: float) -> Figure:

@@ -146,14 +146,14 @@ def existing_ledger(client: MlflowClient, model: str) -> Ledger | None:
 def open_ledger(client: MlflowClient, model: str, root: Path) -> Ledger:
     """The same, begun if it is missing."""
     with tracking.locked(root):
-        found = existing_ledger(client, model)
-        if found is None:
+        ledger = existing_ledger(client, model)
+        if ledger is None:
             place = tracking.experiment(client, name(model), root)
             run = client.create_run(place, tags={LEDGER: model}, run_name=name(model))
             client.set_terminated(run.info.run_id)  # a run that has ended takes parameters too, and none seems at work
-            found = existing_ledger(client, model)
-    assert found is not None
-    return found
+            ledger = existing_ledger(client, model)
+    assert ledger is not None
+    return ledger
 
 
 def show(root: Path, what: str | None, as_json: bool, model: str | None = None) -> str:
@@ -172,13 +172,13 @@ def show(root: Path, what: str | None, as_json: bool, model: str | None = None) 
     of_one = what is not None and number is None
     model, which = versions.of(str(what), model, default) if of_one else versions.of_model(model or default)
     with tracking.existing(root, "Run the command again") as client:
-        found = existing_ledger(client, model)
+        ledger = existing_ledger(client, model)
         version = int(versions.find(client, model, which).version) if which and number is None else None
         if number is not None:
-            if found is None:
+            if ledger is None:
                 raise RequestError(f"there is no record of decision {number}: nothing was decided yet.")
-            return found.record(number).rstrip()
-        made = found.decisions() if found else []
+            return ledger.record(number).rstrip()
+        made = ledger.decisions() if ledger else []
         decisions = [decision for decision in made if version in (None, decision.version)]
     if as_json:
         return json.dumps([asdict(decision) for decision in decisions], indent=2)

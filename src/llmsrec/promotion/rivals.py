@@ -53,10 +53,10 @@ def _runs(client: MlflowClient, run_id: str, ours: Evaluated) -> dict[str, Run]:
     same = [f"tags.`{key}` = '{value}'" for key, value in paired(ours.comparison["paired_by"]).items()]
     query = " and ".join([f"tags.`{FORM}` = 'retrieval'", "attributes.status = 'FINISHED'", *same])
     place = client.get_run(run_id).info.experiment_id
-    found: dict[str, Run] = {}
+    newest: dict[str, Run] = {}
     for run in client.search_runs([place], filter_string=query, order_by=["attributes.start_time DESC"]):
-        found.setdefault(run.data.tags[SYSTEM], run)
-    return found
+        newest.setdefault(run.data.tags[SYSTEM], run)
+    return newest
 
 
 def _scores(client: MlflowClient, run: Run, system: str, ours: Evaluated) -> np.ndarray:

@@ -49,8 +49,8 @@ def register(client: MlflowClient, run_id: str, system: str, model: str, data: P
     tags = {SYSTEM: system} | {key: params[key] for key in ("data.category", "data.source")}
     about = tags | {tracking.DIGEST: digest}
     version = tracking.ensure_version(client, run.info.experiment_id, run_id, model, outs.bundle, about)
-    told = Record(digest, str(run.info.run_name), dict(params), outs.evaluation, outs.curve, tags=tags, model=system)
-    facts = card.read(model, version, run_id, told, data, outs.reports, outs.bundle)
+    logged = Record(digest, str(run.info.run_name), dict(params), outs.evaluation, outs.curve, tags=tags, model=system)
+    facts = card.read(model, version, run_id, logged, data, outs.reports, outs.bundle)
     card.attach(client, model, version, card_alone.text(facts))
     return version
 

@@ -25,7 +25,7 @@ class Facts:
 
     Attributes:
         model, version, run_id: where it is registered.
-        told: what its run was told: name, parameters, metrics, curve.
+        logged: what its run holds: name, parameters, metrics, curve.
         comparison, checks: reports/comparison.json and reports/checks.json.
         manifests: part of the data (raw, filtered, split) -> its manifest.json.
         config, parity: the bundle's config.json and parity.json.
@@ -35,7 +35,7 @@ class Facts:
     model: str
     version: int
     run_id: str
-    told: Record
+    logged: Record
     comparison: dict[str, Any]
     checks: dict[str, Any]
     manifests: dict[str, dict[str, Any]]
@@ -44,13 +44,13 @@ class Facts:
     bundle_sha256: str
 
 
-def read(model: str, version: int, run_id: str, told: Record, data: Path, reports: Path, bundle: Path) -> Facts:
+def read(model: str, version: int, run_id: str, logged: Record, data: Path, reports: Path, bundle: Path) -> Facts:
     """The facts, from the folders that the stages leave."""
     return Facts(
         model=model,
         version=version,
         run_id=run_id,
-        told=told,
+        logged=logged,
         comparison=read_json(reports / "comparison.json"),
         checks=read_json(reports / "checks.json"),
         manifests={part: read_json(data / part / "manifest.json") for part in ("raw", "filtered", "split")},
@@ -84,7 +84,7 @@ def page(
         "Limits": limits,
         "How to load": load,
     }
-    parts = [headline, f"# {facts.model} version {facts.version}", facts.told.name]
+    parts = [headline, f"# {facts.model} version {facts.version}", facts.logged.name]
     parts += ["\n".join([f"## {title}", *lines]) for title, lines in sections.items()]
     return "\n\n".join(parts) + "\n"
 
@@ -121,8 +121,8 @@ def extended(model: str, version: int, run_id: str, about: dict[str, Any], now: 
         "  unknown, and so does `llm` where its prompt holds the teacher's user vector",
         *(
             f"- test users' own items in the longer catalogue, NDCG@10 among all items, {tower}: "
-            f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] ({about['users']:,} users)"
-            for tower, found in about["towers"].items()
+            f"{cost['difference']:+.4f} [{cost['low']:+.4f}, {cost['high']:+.4f}] ({about['users']:,} users)"
+            for tower, cost in about["towers"].items()
         ),
         *_indexed(about.get("index", {})),
         "- how well they are recommended themselves is not measured here (docs/experiments.md, on new items)",
@@ -149,9 +149,9 @@ def description(card: str) -> str:
 
 def attach(client: MlflowClient, model: str, version: int, card: str) -> None:
     """Give a version its card, as its description and among its run's files; one that has a card keeps it."""
-    found = client.get_model_version(model, str(version))
-    if not found.description:
-        client.log_text(str(found.run_id), card, f"cards/{model}-{version}.md")
+    registered = client.get_model_version(model, str(version))
+    if not registered.description:
+        client.log_text(str(registered.run_id), card, f"cards/{model}-{version}.md")
         client.update_model_version(model, str(version), description(card))
 
 
@@ -176,8 +176,8 @@ def _teacher(facts: Facts) -> str:
 
 def _data(facts: Facts) -> Iterator[str]:
     raw, filtered, split = (facts.manifests[part] for part in ("raw", "filtered", "split"))
-    told, left = facts.told.tags, filtered["steps"][-1]
-    yield f"- {told['data.category']} ({told['data.source']}): {raw['reviews']:,} events of {raw['items']:,} items"
+    tags, left = facts.logged.tags, filtered["steps"][-1]
+    yield f"- {tags['data.category']} ({tags['data.source']}): {raw['reviews']:,} events of {raw['items']:,} items"
     yield (
         f"- after the {filtered['core']}-core: {left['users']:,} users, {left['items']:,} items, {left['events']:,} "
         "events; titles, times and ids only"
@@ -192,7 +192,7 @@ def _data(facts: Facts) -> Iterator[str]:
 
 
 def _training(facts: Facts) -> Iterator[str]:
-    params, curve = facts.told.params, facts.told.curve
+    params, curve = facts.logged.params, facts.logged.curve
     backbone = params["backbone.model"]
     yield f"- backbone {backbone}" + (f"@{params['backbone.revision']}" if params.get("backbone.revision") else "")
     settings = f", d {params['sasrec.dim']}, loss {params['sasrec.loss']}" if _teacher(facts) == "SASRec" else ""
@@ -215,7 +215,7 @@ def _training(facts: Facts) -> Iterator[str]:
 
 def origin(facts: Facts) -> str:
     """The line of the training that names the run, what went into it, and the bundle that came out."""
-    return f"- run {facts.run_id}, inputs `{facts.told.digest[:16]}`, bundle `{facts.bundle_sha256[:16]}`"
+    return f"- run {facts.run_id}, inputs `{facts.logged.digest[:16]}`, bundle `{facts.bundle_sha256[:16]}`"
 
 
 def _metrics(facts: Facts) -> Iterator[str]:
@@ -237,14 +237,15 @@ def _metrics(facts: Facts) -> Iterator[str]:
         counts = facts.comparison["users"]
         for row in sorted(counts, key=ROWS.index):
             if users := counts[row]:
-                found = [means[model]["test"][protocol] for model in models]
+                scores = [means[model]["test"][protocol] for model in models]
                 yield _row(
-                    f"{row.replace('_', '-')}, {users:,} users", [one if row == "all" else one[row] for one in found]
+                    f"{row.replace('_', '-')}, {users:,} users",
+                    [score if row == "all" else score[row] for score in scores],
                 )
         yield _row("all, histories shuffled", [means[model]["test_shuffled"][protocol] for model in models])
     at_20 = [
-        f"{MODELS[model]} {protocol} {facts.told.evaluation[model]['test'][protocol]['ndcg_20']:.4f} / "
-        f"{facts.told.evaluation[model]['test'][protocol]['hr_20']:.4f}"
+        f"{MODELS[model]} {protocol} {facts.logged.evaluation[model]['test'][protocol]['ndcg_20']:.4f} / "
+        f"{facts.logged.evaluation[model]['test'][protocol]['hr_20']:.4f}"
         for model in models
         for protocol in PROTOCOLS
     ]
@@ -265,14 +266,14 @@ def _metrics(facts: Facts) -> Iterator[str]:
 
 def _indexed(measured: dict[str, Any]) -> Iterator[str]:
     """What is lost by an index over the items: the figures above are of all items, scored one by one."""
-    for tower, found in measured.items():
-        yield f"- an index searches the items of tower {tower}, and finds {found['recall_10']:.1%} of the exact 10 best"
+    for tower, share in measured.items():
+        yield f"- an index searches the items of tower {tower}, and finds {share['recall_10']:.1%} of the exact 10 best"
 
 
-def _row(name: str, found: list[dict[str, Any]]) -> str:
+def _row(name: str, scores: list[dict[str, Any]]) -> str:
     cells = [
-        f"{short(one[m]['mean'], 4)} [{short(one[m]['low'])}, {short(one[m]['high'])}]"
-        for one in found
+        f"{short(score[m]['mean'], 4)} [{short(score[m]['low'])}, {short(score[m]['high'])}]"
+        for score in scores
         for m in HEADLINE
     ]
     return f"| {name} | {' | '.join(cells)} |"
@@ -305,10 +306,10 @@ def _limits(facts: Facts) -> Iterator[str]:
         yield "- Trained without distillation, so `tower: cf` is refused."
 
 
-def verdict(found: dict[str, float], up: str, down: str) -> str:
+def verdict(minus: dict[str, float], up: str, down: str) -> str:
     """What a difference and its interval say, in words."""
-    word = up if found["low"] > 0 else down if found["high"] < 0 else "neither better nor worse beyond noise"
-    return f"{word}, NDCG@10 {found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+    word = up if minus["low"] > 0 else down if minus["high"] < 0 else "neither better nor worse beyond noise"
+    return f"{word}, NDCG@10 {minus['difference']:+.4f} [{minus['low']:+.4f}, {minus['high']:+.4f}]"
 
 
 def _load(facts: Facts) -> Iterator[str]:

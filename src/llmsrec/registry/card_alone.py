@@ -32,10 +32,10 @@ def _use(facts: Facts) -> Iterator[str]:
 
 
 def _training(facts: Facts) -> Iterator[str]:
-    system, curve = facts.comparison["model"], facts.told.curve
-    own = [(key.partition(".")[2], value) for key, value in facts.told.params.items() if key.startswith(f"{system}.")]
+    system, curve = facts.comparison["model"], facts.logged.curve
+    own = [(key.partition(".")[2], value) for key, value in facts.logged.params.items() if key.startswith(f"{system}.")]
     yield f"- {_name(facts)}: {', '.join(f'{key} {value}' for key, value in own)}"
-    order = "shuffled" if str(facts.told.params["split.shuffle_train"]) == "True" else "in order"
+    order = "shuffled" if str(facts.logged.params["split.shuffle_train"]) == "True" else "in order"
     yield f"- {len(curve)} epochs, histories {order}; the best by validation was kept"
     yield origin(facts)
 

@@ -7,13 +7,13 @@ from llmsrec.registry import names, tracking
 TAG = "llmsrec.drift"  # of the run: the version that requests were compared with
 
 
-def log(root: Path, version: str, metrics: dict[str, float], found: bool, folder: Path) -> str:
+def log(root: Path, version: str, metrics: dict[str, float], drifted: bool, folder: Path) -> str:
     """Make the run, in the experiment of the version's training; its id is returned.
 
     Args:
         version: such as shop/3.
         metrics: by their names.
-        found: whether there is drift.
+        drifted: whether there is drift.
         folder: files for the run.
 
     Raises:
@@ -21,7 +21,7 @@ def log(root: Path, version: str, metrics: dict[str, float], found: bool, folder
     """
     with tracking.existing(root, "What was found is printed above; run the command again") as client:
         training = names.find(client, root, version.partition("/")[0], f"models:/{version}").run_id
-        tags = {TAG: version, "drift": str(found).lower()}
+        tags = {TAG: version, "drift": str(drifted).lower()}
         run = client.create_run(
             client.get_run(training).info.experiment_id, tags=tags, run_name=f"drift of {version.replace('/', ' ')}"
         )

@@ -52,9 +52,9 @@ def register(
         added.write_ndjson(folder / ITEMS)
         evaluation = read_json(reports / "evaluation.json") if (reports / "evaluation.json").is_file() else {}
         evaluation.setdefault("llm_srec", {})["added"] = {"items": about["items"]} | {
-            tower: {"ndcg_10": found["difference"]} for tower, found in about["towers"].items()
+            tower: {"ndcg_10": cost["difference"]} for tower, cost in about["towers"].items()
         }
-        told = Record(
+        logged = Record(
             digest=digest,
             name=f"{len(added):,} items added to {parent}",
             params=dict(run.data.params),
@@ -68,7 +68,7 @@ def register(
                 "added": [folder / ITEMS],
             },
         )
-        run_id = tracking.ensure_run(client, run.info.experiment_id, told)
+        run_id = tracking.ensure_run(client, run.info.experiment_id, logged)
         version = tracking.ensure_version(
             client, run.info.experiment_id, run_id, extended.name, bundle, tags | {tracking.DIGEST: digest}
         )
@@ -99,11 +99,11 @@ def _artifacts(client: MlflowClient, run_id: str, folder: Path) -> dict[str, lis
     for entry in client.list_artifacts(run_id):
         if entry.path not in OWN:
             _download(run_id, entry.path, folder)
-    found: dict[str, list[Path]] = {}
+    kept: dict[str, list[Path]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         place = path.parent.relative_to(folder).as_posix()
-        found.setdefault("" if place == "." else place, []).append(path)
-    return found
+        kept.setdefault("" if place == "." else place, []).append(path)
+    return kept
 
 
 def _card(client: MlflowClient, version: ModelVersion, folder: Path) -> str:

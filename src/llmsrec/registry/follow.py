@@ -74,7 +74,7 @@ class Registry:
         try:
             self._greet()
             self._client = self._client or MlflowClient(self._tracking_uri)
-            found = verified.named(self._client, self.uri)
+            version = verified.named(self._client, self.uri)
         except LLMSRecError:
             raise
         except Exception as error:  # a database's own errors, too
@@ -84,7 +84,7 @@ class Registry:
             ) from error
         _, which = versions.split(self.uri)
         alias = None if which.isdigit() else which
-        return Version(found.name, str(found.version), alias, found.tags.get(verified.BUNDLE, ""), found)
+        return Version(version.name, str(version.version), alias, version.tags.get(verified.BUNDLE, ""), version)
 
     def fetch(self, version: Version, into: Path) -> Path:
         """The bundle of a version, copied into an empty folder and found to be what was registered.

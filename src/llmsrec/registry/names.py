@@ -18,7 +18,7 @@ WORKSPACE = "workspace"
 
 
 @dataclass(frozen=True)
-class Found:
+class Named:
     """A run, and the version that the name stands for, if it stands for one.
 
     Attributes:
@@ -32,7 +32,7 @@ class Found:
     version: str | None = None
 
 
-def find(client: MlflowClient, root: Path, model: str, name: str) -> Found:
+def find(client: MlflowClient, root: Path, model: str, name: str) -> Named:
     """Look `name` up.
 
     In this order: a version with its model (`shop/5`, `shop@staging`, `models:/` and these), its number or alias alone,
@@ -65,19 +65,19 @@ def _by_alias(client: MlflowClient, model: str, alias: str) -> ModelVersion | No
     return client.get_model_version_by_alias(model, alias) if re.fullmatch(r"[A-Za-z][\w-]*", alias) else None
 
 
-def _of_version(version: ModelVersion, name: str) -> Found:
+def _of_version(version: ModelVersion, name: str) -> Named:
     if not version.run_id:
         raise DataError(
             f"version {version.version} of {version.name} has no MLflow run, so nothing is known of its training; "
             "compare a version that `dvc repro register` made."
         )
-    return Found(name, version.run_id, f"{version.name}/{version.version}")
+    return Named(name, version.run_id, f"{version.name}/{version.version}")
 
 
-def _run(client: MlflowClient, name: str) -> Found | None:
+def _run(client: MlflowClient, name: str) -> Named | None:
     if re.fullmatch(r"[0-9a-f]{32}", name):
         try:
-            return Found(name, client.get_run(name).info.run_id)
+            return Named(name, client.get_run(name).info.run_id)
         except MlflowException:
             return None
     if '"' in name:
@@ -87,10 +87,10 @@ def _run(client: MlflowClient, name: str) -> Found | None:
     if len(runs) > 1:
         ids = ", ".join(run.info.run_id for run in runs)
         raise DataError(f"{len(runs)} runs are called {name!r}: {ids}; give one of these ids.")
-    return Found(name, runs[0].info.run_id) if runs else None
+    return Named(name, runs[0].info.run_id) if runs else None
 
 
-def _tracked(root: Path, name: str) -> Found | None:
+def _tracked(root: Path, name: str) -> Named | None:
     """By what `register` wrote there."""
     if name == WORKSPACE:
         registered = read_json(root / REGISTERED)
@@ -105,10 +105,10 @@ def _tracked(root: Path, name: str) -> Found | None:
         if text is None and commits:
             raise DataError(f"the DVC experiment {name!r} has no {REGISTERED}: it ended before `register`.")
         registered = None if text is None else json.loads(text)
-    return registered and Found(name, registered["run_id"], f"{registered['name']}/{registered['version']}")
+    return registered and Named(name, registered["run_id"], f"{registered['name']}/{registered['version']}")
 
 
-def _missing(client: MlflowClient, model: str, name: str) -> Found:
+def _missing(client: MlflowClient, model: str, name: str) -> Named:
     try:
         newest = max((int(v.version) for v in client.search_model_versions(f"name = '{model}'")), default=0)
         known = f"{model} has versions up to {newest} and the aliases {versions.aliases(client, model)}"

@@ -102,8 +102,8 @@ def metrics(evaluation: dict[str, Any], of: str = "llm_srec") -> dict[str, float
 
 def searched(evaluation: dict[str, Any], parity: dict[str, Any]) -> dict[str, Any]:
     """evaluation.json with what the bundle's indexes find, of its parity.json, where it has any."""
-    found = {tower: {"recall_10": of["recall_10"]} for tower, of in parity.get("index", {}).items()}
-    return evaluation | {"llm_srec": evaluation["llm_srec"] | {"index": found}} if found else evaluation
+    recalls = {tower: {"recall_10": of["recall_10"]} for tower, of in parity.get("index", {}).items()}
+    return evaluation | {"llm_srec": evaluation["llm_srec"] | {"index": recalls}} if recalls else evaluation
 
 
 def check(entry: dict[str, Any]) -> dict[str, float]:

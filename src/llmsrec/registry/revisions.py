@@ -45,8 +45,8 @@ def experiments_here(root: Path) -> dict[str, str]:
 def _experiments(root: Path) -> dict[tuple[str, str], str]:
     """(baseline, name) -> commit; refs are `refs/exps/<2 digits>/<38 digits>/<name>`, and DVC's own beside them."""
     listed = _git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
-    found = [line.split(" ", 1) for line in listed.stdout.splitlines()]
-    parts = [(commit, ref.split("/")) for commit, ref in found]
+    listing = [line.split(" ", 1) for line in listed.stdout.splitlines()]
+    parts = [(commit, ref.split("/")) for commit, ref in listing]
     return {(ref[2] + ref[3], ref[4]): commit for commit, ref in parts if len(ref) == 5}
 
 

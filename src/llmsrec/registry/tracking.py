@@ -110,18 +110,18 @@ def experiment(client: MlflowClient, name: str, root: Path) -> str:
 
     Its artifacts go below `root`, whatever folder this runs in: DVC deletes that of an `exp run --temp`.
     """
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    known = client.get_experiment_by_name(name)
+    if known is None:
         location = (root.absolute() / "mlruns/artifacts").as_uri() if client.tracking_uri == own(root) else None
         return client.create_experiment(name, artifact_location=location, tags=KIND | {view.TAG: view.text()})
-    if found.lifecycle_stage != "active":
+    if known.lifecycle_stage != "active":
         raise DataError(
             f"the MLflow experiment {name!r} is deleted; bring it back (`mlflow experiments restore -x "
-            f"{found.experiment_id}`) or name another one in `registry.experiment`."
+            f"{known.experiment_id}`) or name another one in `registry.experiment`."
         )
-    if view.TAG not in found.tags:
-        client.set_experiment_tag(found.experiment_id, view.TAG, view.text())
-    return found.experiment_id
+    if view.TAG not in known.tags:
+        client.set_experiment_tag(known.experiment_id, view.TAG, view.text())
+    return known.experiment_id
 
 
 def ensure_run(client: MlflowClient, experiment_id: str, record: Record) -> str:
@@ -186,8 +186,8 @@ def ensure_version(
         DataError: what the store gives back is not what was sent.
     """
     digest = read_json(bundle / "manifest.json")["bundle_sha256"]
-    found = client.search_model_versions(f"name = '{model}' and tags.`{BUNDLE}` = '{digest}'")
-    whole = [int(version.version) for version in found if MODEL in version.tags]
+    alike = client.search_model_versions(f"name = '{model}' and tags.`{BUNDLE}` = '{digest}'")
+    whole = [int(version.version) for version in alike if MODEL in version.tags]
     if whole:
         return min(whole)
     logged = _logged_model(client, experiment_id, run_id, digest) or _log_model(run_id, bundle, digest)
@@ -257,25 +257,25 @@ def require_registered(root: Path, path: Path) -> dict[str, Any]:
     Raises:
         DataError: the registry has no such version and run, or another bundle under that number.
     """
-    told: dict[str, Any] = read_json(path)
+    registered: dict[str, Any] = read_json(path)
     with existing(root, "Run the command again") as client:
-        if not _holds(client, told):
+        if not _holds(client, registered):
             raise DataError(
-                f"{told['name']} version {told['version']} (run {told['run_id']}), which {path} names, is not in the "
-                f"registry at {client.tracking_uri}; {REMEDY}."
+                f"{registered['name']} version {registered['version']} (run {registered['run_id']}), which {path} "
+                f"names, is not in the registry at {client.tracking_uri}; {REMEDY}."
             )
-    return told
+    return registered
 
 
-def _holds(client: MlflowClient, told: dict[str, Any]) -> bool:
+def _holds(client: MlflowClient, registered: dict[str, Any]) -> bool:
     try:
-        version = client.get_model_version(told["name"], str(told["version"]))
-        run = client.get_run(told["run_id"])
+        version = client.get_model_version(registered["name"], str(registered["version"]))
+        run = client.get_run(registered["run_id"])
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise
-    same = version.tags.get(BUNDLE) == told["bundle_sha256"]
+    same = version.tags.get(BUNDLE) == registered["bundle_sha256"]
     return same and run.info.lifecycle_stage == "active"
 
 

@@ -67,8 +67,8 @@ def log(root: Path, experiment: str, study: Study, files: list[Path]) -> str:
     with tracking.connected(root) as client:
         place = tracking.experiment(client, f"{experiment}-tuning", root)
         parent = _parent(client, place, study)
-        found = client.search_runs([place], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'", max_results=MOST)
-        there = {int(run.data.tags[TRIAL]): run for run in found}
+        runs = client.search_runs([place], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'", max_results=MOST)
+        there = {int(run.data.tags[TRIAL]): run for run in runs}
         for trial in study.trials:
             run = there.get(trial.number)
             if run is None or run.info.status == RUNNING:

@@ -29,9 +29,9 @@ def split(text: str) -> tuple[str | None, str]:
     Raises:
         RequestError: the text names no version.
     """
-    if (found := read(text)) is None:
+    if (parts := read(text)) is None:
         raise RequestError(f"{shown(text)} names no version; {FORMS}.")
-    return found
+    return parts
 
 
 def of(text: str, model: str | None, default: str | None) -> tuple[str, str]:

@@ -56,18 +56,18 @@ def winner(root: Path) -> tuple[str, str]:
         ParamsError: no trial is complete, or params.yaml has changed since the study was begun.
     """
     params = parameters.load(PARAMS)
-    found = study.find(params, root)
-    best = report.summary(found)["best"]
+    studied = study.find(params, root)
+    best = report.summary(studied)["best"]
     if best is None:
-        raise ParamsError(f"no trial of study {found.study_name!r} is complete yet; run `llmsrec tune`.")
+        raise ParamsError(f"no trial of study {studied.study_name!r} is complete yet; run `llmsrec tune`.")
     now = study.setting(params, {})
-    changed = study.differences(found, {part: now[part] for part in ("search space", "fidelity", "objective")})
-    changed |= study.differences(found, {"parameters": now["parameters"]})
+    changed = study.differences(studied, {part: now[part] for part in ("search space", "fidelity", "objective")})
+    changed |= study.differences(studied, {"parameters": now["parameters"]})
     if changed:
         lines = "; ".join(line for lines in changed.values() for line in lines)
         raise ParamsError(
-            f"params.yaml has changed since study {found.study_name!r} was begun: {lines}. Its winner may not win with "
-            "these; put them back, or tune again under another name (tune.study)."
+            f"params.yaml has changed since study {studied.study_name!r} was begun: {lines}. Its winner may not win "
+            "with these; put them back, or tune again under another name (tune.study)."
         )
     before = PARAMS.read_text(encoding="utf-8")
     after = rewritten(before, best["values"])

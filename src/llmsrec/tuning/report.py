@@ -54,30 +54,30 @@ def importance(study: optuna.Study) -> dict[str, float]:
 
 def write(study: optuna.Study, folder: Path) -> list[Path]:
     """Write study.json, history.png and importance.png; returns their paths."""
-    found = summary(study)
+    results = summary(study)
     paths = [folder / name for name in ("study.json", "history.png", "importance.png")]
-    write_json(paths[0], found)
-    draw_history(paths[1], found)
-    draw_importance(paths[2], found)
+    write_json(paths[0], results)
+    draw_history(paths[1], results)
+    draw_importance(paths[2], results)
     return paths
 
 
-def table(found: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """The trials, best first, for a terminal."""
-    trials = sorted(found["trials"], key=lambda trial: (trial["state"] != "complete", -(trial["value"] or 0)))
-    lines = [f"{'trial':>5}  {'state':<8}  {found['objective']:>20}  {'s':>7}  values"]
+    trials = sorted(results["trials"], key=lambda trial: (trial["state"] != "complete", -(trial["value"] or 0)))
+    lines = [f"{'trial':>5}  {'state':<8}  {results['objective']:>20}  {'s':>7}  values"]
     for one in trials:
         value = "-" if one["value"] is None else f"{one['value']:.4f}"
         seconds = "-" if one["seconds"] is None else f"{one['seconds']:.1f}"
         lines.append(f"{one['number']:>5}  {one['state']:<8}  {value:>20}  {seconds:>7}  {space.text(one['values'])}")
-    shares = ", ".join(f"{key} {share:.2f}" for key, share in found["importance"].items())
+    shares = ", ".join(f"{key} {share:.2f}" for key, share in results["importance"].items())
     return "\n".join([*lines, "", f"importance: {shares or 'too few trials'}"])
 
 
-def draw_history(path: Path, found: dict[str, Any]) -> None:
+def draw_history(path: Path, results: dict[str, Any]) -> None:
     """The objective of each trial in order, and the best so far."""
-    complete = [(one["number"], one["value"]) for one in found["trials"] if one["state"] == "complete"]
-    pruned = [(one["number"], one["value"]) for one in found["trials"] if one["state"] == "pruned" and one["value"]]
+    complete = [(one["number"], one["value"]) for one in results["trials"] if one["state"] == "complete"]
+    pruned = [(one["number"], one["value"]) for one in results["trials"] if one["state"] == "pruned" and one["value"]]
     with style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(8, 3.8), layout="constrained")
         axes = figure.subplots()
@@ -90,8 +90,8 @@ def draw_history(path: Path, found: dict[str, Any]) -> None:
         _scale(axes, [value for _, value in complete], [value for _, value in pruned])
         _rounded(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlim(-0.5, len(found["trials"]) - 0.5 if len(found["trials"]) > 1 else 0.5)
-        label(axes, f"Study {found['study']}, fidelity {found['fidelity']}", "trial", found["objective"])
+        axes.set_xlim(-0.5, len(results["trials"]) - 0.5 if len(results["trials"]) > 1 else 0.5)
+        label(axes, f"Study {results['study']}, fidelity {results['fidelity']}", "trial", results["objective"])
         save(figure, path)
 
 
@@ -115,9 +115,9 @@ def _rounded(axes: Axes) -> None:
     axes.set_ylim(STEP * np.floor(low / STEP), STEP * np.ceil(high / STEP))
 
 
-def draw_importance(path: Path, found: dict[str, Any]) -> None:
+def draw_importance(path: Path, results: dict[str, Any]) -> None:
     """How much each parameter decides."""
-    shares = found["importance"]
+    shares = results["importance"]
     with style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(8, 1.6 + 0.4 * max(1, len(shares))), layout="constrained")
         axes = figure.subplots()

@@ -115,15 +115,15 @@ def find(params: Params, root: Path) -> optuna.Study:
 
 def differences(study: optuna.Study, now: dict[str, Any]) -> dict[str, list[str]]:
     """Part of the setting -> a line for each of its keys that was another when the study was begun."""
-    told = study.user_attrs[SETTING]
-    found: dict[str, list[str]] = {}
+    begun = study.user_attrs[SETTING]
+    changed: dict[str, list[str]] = {}
     for part in now:
-        for key in sorted(told[part].keys() | now[part].keys()):
-            was, is_now = told[part].get(key, "nothing"), now[part].get(key, "nothing")
+        for key in sorted(begun[part].keys() | now[part].keys()):
+            was, is_now = begun[part].get(key, "nothing"), now[part].get(key, "nothing")
             if was != is_now:
                 text = f"{key} has another content" if part == "inputs" else f"{key} was {was}, now {is_now}"
-                found.setdefault(part, []).append(text)
-    return found
+                changed.setdefault(part, []).append(text)
+    return changed
 
 
 def refuse_change(study: optuna.Study, now: dict[str, Any], root: Path, params: Params) -> None:

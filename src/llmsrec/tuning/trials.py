@@ -141,10 +141,10 @@ def _tunes_teacher(params: Params) -> bool:
 
 def _fits(params: Params) -> None:
     """Refuse a checkpoint whose prompts are not those that params.yaml asks for."""
-    told, now = read_json(CHECKPOINT / "config.json")["model"], params.model.model_dump()
+    trained, now = read_json(CHECKPOINT / "config.json")["model"], params.model.model_dump()
     for key in now:
-        if f"model.{key}" not in space.HEADS and key != "weights" and told.get(key) != now[key]:
+        if f"model.{key}" not in space.HEADS and key != "weights" and trained.get(key) != now[key]:
             raise ParamsError(
-                f"params.yaml has model.{key} {now[key]}, but {CHECKPOINT} was trained with {told.get(key)}; "
+                f"params.yaml has model.{key} {now[key]}, but {CHECKPOINT} was trained with {trained.get(key)}; "
                 "run `dvc repro llm_srec` first."
             )

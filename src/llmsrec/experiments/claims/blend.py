@@ -20,7 +20,7 @@ def make(results: Results) -> Section:
     tables, claims = [], []
     for protocol in PROTOCOLS:
         rows = [
-            (tower, *(f"{found['mean']:.4f} ({found['low']:.4f} .. {found['high']:.4f})" for found in of_tower))
+            (tower, *(f"{score['mean']:.4f} ({score['low']:.4f} .. {score['high']:.4f})" for score in of_tower))
             for tower in TOWERS
             for of_tower in [[run["ndcg_10"][tower][protocol] for run in towers]]
         ]
@@ -30,8 +30,13 @@ def make(results: Results) -> Section:
             "llm": [run["blend_minus_llm"][protocol] for run in towers],
             "teacher": [run["minus_teacher"]["blend"][protocol] for run in towers],
         }
-        for tower, found in minus.items():
-            figure = ", ".join(f"{one['difference']:+.4f} ({one['low']:+.4f} .. {one['high']:+.4f})" for one in found)
-            agreed = verdict(min(one["low"] for one in found), max(one["high"] for one in found))
+        for tower, of_seeds in minus.items():
+            figure = ", ".join(
+                f"{interval['difference']:+.4f} ({interval['low']:+.4f} .. {interval['high']:+.4f})"
+                for interval in of_seeds
+            )
+            agreed = verdict(
+                min(interval["low"] for interval in of_seeds), max(interval["high"] for interval in of_seeds)
+            )
             claims.append(Claim(f"{protocol}: blend is better than {tower}", figure, agreed))
     return Section(TITLE, tables, claims)

@@ -15,7 +15,7 @@ def runs(seeds: list[int]) -> list[Run]:
 
 
 def make(results: Results) -> Section:
-    found = {
+    cosines = {
         model: [
             results.metric(
                 Run("original", what_of(model, "full"), seed),
@@ -27,13 +27,13 @@ def make(results: Results) -> Section:
     }
     rows: list[tuple[str, ...]] = [
         (MODELS[model], ", ".join("-" if value is None else f"{value:.3f}" for value in values))
-        for model, values in found.items()
+        for model, values in cosines.items()
     ]
     claims = []
-    for model, values in found.items():
-        if model in ("sasrec", OURS) or None in values or None in found[OURS]:
+    for model, values in cosines.items():
+        if model in ("sasrec", OURS) or None in values or None in cosines[OURS]:
             continue
-        apart = [float(theirs or 0) - float(ours or 0) for theirs, ours in zip(values, found[OURS], strict=True)]
+        apart = [float(theirs or 0) - float(ours or 0) for theirs, ours in zip(values, cosines[OURS], strict=True)]
         figure = ", ".join(f"{value:+.3f}" for value in apart)
         claims.append(
             Claim(

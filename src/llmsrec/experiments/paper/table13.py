@@ -18,12 +18,12 @@ def runs(seeds: list[int]) -> list[Run]:
 
 
 def make(results: Results) -> Section:
-    found = {
+    distances = {
         setting: np.array([results.metric(Run(setting, MAIN, seed), DISTANCE) for seed in results.seeds], dtype=float)
         for setting in ROWS
     }
-    rows: list[tuple[str, ...]] = [(title, ", ".join(f"{d:.2f}" for d in found[s])) for s, title in ROWS.items()]
-    apart = found["original"] - found["no-uniform"]
+    rows: list[tuple[str, ...]] = [(title, ", ".join(f"{d:.2f}" for d in distances[s])) for s, title in ROWS.items()]
+    apart = distances["original"] - distances["no-uniform"]
     # One number a training: seeds are all the repetitions that there are.
     figure = ", ".join(f"{d:+.2f}" for d in apart)
     head = ("", "Movies", "Scientific", "Electronics", "CDs")

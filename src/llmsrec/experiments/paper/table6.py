@@ -46,6 +46,6 @@ def make(results: Results) -> Section:
             for model in PAPER
             if model != OURS
         ]  # fmt: skip
-    published: list[tuple[str, ...]] = [(MODELS[m], *(f"{v:.4f}" for v in found)) for m, found in PAPER.items()]
+    published: list[tuple[str, ...]] = [(MODELS[m], *(f"{v:.4f}" for v in values)) for m, values in PAPER.items()]
     tables.append(Table("The paper's NDCG@10 (uni99), on its own data", ("", *DATA), published))
     return Section(TITLE, tables, claims)

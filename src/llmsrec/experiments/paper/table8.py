@@ -46,6 +46,6 @@ def make(results: Results) -> Section:
             for m, theirs in hits.items()
         ]
     head = ("", "Electronics to Scientific", "Electronics to CDs")
-    published: list[tuple[str, ...]] = [(MODELS[m], *(f"{v:.4f}" for v in found)) for m, found in PAPER.items()]
+    published: list[tuple[str, ...]] = [(MODELS[m], *(f"{v:.4f}" for v in values)) for m, values in PAPER.items()]
     tables.append(Table("The paper's HR@10 (uni99), on its own data", head, published))
     return Section(TITLE, tables, claims)

@@ -27,8 +27,8 @@ def runs(seeds: list[int]) -> list[Run]:
 
 def make(results: Results) -> Section:
     """Seconds of the runs as they were made; of one that was killed and went on, of its last part."""
-    found = {model: _times(results, model) for model in table3.PAPER if model != "sasrec"}
-    ours = found[OURS]
+    times = {model: _times(results, model) for model in table3.PAPER if model != "sasrec"}
+    ours = times[OURS]
 
     def cells(values: list[float | None]) -> tuple[str, ...]:
         return tuple(
@@ -36,7 +36,7 @@ def make(results: Results) -> Section:
             for value, base in zip(values, ours, strict=True)
         )
 
-    rows = [(MODELS[model], *cells(values)) for model, values in found.items()]
+    rows = [(MODELS[model], *cells(values)) for model, values in times.items()]
     head = ("", "Scientific train", "inference", "Electronics train", "inference")
     return Section(
         TITLE,

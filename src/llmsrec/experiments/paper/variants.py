@@ -17,18 +17,18 @@ def tables(results: Results, settings: dict[str, str], shuffled_training: dict[s
     """
 
     def rows(protocol: str) -> list[tuple[str, ...]]:
-        found: list[tuple[str, ...]] = []
+        rows: list[tuple[str, ...]] = []
         for setting, title in settings.items():
             base = {m: results.values(setting, OURS, "test", protocol, m) for m in METRICS}
-            found.append((title, *(level(values, results.measures) for values in base.values())))
+            rows.append((title, *(level(values, results.measures) for values in base.values())))
             others = {"shuffled inference": (setting, "test_shuffled")}
             if shuffled_training:
                 others["shuffled training"] = (shuffled_training[setting], "test")
             for label, (other, split) in others.items():
                 values = {m: results.values(other, OURS, split, protocol, m) for m in METRICS}
-                found.append((label, *(level(of_metric, results.measures) for of_metric in values.values())))
-                found.append(("change", *(change(values[m], base[m], results.measures) for m in METRICS)))
-        return found
+                rows.append((label, *(level(of_metric, results.measures) for of_metric in values.values())))
+                rows.append(("change", *(change(values[m], base[m], results.measures) for m in METRICS)))
+        return rows
 
     said = note(results.measures, results.seeds)
     return [Table(f"Test, {protocol}", ("", *map(shown, METRICS)), rows(protocol), said) for protocol in PROTOCOLS]
