@@ -1,8 +1,8 @@
 # Four targets, each with no more than it needs (docs/shipping.md):
-#   train     the pipeline: dvc repro
-#   serve     answers requests for both towers from a registered version
-#   serve-cf  the same for the `cf` tower alone: no torch
-#   mlflow    the MLflow server of compose.yaml, on PostgreSQL and S3
+#   train        the pipeline: dvc repro
+#   serve        answers requests from a registered version, on ONNX Runtime: no torch
+#   serve-torch  the same with torch, for versions whose language model runs on that alone
+#   mlflow       the MLflow server of compose.yaml, on PostgreSQL and S3
 # requirements.txt pins every package for all of them; the requirements in docker/ only choose among its names.
 FROM python:3.11.14-slim-bookworm AS base
 ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 \
@@ -31,9 +31,9 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:5000/health', timeout=2)"]
 CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "2"]
 
-FROM base AS serve-cf
-COPY requirements.txt docker/requirements-serve-cf.txt docker/serve.py ./
-RUN pip install -c requirements.txt -r requirements-serve-cf.txt
+FROM base AS serve
+COPY requirements.txt docker/requirements-serve.txt docker/serve.py ./
+RUN pip install -c requirements.txt -r requirements-serve.txt
 # What verifies a version before its own code is run, and what stands before it afterwards.
 COPY src/llmsrec llmsrec
 ENV MODEL_URI=models:/llm-srec@staging MLFLOW_TRACKING_URI=http://mlflow:5000
@@ -44,8 +44,8 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/ping', timeout=2)"]
 CMD ["python", "serve.py"]
 
-FROM serve-cf AS serve
+FROM serve AS serve-torch
 USER 0:0
-COPY requirements-torch.txt docker/requirements-serve.txt ./
-RUN pip install -c requirements.txt -r requirements-torch.txt -r requirements-serve.txt
+COPY requirements-torch.txt docker/requirements-serve-torch.txt ./
+RUN pip install -c requirements.txt -r requirements-torch.txt -r requirements-serve-torch.txt
 USER 1000:1000

@@ -16,8 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
-from torch import Tensor
 
 from benchmarks.common import stages, workspace
 from llmsrec.data import cold
@@ -30,6 +28,7 @@ from llmsrec.evaluation.ranks import rank
 from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.llm_tower import LLMTower
+from llmsrec.serving.on_torch import OnTorch
 from llmsrec.serving.towers import CFTower, History
 
 STAGES = ("ingest", "filter", "split", "validate", "start", "backbone", "sasrec", "llm_srec", "evaluate", "export")
@@ -108,7 +107,7 @@ def table(folder: Path) -> str:
     """The choice on validation, and all rows on test."""
     items = pl.read_parquet(folder / "data/filtered" / cold.ITEMS)
     bundle, questions = Bundle.open(folder / "models/bundle"), asked(folder)
-    tower, known = LLMTower(bundle), len(bundle.items)
+    tower, known = LLMTower(bundle, OnTorch(bundle)), len(bundle.items)
     titles = bundle.items["title"].to_list() + items["title"].to_list()
     texts = text_vectors(backbones.load(folder / "models/backbone"), titles).numpy().astype(np.float64)
     spread = whitened(texts, known)
@@ -165,7 +164,7 @@ def _rows(test: Asked, rows: dict[str, Vectors], ours: str, known: int) -> list[
     return lines
 
 
-def stand_ins(bundle: Bundle, texts: np.ndarray, tower: LLMTower) -> dict[str, Tensor]:
+def stand_ins(bundle: Bundle, texts: np.ndarray, tower: LLMTower) -> dict[str, np.ndarray]:
     """What may stand for f_I of the embeddings of the held-out items: `[C, d_llm]` each.
 
     Args:
@@ -177,8 +176,8 @@ def stand_ins(bundle: Bundle, texts: np.ndarray, tower: LLMTower) -> dict[str, T
     f_item_input = bundle.models["f_I"]
     inputs = {"mean": f_item_input(mean), "nearest by text": f_item_input(embeddings[nearest])}
     return {
-        "zero": torch.zeros(len(nearest), bundle.config["shapes"]["d_llm"]),
-        **{name: torch.from_numpy(values) for name, values in inputs.items()},
+        "zero": np.zeros((len(nearest), bundle.config["shapes"]["d_llm"]), dtype=np.float32),
+        **inputs,
     }
 
 

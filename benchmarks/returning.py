@@ -27,6 +27,7 @@ from benchmarks.service import DAY, START, K, descendants, ours, processor_time,
 from llmsrec.engine import embedded
 from llmsrec.engine.backbone import Backbone
 from llmsrec.engine.kept import Kept
+from llmsrec.engine.torch_layers import TorchLayers
 from llmsrec.models.llm.retrieval import LLMSRec
 
 CALLS, AT_ONCE = 128, (1, 32)  # of a round, of each kind
@@ -108,7 +109,7 @@ def wide(titles: list[str], rounds: int) -> common.Figures:
     base = Backbone(SHAPES["135M"].llama("float32", max_position_embeddings=LONGEST), tokenizer, True, LONGEST)
     model = LLMSRec(base, common.teacher(len(titles)), titles, common.settings().model, 0)
     assert model.decoder is not None
-    kept = Kept(model.decoder, model.item_inputs, model.user_out, PLENTY)
+    kept = Kept(TorchLayers(model.decoder, model.item_inputs, model.user_out), PLENTY)
 
     def spent(of: list[np.ndarray], together: int) -> float:
         before = time.process_time()

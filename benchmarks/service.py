@@ -1,7 +1,9 @@
 """`llmsrec serve` beside `mlflow models serve`, on one bundle in one run: closed and open loop, swaps.
 
 python -m benchmarks.service [--bundle models/bundle] [--seconds 5] [--towers cf,llm] [--swaps 10] [--kept 256]
-    [--json FILE]
+    [--torch] [--json FILE]
+
+With `--torch` a third service stands beside them: ours with the language model on torch.
 
 The same 512 histories are asked for in turn, so that `llm` begins where it knows them (`engine/kept.py`), but for
 `--kept 0`. The clients run in this process, on the same cores as both services; so what counts is the ratio of the two.
@@ -20,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -91,14 +93,15 @@ class Running:
 
 
 @contextmanager
-def running(command: list[str], root: Path) -> Iterator[Running]:
-    """A service, once it is ready."""
+def running(command: list[str], root: Path, path: str = "/ping", **variables: str) -> Iterator[Running]:
+    """A service, once `path` is 200; `variables` of its environment come before those that are usual."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {
         "MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlruns/mlflow.db",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        **variables,
     }
     with (root / "log").open("a") as log:
         process = subprocess.Popen(
@@ -107,7 +110,7 @@ def running(command: list[str], root: Path) -> Iterator[Running]:
     try:
         while True:
             try:
-                urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
+                urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).close()
                 break
             except OSError:
                 assert process.poll() is None, (root / "log").read_text()[-2000:]
@@ -152,9 +155,10 @@ def compare(services: dict[str, Running], of: list[bytes], tower: str, seconds: 
             best[name] = max(best.get(name, 0.0), measured.rate)
             line(f"{tower}, {clients} clients, {name}", *measured.shown())
             figures[f"{tower}/{clients}/{name}"] = measured.figures()
-        ratio = both["llmsrec"].rate / both["mlflow"].rate
-        line(f"{tower}, {clients} clients: times as many", f"{ratio:.1f}")
-        figures[f"{tower}/{clients}/ratio"] = ratio
+        for name in [name for name in both if name != "llmsrec"]:
+            ratio = both["llmsrec"].rate / both[name].rate
+            line(f"{tower}, {clients} clients: times {name}", f"{ratio:.1f}")
+            figures[f"{tower}/{clients}/ratio to {name}"] = ratio
     for name, measured in both.items():
         shown = f"{measured.cost:.2f}", f"{measured.narrowest:.2f}"
         line(f"  processor ms a call, most of one: {name}", *shown)
@@ -236,6 +240,7 @@ def main() -> None:
     parser.add_argument("--towers", default="cf,llm")
     parser.add_argument("--swaps", type=int, default=10)
     parser.add_argument("--kept", type=int, default=256, help="MB, see `llmsrec serve` (default: %(default)s)")
+    parser.add_argument("--torch", action="store_true", help="beside both, `llmsrec serve --torch`")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     figures: dict[str, Any] = {}
@@ -246,10 +251,13 @@ def main() -> None:
             towers = options.towers.split(",")
             line("", "served", "p50 ms", "p99 ms", "failed")
             command = ours("--poll", "3600", "--kept", str(options.kept))
-            with running(command, root) as service, running(mlflows(), root) as other:
+            sides = {"llmsrec": command, "mlflow": mlflows()}
+            if options.torch:
+                sides = {"llmsrec": command, "llmsrec --torch": [*command, "--torch"], "mlflow": mlflows()}
+            with ExitStack() as stack:
+                services = {name: stack.enter_context(running(side, root)) for name, side in sides.items()}
                 for tower in towers:
-                    both = {"llmsrec": service, "mlflow": other}
-                    figures |= compare(both, bodies(options.bundle, tower), tower, options.seconds)
+                    figures |= compare(services, bodies(options.bundle, tower), tower, options.seconds)
             if options.swaps:
                 figures |= swaps(root, client, bodies(options.bundle, "cf"), options.swaps)
     common.write(options.json, figures)

@@ -1,4 +1,4 @@
-"""Serve the version that MODEL_URI stands for, and follow its alias; what the images `serve` and `serve-cf` run.
+"""Serve the version that MODEL_URI stands for, and follow its alias; what the images `serve` and `serve-torch` run.
 
 python serve.py [options of `llmsrec serve`]
 

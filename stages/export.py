@@ -34,6 +34,9 @@ def main(stage: Stage) -> None:
     worst = max(parity["largest_difference"].values())
     same = " and ".join(f"{tower} {top['same']} of {top['users']}" for tower, top in parity["top_10"].items())
     print(f"bundle {digest[:12]}: torch and ONNX Runtime within {worst:.1e}; same top 10: {same} users", flush=True)
+    of_llm = parity["language_model"]
+    if of_llm["runtime"] == "onnx":
+        print(f"the language model runs on ONNX Runtime, too: overlap@10 {of_llm['overlap_10']:.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 
 from llmsrec.engine.kept import Kept
 from llmsrec.engine.readout import read_out
+from llmsrec.engine.torch_layers import TorchLayers
 from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.prompts.retrieval import DAY_MS, PromptBatch
 
@@ -55,13 +56,13 @@ def model_of(tiny_backbone: Any, teacher: Any, settings: Any, **changes: Any) ->
 
 def kept_of(model: LLMSRec, limit: int) -> Kept:
     assert model.decoder is not None
-    return Kept(model.decoder, model.item_inputs, model.user_out, limit)
+    return Kept(TorchLayers(model.decoder, model.item_inputs, model.user_out), limit)
 
 
-def assert_right(model: LLMSRec, found: torch.Tensor, prompts: PromptBatch) -> None:
+def assert_right(model: LLMSRec, found: np.ndarray, prompts: PromptBatch) -> None:
     with torch.no_grad():
         plain = read_out(model.backbone, prompts, model.item_inputs, model.user_out)
-    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
+    torch.testing.assert_close(torch.from_numpy(found), plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
 
 
 @pytest.mark.parametrize("limit", [1, 10_000, 60_000, PLENTY], ids=["nothing", "little", "some", "all"])

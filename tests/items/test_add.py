@@ -20,6 +20,7 @@ from llmsrec.registry import start, tracking
 from llmsrec.scoring import held_out
 from llmsrec.serving.bundle import Bundle, seal, verify
 from llmsrec.serving.llm_tower import LLMTower
+from llmsrec.serving.on_torch import OnTorch
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import TOWERS, parse, parse_rank, parse_similar
 from llmsrec.serving.towers import item_vectors
@@ -66,7 +67,8 @@ def test_the_new_version_has_the_old_one_byte_by_byte_and_the_items_behind_its_o
 
 
 def test_a_new_items_vector_is_that_of_similar_by_title(longer: Bundle, extended: Extended) -> None:
-    tower = LLMTower(extended.bundle(1))
+    bundle = extended.bundle(1)
+    tower = LLMTower(bundle, OnTorch(bundle))
     for place, title in enumerate(longer.items["title"][30:], start=31):  # one by one, as /similar asks
         np.testing.assert_allclose(tower.of_titles([title])[0], longer.tensors["item_vectors"][place], atol=1e-5)
     recommender = Recommender(longer)

@@ -11,22 +11,25 @@ import sys
 from importlib.metadata import distribution, requires
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 from mlflow import MlflowClient
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from benchmarks.service import descendants
 from llmsrec.registry import tracking
 from llmsrec.serving.recommender import Recommender
-from llmsrec.serving.schema import parse
+from llmsrec.serving.schema import parse, parse_rank, parse_similar
 from tests.answers import assert_same_answer
 from tests.servers import free_port, until_up
 
 ROOT = Path(__file__).resolve().parents[2]
-CF = ["docker/requirements-serve-cf.txt"]
-BOTH = [*CF, "requirements-torch.txt", "docker/requirements-serve.txt"]
-IMAGES = pytest.mark.parametrize("files", [CF, BOTH], ids=["serve-cf", "serve"])
+SERVE = ["docker/requirements-serve.txt"]
+WITH_TORCH = [*SERVE, "requirements-torch.txt", "docker/requirements-serve-torch.txt"]
+START, DAY = 1_391_040_000_000, 86_400_000  # ms
+IMAGES = pytest.mark.parametrize("files", [SERVE, WITH_TORCH], ids=["serve", "serve-torch"])
 
 
 def listed(*files: str) -> list[Requirement]:
@@ -54,13 +57,13 @@ def test_every_package_of_a_serving_image_is_pinned(files: list[str]) -> None:
     assert installed_by(files) <= {canonicalize_name(pin.name) for pin in pins}
 
 
-def test_serve_cf_holds_no_torch_and_no_pipeline() -> None:
-    held = installed_by(CF)
+def test_serve_holds_no_torch_and_no_pipeline() -> None:
+    held = installed_by(SERVE)
     assert "onnxruntime" in held
     assert not held & {"torch", "transformers", "peft", "dvc", "great-expectations", "optuna", "matplotlib", "pyarrow"}
 
 
-SERVE = """
+MAIN = """
 import json, os, shutil
 from types import SimpleNamespace
 import serve
@@ -106,10 +109,7 @@ def environment(folder: Path, names: set[str]) -> Path:
 @IMAGES
 def test_what_a_serving_image_holds_is_enough(registry: Any, files: list[str], tmp_path: Path) -> None:
     model = tracking.bundle_of("models:/llm-srec@candidate", registry.root).parents[1]
-    history = [
-        {"parent_asin": asin, "timestamp": 1_391_040_000_000 + day * 86_400_000}
-        for day, asin in enumerate(("B3", "B1", "B4"))
-    ]
+    history = [{"parent_asin": f"B{item}", "timestamp": START + item * DAY} for item in (3, 1, 4)]
     requests = [{"history": history, "k": 3, "tower": tower} for tower in ("cf", "teacher", "llm")]
     done = subprocess.run(
         [sys.executable, "-S", "-c", ASK, str(model), json.dumps(requests)],  # -S: not what is installed here
@@ -127,31 +127,51 @@ def test_what_a_serving_image_holds_is_enough(registry: Any, files: list[str], t
     expected = [answer.model_dump() for answer in Recommender.load(registry.bundle).recommend(parse(requests))]
     assert_same_answer(cf, expected[0])
     assert_same_answer(teacher, expected[1])
-    if files == BOTH:
-        assert_same_answer(llm, expected[2])
-    else:
-        assert "torch is not installed where this model is served; ask for 'teacher'" in llm
+    assert_same_answer(llm, expected[2])
 
 
-def test_a_serving_image_serves_a_version_with_what_it_holds(registry: Any, tmp_path: Path) -> None:
-    site, log = environment(tmp_path / "site", installed_by(CF)), tmp_path / "log"
+def test_the_serving_image_answers_for_all_towers_without_torch(registry: Any, tmp_path: Path) -> None:
+    site, log = environment(tmp_path / "site", installed_by(SERVE)), tmp_path / "log"
     assert "COPY src/llmsrec llmsrec" in (ROOT / "Dockerfile").read_text()
     port = free_port()
     with log.open("w") as output:
         service = subprocess.Popen(
             # The registry is a file here, and no image has what a database needs; -S: not what is installed here.
-            [sys.executable, "-S", "-c", SERVE, "--no-llm", "--drain", "0"],
+            [sys.executable, "-S", "-c", MAIN, "--drain", "0"],
             cwd=tmp_path,
             env={
                 "PATH": os.environ["PATH"], "PYTHONPATH": f"{site}:{ROOT / 'docker'}:{ROOT / 'src'}", "PORT": str(port),
-                "MODEL_URI": "models:/llm-srec@candidate",
+                "MODEL_URI": "models:/llm-srec@candidate", "OMP_NUM_THREADS": "1",
                 "STORED": str(tracking.bundle_of("models:/llm-srec@candidate", registry.root).parents[1]),
                 "TAGS": json.dumps(MlflowClient(registry.uri).get_model_version("llm-srec", "1").tags),
             },
             stdout=output, stderr=output,
         )  # fmt: skip
+
+    def asked(path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        with urlopen(Request(f"http://127.0.0.1:{port}{path}", data, headers), timeout=60) as response:
+            return json.load(response)
+
+    history = [{"parent_asin": f"B{item}", "timestamp": START + item * DAY} for item in (3, 1, 4)]
+    requests = [{"history": history, "k": 3, "tower": tower} for tower in ("llm", "blend", "cf", "teacher")]
+    titled, ranked = {"title": "A bottle of rose oil", "k": 3}, {"history": history, "candidates": ["B7", "B9", "B2"]}
+    torchs = Recommender.load(registry.bundle)
     try:
         until_up(f"http://127.0.0.1:{port}/readyz", service, log)
+        assert asked("/readyz")["runtime"] == "onnx"
+        answers = asked("/invocations", {"inputs": requests})["predictions"]
+        for answer, right in zip(answers, torchs.recommend(parse(requests)), strict=True):
+            assert_same_answer(right.model_dump() | answer, right.model_dump())
+        similar = asked("/similar", titled)["items"]
+        theirs = torchs.similar(parse_similar(titled)).items
+        assert [item["parent_asin"] for item in similar] == [item.parent_asin for item in theirs]
+        (right,) = torchs.recommend([parse_rank(ranked)])
+        found = asked("/rank", ranked)["items"]
+        assert [item["parent_asin"] for item in found] == [item.parent_asin for item in right.items]
+        for pid in descendants(service.pid):
+            assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
     finally:
         service.terminate()
     assert service.wait(timeout=60) == 0, log.read_text()

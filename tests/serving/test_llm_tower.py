@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from llmsrec.engine.kept import Kept
 from llmsrec.engine.readout import read_out
+from llmsrec.engine.torch_layers import TorchLayers
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import Event, Request
 from tests.answers import assert_same_answer
@@ -26,12 +26,13 @@ def test_the_engine_gives_the_vectors_of_whole_prompts(shape: str, request: pyte
     tower: Any = Recommender.load(tiny.bundle).tower("llm")
     histories = [tiny.sequences.of(user) for user in range(1, 9)]
     prompts = tower._prompts.users([items for items, _ in histories], [times for _, times in histories])
-    inputs, seen = tower._item_inputs.__getitem__, tower._some_user_inputs(8) if tower._explicit else None
+    inputs, out, seen = tower._item_inputs, tower._user_out, tower._some_user_inputs(8) if tower._explicit else None
+    found = tower._language.read_out(prompts, inputs, out, seen)
+    as_tensors = [None if values is None else torch.from_numpy(values) for values in (inputs, out, seen)]
     with torch.no_grad():
-        plain = read_out(tower._model, prompts, inputs, tower._user_out, seen)
-        found = tower._read_out(prompts, inputs, tower._user_out, seen)
-    assert tower._decoder is not None
-    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
+        plain = read_out(tower._language.model, prompts, as_tensors[0].__getitem__, *as_tensors[1:])
+    assert tower._language.decoder is not None
+    torch.testing.assert_close(torch.from_numpy(found), plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
 
 
 def test_who_comes_back_gets_the_answers_of_who_comes_first(tiny: Any) -> None:
@@ -60,13 +61,13 @@ def test_nothing_is_kept_without_room_and_where_prompts_begin_with_the_users_vec
 def test_a_model_that_is_wrong_with_what_is_kept_keeps_nothing_and_says_so(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = Kept._run
+    run = TorchLayers.follow
 
-    def wrong(self: Kept, *arguments: Any) -> Any:
+    def wrong(self: TorchLayers, *arguments: Any) -> Any:
         hidden, new = run(self, *arguments)
         return hidden, new * 1.01
 
-    monkeypatch.setattr(Kept, "_run", wrong)
+    monkeypatch.setattr(TorchLayers, "follow", wrong)
     recommender = Recommender.load(tiny.bundle)
     recommender.keep(PLENTY)
     assert recommender.kept() is None

@@ -236,7 +236,7 @@ def mask_after(present: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     which are no padding: each sees those, itself, and what stands between.
     """
     steps = torch.arange(size, device=present.device)
-    causal = (steps <= steps[:, None]).expand(len(present), -1, -1)
+    causal = (steps <= steps[:, None]).expand(present.shape[0], -1, -1)
     sees = torch.cat([present[:, None].expand(-1, size, -1), causal], dim=2)
     mask = torch.zeros(sees.shape, dtype=dtype, device=present.device)
     return mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]

@@ -10,36 +10,52 @@ left it, it has only the constant head in common with the prompt of before.
 import threading
 from collections import Counter, OrderedDict
 from hashlib import blake2b
+from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from llmsrec.engine.decoder import Decoder, mask_after
-from llmsrec.engine.readout import ItemInputs, embed
-from llmsrec.prompts.retrieval import OUT, PromptBatch
+from llmsrec.prompts.retrieval import PromptBatch
 
 # Rows of unlike length go through the model apart where together they would have more padding than a fifth of what has
 # to be computed, and more than what a pass of a small model costs by itself.
 PADDING, PASS = 0.2, 64
 
 
+class Layers(Protocol):
+    """A frozen language model's layers on some runtime.
+
+    Keys and values are arrays `[2 * layers, heads, L, d_head]` of the runtime's own kind.
+    """
+
+    def head(self, prompts: PromptBatch) -> Any:
+        """Keys and values of the constant that users' prompts begin with, one token at least."""
+
+    def joined(self, parts: list[Any]) -> Any:
+        """Keys and values behind each other, as a copy."""
+
+    def follow(self, prompts: PromptBatch, pasts: list[Any]) -> tuple[np.ndarray, Any]:
+        """Read out what follows `pasts` in `n` prompts, of which `prompts` has the rest alone.
+
+        Returns:
+            `[n, d_llm]` hidden states at their out tokens, float32, and the rest's keys and values
+            `[2 * layers, n, heads, L, d_head]`.
+        """
+
+
 class Kept:
     """Reads prompts out from where what is kept of them ends. Threads may share one.
 
     Args:
-        decoder: of a frozen model.
-        item_inputs, out: as of `readout.read_out`; what is kept holds the former, so they stay the same for good.
+        layers: of a frozen model. What is kept holds its item inputs, so they stay the same for good.
         limit: bytes of keys and values that are kept; what was used longest ago makes room.
-
     """
 
-    def __init__(self, decoder: Decoder, item_inputs: ItemInputs, out: Tensor, limit: int) -> None:
-        self._decoder, self._item_inputs, self._out, self._limit = decoder, item_inputs, out, limit
+    def __init__(self, layers: Layers, limit: int) -> None:
+        self._layers, self._limit = layers, limit
         # Digest of a prompt up to an event's end -> keys and values of that event, `[2 * layers, heads, L, d_head]`;
         # what was used longest ago stands first. A prompt's events are used from the last to the first, so that none
         # goes before those that follow it, which nobody could find without it.
-        self._events: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._events: OrderedDict[bytes, Any] = OrderedDict()
         self._lock = threading.Lock()
         self._bytes = 0
         self._counted: Counter[str] = Counter()
@@ -52,20 +68,19 @@ class Kept:
             counted, self._counted = self._counted, Counter()
             return {name: counted[name] for name in ("prompts", "found", "positions")} | {"bytes": self._bytes}
 
-    @torch.no_grad()
-    def read_out(self, prompts: PromptBatch) -> Tensor:
-        """As `readout.read_out`, of users' prompts with a constant head: `[B, d_llm]` float32."""
+    def read_out(self, prompts: PromptBatch) -> np.ndarray:
+        """`[B, d_llm]` float32 hidden states at the out tokens of users' prompts with a constant head."""
         assert prompts.ends is not None
-        head = self._decoder.head(prompts)
+        head = self._layers.head(prompts)
         names = [_names(prompts, row, ends) for row, ends in enumerate(prompts.ends)]
         with self._lock:
             begun = [self._begun(each) for each in names]
-        pasts = [torch.cat([head, *events], dim=2) for events in begun]
+        pasts = [self._layers.joined([head, *events]) if events else head for events in begun]
         starts = np.array([past.shape[2] for past in pasts])
-        hidden: list[Tensor] = []
+        hidden: list[np.ndarray] = []
         groups = list(_alike(prompts.lengths - starts))
         for rows in groups:
-            vectors, new = self._run(prompts, rows, starts[rows], [pasts[row] for row in rows])
+            vectors, new = self._layers.follow(_rest(prompts, rows, starts[rows]), [pasts[row] for row in rows])
             hidden.append(vectors)
             with self._lock:
                 for place, row in enumerate(rows):
@@ -73,9 +88,9 @@ class Kept:
         with self._lock:
             spared = int((starts - prompts.constant).sum())
             self._counted.update(prompts=len(begun), found=sum(map(bool, begun)), positions=spared)
-        return torch.cat(hidden)[torch.from_numpy(np.argsort(np.concatenate(groups)))]
+        return np.concatenate(hidden)[np.argsort(np.concatenate(groups))]
 
-    def _begun(self, names: list[bytes]) -> list[Tensor]:
+    def _begun(self, names: list[bytes]) -> list[Any]:
         """What is kept of a prompt's events, from the first to the last in a row."""
         found = []
         for name in names:
@@ -84,7 +99,7 @@ class Kept:
             found.append(self._events[name])
         return found
 
-    def _keep(self, names: list[bytes], found: int, new: Tensor, ends: np.ndarray) -> None:
+    def _keep(self, names: list[bytes], found: int, new: Any, ends: np.ndarray) -> None:
         """Keep a prompt's events.
 
         Args:
@@ -96,38 +111,22 @@ class Kept:
             name = names[number]
             if number >= found and name not in self._events:
                 start = ends[number - 1] if number > found else 0
-                self._events[name] = event = new[:, :, start : ends[number]].clone()
+                self._events[name] = event = self._layers.joined([new[:, :, start : ends[number]]])
                 self._bytes += event.nbytes
             elif name in self._events:  # else it has made room meanwhile
                 self._events.move_to_end(name)
         while self._bytes > self._limit:
             self._bytes -= self._events.popitem(last=False)[1].nbytes
 
-    def _run(
-        self, prompts: PromptBatch, rows: np.ndarray, starts: np.ndarray, pasts: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """What follows `pasts` in some prompts: `[n, d_llm]` hidden states at their out tokens, float32, and keys and
-        values `[2 * layers, n, heads, L, d_head]`.
-        """
-        lengths = prompts.lengths[rows] - starts
-        steps = np.arange(lengths.max())
-        places = np.minimum(starts[:, None] + steps, prompts.slots.shape[1] - 1)
-        inside = steps < lengths[:, None]
-        tokens, slots = (np.where(inside, of[rows[:, None], places], 0) for of in (prompts.token_ids, prompts.slots))
-        model = self._decoder.model
-        inputs, _ = embed(model, PromptBatch(tokens, slots, lengths), self._item_inputs, self._out, None)
-        past = pasts[0].new_zeros((len(pasts[0]), len(rows), pasts[0].shape[1], int(starts.max()), pasts[0].shape[3]))
-        for place, (start, of_row) in enumerate(zip(starts, pasts, strict=True)):
-            past[:, place, :, :start] = of_row
-        device = inputs.device
-        present = torch.from_numpy(np.arange(starts.max()) < starts[:, None]).to(device)
-        positions = torch.from_numpy(starts[:, None] + steps).to(device)
-        read = torch.from_numpy((slots == OUT).argmax(axis=1)[:, None]).to(device)
-        new: list[Tensor] = []
-        # Where all begin alike, causal attention skips what a mask would hide.
-        mask = None if starts.max() == prompts.constant else mask_after(present, len(steps), inputs.dtype)
-        hidden = self._decoder(inputs, read, mask, positions, list(past), kept=new)
-        return hidden[:, 0], torch.stack(new)
+
+def _rest(prompts: PromptBatch, rows: np.ndarray, starts: np.ndarray) -> PromptBatch:
+    """Some prompts from `starts` on."""
+    lengths = prompts.lengths[rows] - starts
+    steps = np.arange(lengths.max())
+    places = np.minimum(starts[:, None] + steps, prompts.slots.shape[1] - 1)
+    inside = steps < lengths[:, None]
+    tokens, slots = (np.where(inside, of[rows[:, None], places], 0) for of in (prompts.token_ids, prompts.slots))
+    return PromptBatch(tokens, slots, lengths)
 
 
 def _names(prompts: PromptBatch, row: int, ends: np.ndarray) -> list[bytes]:

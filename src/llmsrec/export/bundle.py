@@ -19,7 +19,7 @@ from llmsrec.data.sequences import Sequences
 from llmsrec.engine.backbone_files import read_files
 from llmsrec.errors import DataError
 from llmsrec.evaluation.blend import Blend
-from llmsrec.export import index, onnx
+from llmsrec.export import index, layers, onnx
 from llmsrec.files import read_json, write_json
 from llmsrec.models.cf.teacher import Teacher
 from llmsrec.models.llm.retrieval import LLMSRec, token_batches
@@ -88,6 +88,8 @@ def write(
         indexed = index.write(building, tensors, asked, catalogue, index_above)
         write_json(building / "config.json", _config(model, config, repeats) | _index(indexed))
         _write_backbone(building, model, backbone)
+        measured = layers.write(building, model, item_vectors.numpy(), sequences, tolerance)
+        write_json(building / "parity.json", read_json(building / "parity.json") | {"language_model": measured})
     return str(read_json(folder / MANIFEST)["bundle_sha256"])
 
 

@@ -15,6 +15,7 @@ from llmsrec.files import read_json, write_json
 from llmsrec.serving.bundle import MANIFEST, Bundle, seal
 from llmsrec.serving.contents import CATALOGUE, COLUMNS
 from llmsrec.serving.llm_tower import LLMTower
+from llmsrec.serving.on_torch import OnTorch
 
 PROBED = 64  # items of the training whose vectors are computed again
 ROUGH = 0.05  # what the vectors of a backbone in fewer bits than float32 may differ by
@@ -37,7 +38,8 @@ def write(folder: Path, bundle: Bundle, added: pl.DataFrame, version: str) -> st
         DataError: the backbone cannot be loaded, or it does not give items of the training the vectors that they have.
     """
     items = _catalogue(bundle, added)
-    tower = LLMTower(dataclasses.replace(bundle, items=items))
+    longer = dataclasses.replace(bundle, items=items)
+    tower = LLMTower(longer, OnTorch(longer))
     parity = read_json(bundle.folder / "parity.json")
     probed = probe(tower, bundle, parity["tolerance"])
     vectors = tower.of_items(np.arange(len(bundle.items) + 1, len(items) + 1))

@@ -40,7 +40,7 @@ def export(cases: Mapping[str, tuple[nn.Module, Tensor]], folder: Path) -> None:
         cases: name -> the module, weights and all, and two rows of input at least; all dimensions but the first are
             fixed by it.
     """
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             Together([module for module, _ in cases.values()]).eval(),
             ([rows for _, rows in cases.values()],),
@@ -54,12 +54,16 @@ def export(cases: Mapping[str, tuple[nn.Module, Tensor]], folder: Path) -> None:
     parts = onnx.utils.Extractor(program.model_proto)
     folder.mkdir(parents=True, exist_ok=True)
     for name in cases:
-        model = parts.extract_model([f"{name}.x"], [f"{name}.y"])
-        graph = model.graph
-        for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-            del part.metadata_props[:]
-            part.doc_string = ""
-        onnx.save_model(model, folder / f"{name}.onnx", save_as_external_data=False)
+        save(parts.extract_model([f"{name}.x"], [f"{name}.y"]), folder / f"{name}.onnx")
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, without what torch notes down about itself."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    onnx.save_model(model, path, save_as_external_data=False)
 
 
 def compare(module: nn.Module, path: Path, inputs: Tensor) -> tuple[np.ndarray, np.ndarray, float]:
@@ -105,7 +109,7 @@ def same_top(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporter's remarks on libraries that are not installed, and on its own deprecations, to itself."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

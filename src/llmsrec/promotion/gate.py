@@ -274,6 +274,12 @@ def parity(ours: Evidence, limits: Gate) -> Iterator[Figure]:
     yield _at_most("largest difference of ONNX Runtime and torch", largest, ours.parity["tolerance"])
     for tower, top in ours.parity["top_10"].items():
         yield _at_least(f"users of {top['users']} with the same top 10, {tower}", top["same"], top["users"])
+    of_llm = ours.parity.get("language_model", {})  # not of bundles from before
+    if of_llm.get("runtime") == "onnx":
+        what = (
+            f"share of torch's 10 best items by the language model on ONNX Runtime ({of_llm['prompts']} users, items)"
+        )
+        yield _at_least(what, of_llm["overlap_10"], of_llm["least"])
     if added := ours.parity.get("added"):
         what = f"largest difference of {added['items']} items' vectors, computed anew as those of the added ones were"
         yield _at_most(what, added["largest_difference"], added["tolerance"])

@@ -254,6 +254,9 @@ def _metrics(facts: Facts) -> Iterator[str]:
     if indexed := facts.parity.get("index"):
         yield ""
         yield from _indexed(indexed)
+    if of_llm := facts.parity.get("language_model"):
+        yield ""
+        yield _language_model(of_llm)
     measured = facts.comparison["towers"]
     if len(measured["ndcg_10"]) == 1:
         return
@@ -262,6 +265,16 @@ def _metrics(facts: Facts) -> Iterator[str]:
     if "overlap_10" in measured:
         yield ""
         yield f"The top 10 of llm and cf have {measured['overlap_10']['mean']:.0%} in common."
+
+
+def _language_model(of: dict[str, Any]) -> str:
+    """What `llmsrec serve` runs the language model on."""
+    if of["runtime"] == "torch":
+        return f"`llmsrec serve` runs the language model on torch: {of['reason']}."
+    return (
+        f"`llmsrec serve` runs the language model on ONNX Runtime: overlap@10 with torch {of['overlap_10']:.4f}, "
+        f"hidden states within {of['largest_difference']:.1e} ({of['prompts']} users and as many items)."
+    )
 
 
 def _indexed(measured: dict[str, Any]) -> Iterator[str]:

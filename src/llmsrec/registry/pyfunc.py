@@ -96,9 +96,9 @@ class BundleModel(PythonModel):
                 "`dvc repro -f -s register` registers it anew."
             )
         self.recommender = Recommender(bundle)
-        # A service is ready when it can answer; an image without the `llm` tower has no torch. While a model is logged
-        # MLflow loads it twice, before and after it is stored: the language model once is enough.
-        if described.is_file() and find_spec("torch"):
+        # A service is ready when it can answer; an image may have no torch, and the bundle nothing but that to run on.
+        # While a model is logged MLflow loads it twice, before and after it is stored: the language model once is enough.
+        if described.is_file() and (find_spec("torch") or bundle.layers):
             self.recommender.warm()
 
     def predict(self, model_input: list[Asked]) -> list[Answer]:  # type: ignore[override]

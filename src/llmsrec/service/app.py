@@ -131,6 +131,7 @@ class Service:
             version = current.version
             said |= {"model": version.name, "version": version.number, "alias": version.alias}
             said |= {"bundle": version.digest[:12], "towers": current.about["towers"]}
+            said |= {"runtime": current.about["runtime"]}
         said |= {"refused": swap.refused, "registry": swap.registry or "answers"}
         return JSONResponse(said, 200 if self.ready else 503)
 

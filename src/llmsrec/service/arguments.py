@@ -15,6 +15,11 @@ def add(command: argparse.ArgumentParser) -> None:
         "--no-llm", action="store_true", help="do not load the backbone; `tower: llm` and `blend` are a 400 then"
     )
     command.add_argument(
+        "--torch",
+        action="store_true",
+        help="run the backbone on torch, as on a GPU, and not on ONNX Runtime where the version has it for that",
+    )
+    command.add_argument(
         "--waiting", type=int, default=512, metavar="N",
         help="requests that may wait for a tower; more are a 429 (default: %(default)s)",
     )  # fmt: skip

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import importlib.util
 import logging
 import os
 import signal
@@ -171,8 +170,9 @@ async def _drain(service: Service, edge: Edge, seconds: float) -> None:
 
 
 def settings(options: argparse.Namespace) -> list[Settings]:
-    """Those of each worker; none for the `llm` tower where it is not wanted or torch is not installed."""
+    """Those of each worker; none for the `llm` tower where it is not wanted."""
     made = [Settings(llm=False, waiting=options.waiting, **OTHERS)]  # type: ignore[arg-type]
-    if not options.no_llm and importlib.util.find_spec("torch"):
-        made.append(Settings(llm=True, waiting=options.waiting, kept=options.kept * 2**20, **LLM))  # type: ignore[arg-type]
+    if not options.no_llm:
+        of_llm = {"waiting": options.waiting, "kept": options.kept * 2**20, "torch": options.torch}
+        made.append(Settings(llm=True, **of_llm, **LLM))  # type: ignore[arg-type]
     return made

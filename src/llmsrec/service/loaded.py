@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,7 +40,7 @@ class Loaded:
 
     Attributes:
         about: what the workers say of it: `towers`, `own` (the tower of requests that name none), `schemas` of requests
-            and answers, `items`.
+            and answers, `items`, `runtime` of the language model (`onnx`, `torch`, None without one).
         calls: how many are being answered.
     """
 
@@ -59,9 +60,10 @@ class Loaded:
         Raises:
             DataError: one could not be loaded, or did not pass; the others are ended, too.
         """
-        workers, has_llm = {}, "llm" in read_json(bundle / "config.json").get("towers", ["llm"])
+        workers = {}
+        has_llm = "llm" in read_json(bundle / "config.json").get("towers", ["llm"])
         for of_worker in settings:
-            if of_worker.llm and not has_llm:
+            if of_worker.llm and not (has_llm and _can_run(bundle, of_worker.torch)):
                 continue
             name = "llm" if of_worker.llm else "others"
             workers[name] = Worker(bundle, of_worker, metrics.of_batches(name))
@@ -72,6 +74,7 @@ class Loaded:
             await loaded.close()
             raise
         loaded.about = abouts[0] | {"towers": [tower for about in abouts for tower in about["towers"]]}
+        loaded.about["runtime"] = abouts[-1]["runtime"] if "llm" in workers else None
         return loaded
 
     def towers(self, said: Iterable[Any], path: str) -> list[Any]:
@@ -135,6 +138,11 @@ class Loaded:
         """End the workers and remove the files."""
         await asyncio.gather(*(worker.close() for worker in self.workers.values()))
         self.place.cleanup()
+
+
+def _can_run(bundle: Path, on_torch: bool) -> bool:
+    """Whether what runs a bundle's language model is installed."""
+    return find_spec("torch") is not None or ((bundle / "layers").is_dir() and not on_torch)
 
 
 def _joined(call: Call, parts: list[list[int]], replies: list[Reply]) -> Answered:

@@ -42,7 +42,7 @@ class Metrics:
         self.fallbacks = count("fallbacks", "Requests answered with the popular items.")
         self.unknown = count("unknown_items", "Items of histories that the catalogue does not have.")
         self.memory = gauge("resident_bytes", "Memory of a process.", "process")
-        self.model = gauge("model", "1 for the version that answers.", "model", "version", "alias", "bundle")
+        self.model = gauge("model", "1 for the version that answers.", "model", "version", "alias", "bundle", "runtime")
         self.ready = gauge("ready", "1 while calls are answered.")
         self.swaps = count("swaps", "Versions that took over, or were refused.", "outcome")
         self.refused = gauge("refused", "1 for the version that the alias names and that may not serve.", "version")

@@ -112,7 +112,8 @@ class Swap:
         self._forget()
         self._metrics.swaps.labels("taken").inc()
         self._metrics.model.clear()
-        self._metrics.model.labels(version.name, version.number, version.alias or "", version.digest).set(1)
+        runtime = loaded.about["runtime"] or ""
+        self._metrics.model.labels(version.name, version.number, version.alias or "", version.digest, runtime).set(1)
         about = {"version": str(version), "before": old and str(old.version)}
         log.info("a version answers", extra=about | {"seconds": round(time.monotonic() - began, 2)})
         if old:

@@ -38,6 +38,7 @@ class Settings:
     wait_s: float
     waiting: int
     kept: int = 0
+    torch: bool = False
 
 
 class Overloaded(Exception):

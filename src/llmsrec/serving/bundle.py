@@ -9,6 +9,8 @@
     onnx/                f_item, f_user, f_cf_user, f_I, the teacher by its name, such as sasrec (and f_U where the
                          prompt holds the user representation)
     backbone/            backbone.json: hub id and commit, or the model's own files beside it
+    layers/              the backbone for ONNX Runtime (`serving.on_onnx`), where that gives torch's vectors: its graph,
+                         decoder.onnx, whose weights are those in backbone/, layers.json and tokenizer.json
     weights.safetensors  the heads' and the teacher's, for a training that begins from them; older bundles lack it
     index/               item vectors' indexes (`serving.index`), where there are many: item_vectors.faiss and
                          item_embeddings.faiss
@@ -21,7 +23,7 @@ A sequential recommender by itself, such as GRU4Rec, has no language model: conf
 (`towers`), vectors.safetensors holds item_embeddings alone and onnx/ the recommender; backbone/ and weights.safetensors
 are not there.
 
-Reading needs numpy, polars and ONNX Runtime; torch is for the `llm` tower alone.
+Reading needs numpy, polars and ONNX Runtime; torch is for the `llm` tower of bundles without layers/ alone.
 """
 
 import hashlib
@@ -160,6 +162,12 @@ class Bundle:
     def index(self, name: str) -> Path | None:
         """The file that searches some item vectors of `tensors`; None where all of them are scored."""
         return self.folder / f"index/{name}.faiss" if name in self.config.get("index", []) else None
+
+    @property
+    def layers(self) -> Path | None:
+        """The folder with the language model's layers for ONNX Runtime; None where torch alone can run them."""
+        folder = self.folder / "layers"
+        return folder if folder.is_dir() else None
 
     def stores(self) -> pl.Series:
         """`[I]` each item's store as String, null where it has none, in the order of item ids."""

@@ -1,68 +1,89 @@
-"""The language model as a reader of histories: prompt, backbone, [UserOut], f_user. Only this needs torch to serve."""
+"""The language model as a reader of histories: prompt, backbone on some runtime, [UserOut], f_user."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
-from torch.nn.functional import pad
 
-from llmsrec.engine import backbone as backbones
 from llmsrec.engine.kept import Kept
-from llmsrec.engine.readout import read_out, read_out_by_length
-from llmsrec.engine.shortcuts import right_decoder, runs_whole
-from llmsrec.engine.yardstick import ReadOut, Yardstick
-from llmsrec.errors import DataError
-from llmsrec.prompts.retrieval import Prompts, PromptSettings
+from llmsrec.prompts.retrieval import PromptBatch, Prompts, PromptSettings
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.towers import History, Teacher
 
 ITEMS = 64  # prompts of items at once
 
 
-class LLMTower:
-    """The prompt of Table 2 through the frozen backbone, and f_user on ONNX Runtime.
+@dataclass(frozen=True)
+class Vectors:
+    """What stands in prompts in place of words, float32.
 
-    Raises:
-        DataError: the backbone cannot be had (see `llmsrec.engine.backbone.load`), or the adapter is not its own.
+    Attributes:
+        item_inputs: `[I + 1, d_llm]` f_I of items' embeddings.
+        user_out, item_out: `[d_llm]` the learned tokens.
+        user_inputs: f_U(O_u) `[n, d_llm]` of some `n` users, where prompts hold it.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        config = bundle.config
-        backbone = backbones.load(
-            bundle.folder / "backbone", config["backbone"]["dtype"], config["backbone"]["quantization"]
-        )
-        if config["backbone"]["lora_rank"]:
-            backbone = backbones.tuned(backbone, config["backbone"], seed=0)
-            _load_adapter(backbone.model, bundle)
-        self._model = backbone.model.requires_grad_(False).eval()
-        settings = PromptSettings(**config["prompts"])
-        self._prompts_of = partial(Prompts, backbone.tokenizer, settings=settings, limit=backbone.limit)
+    item_inputs: np.ndarray
+    user_out: np.ndarray
+    item_out: np.ndarray
+    user_inputs: Callable[[int], np.ndarray] | None = None
+
+
+class LanguageModel(Protocol):
+    """A bundle's backbone on some runtime: `on_torch.OnTorch`, `on_onnx.OnOnnx`.
+
+    Attributes:
+        tokenizer: what `Prompts` needs.
+        limit: the longest input in tokens, if it has one.
+    """
+
+    tokenizer: Any
+    limit: int | None
+
+    def prepare(self, prompts: Prompts, vectors: Vectors) -> None:
+        """Know what will be read, before anything is.
+
+        Raises:
+            DataError: the model cannot run the longest prompt.
+        """
+
+    def read_out(
+        self, prompts: PromptBatch, item_inputs: np.ndarray, out: np.ndarray, user_inputs: np.ndarray | None = None
+    ) -> np.ndarray:
+        """`[B, d_llm]` float32 hidden states at the out tokens of `B` prompts.
+
+        Args:
+            item_inputs: `[n, d_llm]`, by the numbers of items in `prompts`.
+            out: `[d_llm]` the learned token.
+            user_inputs: `[B, d_llm]`, where prompts hold them.
+        """
+
+    def kept(self, limit: int) -> Kept | None:
+        """What keeps up to so many bytes of users' prompts, if vectors are the same with it; else a line says so."""
+
+
+class LLMTower:
+    """The prompt of Table 2 through the frozen backbone, and f_user on ONNX Runtime."""
+
+    def __init__(self, bundle: Bundle, language: LanguageModel) -> None:
+        self._language = language
+        settings = PromptSettings(**bundle.config["prompts"])
+        self._prompts_of = partial(Prompts, language.tokenizer, settings=settings, limit=language.limit)
         self._prompts = self._prompts_of(titles=bundle.items["title"].to_list())
-        self._device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
         self._trained = bundle.trained
-        f_item_input = bundle.models["f_I"]
         parts = np.array_split(bundle.tensors["item_embeddings"], 1 + bundle.trained // 1024)
-        inputs = self._tensor(np.concatenate([f_item_input(part) for part in parts]))
+        inputs = np.concatenate([bundle.models["f_I"](part) for part in parts])
         # Zeros stand for what no teacher has, the embeddings of items that were added by title (docs/experiments.md).
-        self._item_inputs = pad(inputs, (0, 0, 0, len(bundle.items) - bundle.trained))
-        self._user_out, self._item_out = (self._tensor(bundle.tensors[name]) for name in ("user_out", "item_out"))
+        self._item_inputs = np.pad(inputs, ((0, len(bundle.items) - bundle.trained), (0, 0)))
+        self._user_out, self._item_out = bundle.tensors["user_out"], bundle.tensors["item_out"]
         self._f_user, self._f_item = bundle.models["f_user"], bundle.models["f_item"]
         self._explicit = settings.user_representation
         if self._explicit:
             self._teacher, self._f_U = Teacher(bundle), bundle.models["f_U"]
         user_inputs = self._some_user_inputs if self._explicit else None
-        self._yardstick = Yardstick(
-            self._model, self._prompts, self._item_inputs.__getitem__, self._user_out, user_inputs, self._item_out
-        )
-        padding, tuned = self._yardstick.padding(), config["backbone"]["lora_rank"] > 0
-        self._read_out: ReadOut = partial(read_out if padding else read_out_by_length, self._model)
-        self._decoder = None
-        if padding and not runs_whole(self._model, backbone.causal, tuned):
-            self._decoder = right_decoder(self._yardstick, shared=False)
-        if self._decoder:
-            self._read_out = self._decoder.read_out
+        language.prepare(self._prompts, Vectors(self._item_inputs, self._user_out, self._item_out, user_inputs))
         self.kept: Kept | None = None
 
     def keep(self, limit: int) -> None:
@@ -70,78 +91,46 @@ class LLMTower:
 
         It does nothing where prompts begin with the user's own vector (Table 2 (c)), and have nothing in common.
         """
-        if self._decoder is None or self._explicit or not limit:
-            return
-        yardstick = self._yardstick
-        tried = Kept(self._decoder, yardstick.item_inputs, self._user_out, limit=1 << 40)
+        if limit and not self._explicit:
+            self.kept = self._language.kept(limit)
 
-        def coming_back() -> Tensor:
-            rows = range(len(yardstick.histories))
-            prompts = [self._prompts.users(yardstick.histories[k : k + 1], yardstick.times[k : k + 1]) for k in rows]
-            return torch.cat([tried.read_out(prompt) for prompt in prompts])
-
-        plain = yardstick.plain[: len(yardstick.histories)]
-        if yardstick.right(coming_back, plain, "users' prompts are not kept: with them,"):
-            self.kept = Kept(self._decoder, self._item_inputs.__getitem__, self._user_out, limit)
-
-    @torch.no_grad()
     def vectors(self, histories: list[History]) -> np.ndarray:
         """`[B, d']` float32 of `B` histories with one item at least."""
         prompts = self._prompts.users([h.items for h in histories], [h.timestamps for h in histories])
         if self.kept:
-            hidden = self.kept.read_out(prompts)
-        else:
-            seen = self._user_inputs(histories) if self._explicit else None
-            hidden = self._read_out(prompts, self._item_inputs.__getitem__, self._user_out, seen)
-        return self._f_user(hidden.cpu().numpy())
+            return self._f_user(self.kept.read_out(prompts))
+        seen = self._user_inputs(histories) if self._explicit else None
+        return self._f_user(self._language.read_out(prompts, self._item_inputs, self._user_out, seen))
 
     def of_items(self, items: np.ndarray) -> np.ndarray:
         """`[n, d']` float32, what item prompts and f_item make of items of the catalogue."""
         return self._of_items(self._prompts, items, self._item_inputs)
 
-    def of_titles(self, titles: list[str], inputs: Tensor | None = None) -> np.ndarray:
+    def of_titles(self, titles: list[str], inputs: np.ndarray | None = None) -> np.ndarray:
         """`[n, d']` float32, the vectors of items with these titles that training never saw.
 
         Args:
-            inputs: `[n, d_llm]` what stands for f_I of their item embeddings; zeros if None.
+            inputs: `[n, d_llm]` float32, what stands for f_I of their item embeddings; zeros if None.
         """
-        inputs = self._item_inputs.new_zeros(len(titles), self._item_inputs.shape[1]) if inputs is None else inputs
+        if inputs is None:
+            inputs = np.zeros((len(titles), self._item_inputs.shape[1]), dtype=np.float32)
         prompts = self._prompts_of(titles=titles)
-        return self._of_items(prompts, np.arange(1, len(titles) + 1), pad(inputs, (0, 0, 1, 0)))
+        return self._of_items(prompts, np.arange(1, len(titles) + 1), np.pad(inputs, ((1, 0), (0, 0))))
 
-    @torch.no_grad()
-    def _of_items(self, prompts: Prompts, items: np.ndarray, inputs: Tensor) -> np.ndarray:
+    def _of_items(self, prompts: Prompts, items: np.ndarray, inputs: np.ndarray) -> np.ndarray:
         vectors = []
         for rows in np.array_split(items, -(-len(items) // ITEMS)):
-            hidden = self._read_out(prompts.items(rows), inputs.__getitem__, self._item_out, None)
-            vectors.append(self._f_item(hidden.cpu().numpy()))
+            vectors.append(self._f_item(self._language.read_out(prompts.items(rows), inputs, self._item_out)))
         return np.concatenate(vectors)
 
     def lengths(self, histories: list[History]) -> np.ndarray:
         """`[B]` about how many tokens each prompt has, for putting prompts of like length together."""
         return self._prompts.user_lengths([h.items for h in histories])
 
-    def _user_inputs(self, histories: list[History]) -> Tensor:
+    def _user_inputs(self, histories: list[History]) -> np.ndarray:
         """f_U(O_u): `[B, d_llm]`."""
-        return self._tensor(self._f_U(self._teacher.vectors(histories)))
+        return self._f_U(self._teacher.vectors(histories))
 
-    def _some_user_inputs(self, count: int) -> Tensor:
+    def _some_user_inputs(self, count: int) -> np.ndarray:
         numbers = np.arange(count) % self._trained + 1
         return self._user_inputs([History(np.array([item]), np.array([0]), []) for item in numbers])
-
-    def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self._device)
-
-
-def _load_adapter(model: torch.nn.Module, bundle: Bundle) -> None:
-    """Copy the bundle's LoRA tensors into a backbone that has just been given adapters."""
-    path = bundle.folder / "adapter.safetensors"
-    tensors = load_file(path)
-    adapters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if tensors.keys() != adapters.keys():
-        raise DataError(
-            f"{path} does not fit the backbone: {sorted(tensors.keys() ^ adapters.keys())[:3]}; export again."
-        )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            adapters[name].copy_(tensor)

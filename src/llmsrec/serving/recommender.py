@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -27,10 +28,14 @@ ALIKE = np.ones(1, dtype=np.float32)  # in place of a user vector, where all use
 
 
 class Recommender:
-    """Answers requests from one bundle. The `llm` tower is loaded when it is first asked for."""
+    """Answers requests from one bundle. The `llm` tower is loaded when it is first asked for.
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
+    Args:
+        on_onnx: run the language model on ONNX Runtime, where the bundle has it for that. Without torch it always is.
+    """
+
+    def __init__(self, bundle: Bundle, on_onnx: bool = False) -> None:
+        self._bundle, self._on_onnx = bundle, on_onnx
         self._asins = bundle.items["parent_asin"].to_list()
         self._titles = bundle.items["title"].to_list()
         self._untitled = (bundle.items["title"] == UNTITLED).to_numpy()
@@ -315,13 +320,29 @@ class Recommender:
             return BlendTower(self.tower("llm"), self.tower("teacher"), Blend(**self._bundle.config["blend"]))
         with self._loading:
             if name not in self._towers:
-                # torch and transformers take seconds, and the other towers need neither.
-                try:
-                    from llmsrec.serving.llm_tower import LLMTower
-                except ModuleNotFoundError as error:
-                    raise RequestError(
-                        f"`tower` is '{name}', but {error.name} is not installed where this model is served; ask for "
-                        "'teacher' or 'cf', or serve it with what `llm` needs (target `serve` of the Dockerfile)."
-                    ) from error
-                self._towers[name] = LLMTower(self._bundle)
+                self._towers[name] = self._llm_tower()
             return self._towers[name]
+
+    @property
+    def runtime(self) -> str:
+        """What runs the language model: `onnx` or `torch`."""
+        carried = self._bundle.layers is not None
+        return "onnx" if carried and (self._on_onnx or find_spec("torch") is None) else "torch"
+
+    def _llm_tower(self) -> "LLMTower":
+        # torch and transformers take seconds, and the other towers need neither; nor does ONNX Runtime.
+        from llmsrec.serving.llm_tower import LLMTower
+
+        if self.runtime == "onnx":
+            from llmsrec.serving.on_onnx import OnOnnx
+
+            return LLMTower(self._bundle, OnOnnx(self._bundle.folder))
+        try:
+            from llmsrec.serving.on_torch import OnTorch
+        except ModuleNotFoundError as error:
+            raise RequestError(
+                f"`tower` is 'llm', but {error.name} is not installed where this model is served, and its language "
+                "model runs on torch alone; ask for 'teacher' or 'cf', or serve it with torch (target `serve-torch` of "
+                "the Dockerfile)."
+            ) from error
+        return LLMTower(self._bundle, OnTorch(self._bundle))

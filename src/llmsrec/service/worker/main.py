@@ -3,7 +3,7 @@
 python -B main.py <bundle> <socket's file descriptor> <settings as JSON>
 
 Settings: `llm`, whether this is the worker of `llm` and `blend` or of all others; `rows`, `cost`, `wait_s` of a batch;
-`kept`, bytes for what was computed of users' prompts.
+`kept`, bytes for what was computed of users' prompts; `torch`, whether the language model runs on that in any case.
 One thread: while a batch is computed, what arrives waits in the socket, and is the next batch.
 """
 
@@ -173,7 +173,7 @@ def explained(error: Exception) -> tuple[int, str]:
     return 500, "the request failed; the service's log says why"
 
 
-def load(folder: Path, llm: bool, kept: int) -> tuple[Any, dict[str, Any]]:
+def load(folder: Path, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The recommender, once its towers have passed the self-test, and what is said of it."""
     sys.path.insert(0, str(folder / "code"))
     import llmsrec
@@ -184,8 +184,9 @@ def load(folder: Path, llm: bool, kept: int) -> tuple[Any, dict[str, Any]]:
 
     if not Path(llmsrec.__file__).is_relative_to(folder):
         raise DataError(f"{llmsrec.__file__} is not the bundle's code")
-    bundle = Bundle.open(folder)
-    recommender = Recommender(bundle)
+    llm, bundle = settings["llm"], Bundle.open(folder)
+    on_onnx = not settings["torch"] and getattr(bundle, "layers", None) is not None  # older code has it for torch alone
+    recommender = Recommender(bundle, on_onnx=True) if on_onnx else Recommender(bundle)
     if not hasattr(recommender, "check"):
         raise DataError(
             "its code is from before `llmsrec serve`; `dvc repro -f -s export register` makes a version with today's"
@@ -193,7 +194,7 @@ def load(folder: Path, llm: bool, kept: int) -> tuple[Any, dict[str, Any]]:
     if llm:
         recommender.warm()
         if hasattr(recommender, "keep"):  # older code computes each prompt anew
-            recommender.keep(kept)
+            recommender.keep(settings["kept"])
     asins, backbone = bundle.items["parent_asin"].to_list(), bundle.config.get("backbone", PLAIN)
     trained = asins[: getattr(bundle, "trained", len(asins))]  # older code knows no items that were added by title
     exact = (backbone["dtype"], backbone["quantization"]) == ("float32", "none")
@@ -208,6 +209,7 @@ def load(folder: Path, llm: bool, kept: int) -> tuple[Any, dict[str, Any]]:
         "own": towers[0],
         "schemas": schemas(schema),
         "items": len(asins),
+        "runtime": "onnx" if on_onnx else "torch",
     }
     return recommender, about
 
@@ -229,7 +231,7 @@ def main(folder: Path, descriptor: int, settings: dict[str, Any]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = socket.socket(fileno=descriptor)
     try:
-        recommender, about = load(folder, settings["llm"], settings["kept"])
+        recommender, about = load(folder, settings)
     except BaseException as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         channel.sendall(frame({"failed": reason.replace(f"{folder}: ", "").replace(f"{folder}/", "")}))
