@@ -97,7 +97,7 @@ class BundleModel(PythonModel):
             )
         self.recommender = Recommender(bundle)
         # A service is ready when it can answer; an image may have no torch, and the bundle nothing but that to run on.
-        # While a model is logged MLflow loads it twice, before and after it is stored: the language model once is enough.
+        # While a model is logged MLflow loads it twice, before and after it is stored: once is enough for the backbone.
         if described.is_file() and (find_spec("torch") or bundle.layers):
             self.recommender.warm()
 
