@@ -30,6 +30,9 @@ def request(items: list[int], k: int = 3, tower: str = "cf") -> dict[str, Any]:
     return {"history": events, "k": k, "tower": tower}
 
 
+USERS = {"ann": request([3, 1, 2])["history"], "bob/é": request([5])["history"], "new": []}  # the service knows them
+
+
 @dataclass
 class Store:
     """A registry of the model `shop`; titles tell which version gave an answer: `Version 2` are those of 2."""
@@ -181,7 +184,9 @@ def service(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Both towers of version 1, not following, with a log of all requests."""
     folder = tmp_path_factory.mktemp("service")
     asked = str(folder / "requests.jsonl")
-    options = ("--log-requests", asked, "--log-share", "1", "--drain", "0.1")
+    users = folder / "users.jsonl"
+    users.write_text("".join(json.dumps({"user_id": user, "history": of}) + "\n" for user, of in USERS.items()))
+    options = ("--log-requests", asked, "--log-share", "1", "--drain", "0.1", "--users", str(users))
     running = serve(store, folder, *options, model="models:/shop/1", LLMSREC_LOG_KEY="key")
     try:
         running.ready(1)

@@ -62,6 +62,15 @@ def test_several_hosts_are_refused(service: Running) -> None:
         assert answer.startswith(b"HTTP/1.1 400") and b"several Host headers" in answer
 
 
+def test_who_goes_with_several_calls_under_way_is_no_error(service: Running) -> None:
+    errors = [line for line in service.lines if line["level"] == "error"]
+    slow = json.dumps({"inputs": [request([n, n + 1], tower="llm") for n in range(1, 25)]}).encode()
+    for _ in range(5):
+        assert b"HTTP/1.1 400" in raw(service, post(slow, close=False), post(CALL, close=False) * 2, b"no HTTP\r\n\r\n")
+    assert service.ask(slow)[0] == 200, "what was under way before it is done, too"
+    assert [line for line in service.lines if line["level"] == "error"] == errors
+
+
 def sockets(service: Running) -> int:
     """How many the service has open."""
     held = 0

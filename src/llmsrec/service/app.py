@@ -19,6 +19,7 @@ from llmsrec.service.edge import PROBES, Edge
 from llmsrec.service.logs import RequestLog
 from llmsrec.service.metrics import Metrics, tower_label
 from llmsrec.service.swap import Swap
+from llmsrec.service.users import Users
 from llmsrec.service.workers import Overloaded, full
 
 BODY_S = 10.0  # that a body may take to arrive
@@ -33,6 +34,7 @@ class Service:
         deadline_s: of each call.
         draining: it is about to end, and wants no more calls.
         bodies: how much of them is held.
+        users: whose histories are known here.
         door: what lets calls in.
     """
 
@@ -41,6 +43,7 @@ class Service:
     deadline_s: float
     log: RequestLog | None
     token: bool
+    users: Users | None = None
     draining: bool = False
     bodies: decode.Bodies = field(default_factory=decode.Bodies)
     door: Door = field(init=False)
@@ -61,7 +64,7 @@ class Service:
 
     async def _called(self, request: Request, hold: decode.Hold) -> Response:
         """Decode a call, have it answered, count it."""
-        began, about, path = time.monotonic(), request.scope["about"], request.scope["path"]
+        began, about, path = time.monotonic(), request.scope["about"], decode.form_of(request.scope["path"])
         towers: list[Any] = []
         status, by = 500, began + self.deadline_s
         try:
@@ -78,11 +81,14 @@ class Service:
             self.door.leave(request.scope)
             if after_s := full(loaded.workers_of(towers), by):
                 raise Refused.overloaded(after_s)
-            call = await decode.decode(body, path)
+            call, user = await decode.decode(body, path), headers.get("x-user")
+            if path == decode.USERS and self.users is not None:
+                user = request.scope["path"].removeprefix(decode.OF_USER)
+                call = self.users.call(user, call)
             if self.log is None:  # nobody else reads them, and of a large body they are its largest form
                 call = replace(call, requests=[])
             towers = loaded.towers(call.towers, path)
-            response = await self._answer(call, by, about, headers.get("x-user"))
+            response = await self._answer(call, by, about, user)
             status = 200
             return response
         except Overloaded as overloaded:
@@ -161,7 +167,8 @@ class Service:
         if current is None:
             raise Refused(503, "no version is loaded yet")
         about = current.about
-        return JSONResponse(openapi.document(str(current.version), about["schemas"], about["towers"], self.token))
+        named = str(current.version), about["schemas"], about["towers"]
+        return JSONResponse(openapi.document(*named, self.users is not None, self.token))
 
 
 def application(service: Service, hosts: list[str], token: str | None) -> Edge:
@@ -178,6 +185,8 @@ def application(service: Service, hosts: list[str], token: str | None) -> Edge:
         "/metrics": ("GET", service.figures),
         "/openapi.json": ("GET", service.document),
     }
+    if service.users is not None:
+        paths[decode.USERS] = ("POST", service.invocations)
     listed = ", ".join(paths)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -185,9 +194,10 @@ def application(service: Service, hosts: list[str], token: str | None) -> Edge:
             with service.bodies.holding() as hold:
                 await decode.read(receive, BODY_S, hold)  # what is sent to a closed connection takes the answer with it
             raise Refused(429, "too many connections are open", {"retry-after": "1", "connection": "close"})
-        if scope["path"] not in paths:
+        path = decode.form_of(scope["path"])
+        if path not in paths:
             raise Refused(404, f"there is no such path; there are {listed}")
-        method, endpoint = paths[scope["path"]]
+        method, endpoint = paths[path]
         if scope["method"] != method and (scope["method"], method) != ("HEAD", "GET"):
             raise Refused(405, f"the path takes another method; there are {listed}", {"allow": method})
         response = await endpoint(Request(scope, receive))

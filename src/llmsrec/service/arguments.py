@@ -45,6 +45,10 @@ def add(command: argparse.ArgumentParser) -> None:
         "--allow-host", nargs="+", default=[], metavar="NAME",
         help="other names in a Host header than the address and localhost; * allows all",
     )  # fmt: skip
+    command.add_argument(
+        "--users", type=Path, metavar="FILE",
+        help="histories as `llmsrec score --histories` reads them, for POST /users/{id}; read once, at the start",
+    )  # fmt: skip
     command.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token (or LLMSREC_TOKEN holds it)")
     command.add_argument(
         "--log-requests", type=Path, metavar="FILE", help="append a share of the requests, for `llmsrec drift`"

@@ -22,6 +22,7 @@ from llmsrec.service.logs import RequestLog
 from llmsrec.service.metrics import Metrics
 from llmsrec.service.open_files import BACKLOG
 from llmsrec.service.swap import Registry, Swap, following
+from llmsrec.service.users import Users
 from llmsrec.service.workers import Settings
 
 LOCAL = ["127.0.0.1", "localhost", "::1"]
@@ -45,11 +46,12 @@ def run(registry: Registry, options: argparse.Namespace) -> None:
     asked = None
     if options.log_requests:
         asked = RequestLog(options.log_requests, options.log_share, os.environ.get("LLMSREC_LOG_KEY"))
+    users = Users.read(options.users) if options.users else None
     with bound(options.host, options.port) as listener:
         registry.version()  # what cannot be had is said before anybody is told to wait
         logs.set_up()
         with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto", log_config=None).get_loop_factory()) as runner:
-            runner.run(_serve(registry, options, listener, secret, asked))
+            runner.run(_serve(registry, options, listener, secret, asked, users))
 
 
 def token(path: Path | None) -> str | None:
@@ -127,10 +129,11 @@ async def _serve(
     listener: socket.socket,
     secret: str | None,
     asked: RequestLog | None,
+    users: Users | None,
 ) -> None:
     metrics = Metrics()
     swap = Swap(registry, settings(options), metrics, options.deadline + SLACK_S)
-    service = Service(swap, metrics, options.deadline, asked, secret is not None)
+    service = Service(swap, metrics, options.deadline, asked, secret is not None, users)
     edge = application(service, [*LOCAL, options.host, *options.allow_host], secret)
     edge.connections, backlog = open_files.connections()
     server = _Server(configuration(edge, int(options.deadline + SLACK_S), backlog))

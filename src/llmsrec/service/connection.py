@@ -36,6 +36,7 @@ class Connection(Protocol):
     _timer: asyncio.TimerHandle | None = None
     _head: int | None = None  # bytes so far of a head that is not complete
     _reading = False
+    _running: Any = None  # the cycle of the request that is being answered, or was last
     _held: Any = None  # the cycle of a request, while what arrived with it is read
     _refused_at = 0.0
 
@@ -50,6 +51,8 @@ class Connection(Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        if self._running:  # uvicorn tells only the request that came last, and others would write to what is closed
+            self._running.disconnected = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -84,6 +87,7 @@ class Connection(Protocol):
         self.headers = TRAILERS
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
         if self._reading:
             self._held = cycle, app
         else:

@@ -24,11 +24,13 @@ DRAINED = 8  # so many times BYTES are read and dropped, so that who sends too m
 SMALL = 2**16  # bytes of a body that is read between two others; a larger one is read in a thread
 DEPTH = 5  # {"inputs": [{"history": [{...}]}]}; a request by itself lies two less deep
 INVOCATIONS, RANK, SIMILAR = "/invocations", "/rank", "/similar"
+USERS, OF_USER = "/users/{id}", "/users/"
 EVENTS = '"history": [{"parent_asin": "...", "timestamp": ...}]'
 FORMS = {
     INVOCATIONS: f'send {{"inputs": [{{{EVENTS}, "k": 10, "tower": "llm"}}]}}',
     RANK: f'send {{{EVENTS}, "candidates": ["...", "..."], "tower": "llm"}}',
     SIMILAR: 'send {"parent_asin": "...", "k": 10} or {"title": "...", "k": 10}',
+    USERS: 'send {"k": 10, "tower": "llm"}',
 }
 # Keys as they stand in a body's text. Within a string their quotes would be escaped, so what is found is part of none;
 # a key that is itself written with escapes is not found.
@@ -61,12 +63,14 @@ class Call:
         towers: what each request says of its tower, which may be nonsense; None where it says nothing.
         requests: those with a history, as they were sent.
         path: where to; only a call to INVOCATIONS can be of more or fewer requests than one.
+        alone: a call to INVOCATIONS that is answered as one elsewhere is.
     """
 
     body: bytes
     towers: list[Any]
     requests: list[dict[str, Any]]
     path: str = INVOCATIONS
+    alone: bool = False
 
 
 class Bodies:
@@ -134,6 +138,11 @@ async def _read(receive: Receive, hold: Hold) -> bytes | None:
     if not kept:
         raise Refused(429, "too many large bodies are being read; try again in 1 s", headers | {"retry-after": "1"})
     return b"".join(parts)
+
+
+def form_of(path: str) -> str:
+    """The path without the user whom it may name, as in FORMS; also what a log may say of it."""
+    return USERS if path.startswith(OF_USER) else path
 
 
 def check_headers(content_type: str, encoding: str) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from llmsrec.service.decode import Message, Receive, Refused
+from llmsrec.service.decode import Message, Receive, Refused, form_of
 from llmsrec.service.door import Door
 from llmsrec.service.open_files import CONNECTIONS
 
@@ -64,7 +64,11 @@ class Edge:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         sent = headers.get("x-request-id", "")
         request_id, began = sent if ID.fullmatch(sent) else new_id(), time.monotonic()
-        about: dict[str, Any] = {"request_id": request_id, "path": scope["path"][:100], "method": scope["method"]}
+        about: dict[str, Any] = {
+            "request_id": request_id,
+            "path": form_of(scope["path"])[:100],
+            "method": scope["method"],
+        }
         scope["headers_by_name"], scope["about"] = headers, about
         begun = False
 

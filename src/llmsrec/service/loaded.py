@@ -153,7 +153,11 @@ def _joined(call: Call, parts: list[list[int]], replies: list[Reply]) -> Answere
     for rows, reply in zip(parts, replies, strict=True):
         for row, answer in zip(rows, reply.answers, strict=True):
             answers[row] = answer
-    body = b'{"predictions": [' + b", ".join(answers) + b"]}" if call.path == INVOCATIONS else answers[0]
+    body = (
+        b'{"predictions": [' + b", ".join(answers) + b"]}"
+        if call.path == INVOCATIONS and not call.alone
+        else answers[0]
+    )
     return Answered(
         200,
         body,

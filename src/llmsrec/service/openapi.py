@@ -30,13 +30,14 @@ PROBES = {
 }
 
 
-def document(version: str, schemas: dict[str, Any], towers: list[str], token: bool) -> dict[str, Any]:
+def document(version: str, schemas: dict[str, Any], towers: list[str], users: bool, token: bool) -> dict[str, Any]:
     """The document.
 
     Args:
         version: such as `llm-srec/3`.
         schemas: of `Request`, `Answer` and what they hold.
         towers: that are served.
+        users: whether their histories are known here.
         token: whether one must be sent.
     """
     schemas = {name: _of_towers(schema, towers) for name, schema in schemas.items()}
@@ -59,6 +60,14 @@ def document(version: str, schemas: dict[str, Any], towers: list[str], token: bo
         paths["/rank"] = _post("Put items in order for one user", _reference("Rank"), ranked, _reference("Answer"))
         near = "the nearest items"
         paths["/similar"] = _post("Name items like one", _reference("Similar"), near, _reference("Neighbours"))
+    if users:
+        schemas["OfUser"] = _without(schemas["Request"], "history")
+        paths["/users/{id}"] = _post(
+            "Recommend items to a user", _reference("OfUser"), "as to one", _reference("Answer")
+        )
+        post = paths["/users/{id}"]["post"]
+        post["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
+        post["responses"]["404"] = _content("there is no such user", _reference("Error"))
     for path, text in PROBES.items():
         paths[path] = {"get": {"summary": text, "responses": {"200": {"description": text}}}}
     components: dict[str, Any] = {"schemas": {**schemas, "Error": ERROR}}
@@ -81,6 +90,11 @@ def _of_towers(schema: dict[str, Any], towers: list[str]) -> dict[str, Any]:
         return schema
     said = tower | {"anyOf": [{"type": "string", "enum": towers}, {"type": "null"}]}
     return schema | {"properties": schema["properties"] | {"tower": said}}
+
+
+def _without(schema: dict[str, Any], field: str) -> dict[str, Any]:
+    kept = {name: of for name, of in schema["properties"].items() if name != field}
+    return schema | {"properties": kept, "required": [name for name in schema["required"] if name != field]}
 
 
 def _content(text: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -291,10 +291,9 @@ def _problem(kind: type[Strict], problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"]) or "the whole"
     if len(name) > LONGEST_NAME:
         name = f"{name[:LONGEST_NAME]}..."
-    if problem["type"] == "missing":
-        if name.endswith(".timestamp"):
-            return f"`{name}` is missing; give each event of a history a time, or none of them"
-        return f"`{name}` is missing"
+    if problem["type"] == "missing" or (problem["type"], problem["input"]) == ("int_type", None):
+        remedy = "; give each event of a history a time, or none of them" if name.endswith(".timestamp") else ""
+        return f"`{name}` is missing{remedy}"
     if problem["type"] == "extra_forbidden":
         inner: dict[Any, type[Strict]] = {"history": Event, "filter": Filter}
         part = inner.get(problem["loc"][0], kind) if len(problem["loc"]) > 1 else kind
