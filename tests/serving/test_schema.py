@@ -70,7 +70,7 @@ def test_a_bad_field_is_named_with_its_request(change: dict, name: str) -> None:
 
 @pytest.mark.parametrize("event", [{"parent_asin": "B2"}, {"parent_asin": "B2", "timestamp": None}])
 def test_a_time_that_is_missing_among_others_is_answered_with_what_helps(event: dict) -> None:
-    with pytest.raises(RequestError, match=r"`history\.1\.timestamp` is missing; give each event of a history a time, or"):
+    with pytest.raises(RequestError, match=r"`history\.1\.timestamp` is missing; give each event of a history a time"):
         parse([{"history": [EVENT, event]}])
 
 

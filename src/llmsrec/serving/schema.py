@@ -291,13 +291,14 @@ def _problem(kind: type[Strict], problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"]) or "the whole"
     if len(name) > LONGEST_NAME:
         name = f"{name[:LONGEST_NAME]}..."
-    if problem["type"] == "missing" or (problem["type"], problem["input"]) == ("int_type", None):
-        remedy = "; give each event of a history a time, or none of them" if name.endswith(".timestamp") else ""
-        return f"`{name}` is missing{remedy}"
     if problem["type"] == "extra_forbidden":
         inner: dict[Any, type[Strict]] = {"history": Event, "filter": Filter}
         part = inner.get(problem["loc"][0], kind) if len(problem["loc"]) > 1 else kind
         return f"`{name}` is not a field of {part.NAME}, whose fields are {', '.join(part.model_fields)}"
+    if name.endswith(".timestamp") and (problem["type"] == "missing" or problem["input"] is None):
+        return f"`{name}` is missing; give each event of a history a time, or none of them"
+    if problem["type"] == "missing":
+        return f"`{name}` is missing"
     message = in_words(problem)
     if not problem["loc"] and isinstance(problem["input"], dict):
         return message  # of all fields together: they are not sent back
