@@ -6,13 +6,15 @@ The pipeline's own stages run in a folder below --out, with a share of the items
 held-out items then get vectors as `llmsrec items add` gives them, and each user who took one is asked about it: in
 `valid` about the last one up to the user's last training event, in `test` about the last one after it. A history is
 what the user had before, of known items. What stands for the embedding that no teacher has is chosen on validation, by
-NDCG@10 among all items. What is done below --out is not done again.
+NDCG@10 among all items. A teacher that knows titles (`--items sum`) has an embedding for them, too: then it is asked
+itself, and the blend. What is done below --out is not done again.
 """
 
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -22,16 +24,21 @@ from llmsrec.data import cold
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine import backbone as backbones
 from llmsrec.engine.text_vectors import text_vectors
+from llmsrec.evaluation.blend import Blend
+from llmsrec.evaluation.blend import items as joined
 from llmsrec.evaluation.metrics import per_user
 from llmsrec.evaluation.names import HEADLINE
 from llmsrec.evaluation.ranks import rank
 from llmsrec.evaluation.significance import Bootstrap
+from llmsrec.params import Items
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.llm_tower import LLMTower
 from llmsrec.serving.on_torch import OnTorch
-from llmsrec.serving.towers import CFTower, History
+from llmsrec.serving.towers import BlendTower, CFTower, History, Teacher
 
-STAGES = ("ingest", "filter", "split", "validate", "start", "backbone", "sasrec", "llm_srec", "evaluate", "export")
+STAGES = (
+    "ingest", "filter", "split", "validate", "start", "backbone", "texts", "sasrec", "llm_srec", "evaluate", "export"
+)  # fmt: skip
 RECENT = 10  # items of a history that a mean of text vectors is over, as many as the prompt holds
 SEED = 5
 BOOTSTRAP = Bootstrap(1000, SEED)
@@ -69,8 +76,10 @@ class Asked:
 
 def main() -> None:
     options = arguments()
-    folder = workspace(options.out.resolve() / f"cold-{options.fraction:g}", {"data.cold_fraction": options.fraction})
-    stages(folder, STAGES)
+    name = f"cold-{options.fraction:g}" + (f"-{options.items}" if options.items != "id" else "")
+    values = {"data.cold_fraction": options.fraction, "sasrec.items": options.items}
+    folder = workspace(options.out.resolve() / name, values)
+    stages(folder, tuple(name for name in STAGES if name != "texts" or options.items != "id"))
     print(table(folder))
 
 
@@ -110,10 +119,10 @@ def table(folder: Path) -> str:
     tower, known = LLMTower(bundle, OnTorch(bundle)), len(bundle.items)
     titles = bundle.items["title"].to_list() + items["title"].to_list()
     texts = text_vectors(backbones.load(folder / "models/backbone"), titles).numpy().astype(np.float64)
-    spread = whitened(texts, known)
+    spread, made = whitened(texts, known), tower.embeddings_of(titles[known:])
     ours = {
         name: np.concatenate([bundle.tensors["item_vectors"], tower.of_titles(titles[known:], inputs)])
-        for name, inputs in stand_ins(bundle, unit(spread), tower).items()
+        for name, inputs in stand_ins(bundle, unit(spread), made, tower).items()
     }
     valid, test = questions["valid"], questions["test"]
     users = {name: _users(tower.vectors, of.histories) for name, of in questions.items()}
@@ -138,6 +147,8 @@ def table(folder: Path) -> str:
     rows: dict[str, Vectors] = {f"LLM-SRec, {name}": (users["test"], vectors) for name, vectors in ours.items()}
     if "cf" in bundle.towers:
         rows[f"LLM-SRec's tower cf, {chosen}"] = (_users(CFTower(bundle).vectors, test.histories), ours[chosen])
+    if made is not None:
+        rows |= of_teacher(bundle, tower, made, test.histories, ours[chosen])
     rows |= {
         "backbone's text vectors, raw": of_texts(unit(texts), test.histories),
         "backbone's text vectors, whitened": of_texts(unit(spread), test.histories),
@@ -164,20 +175,39 @@ def _rows(test: Asked, rows: dict[str, Vectors], ours: str, known: int) -> list[
     return lines
 
 
-def stand_ins(bundle: Bundle, texts: np.ndarray, tower: LLMTower) -> dict[str, np.ndarray]:
+def stand_ins(bundle: Bundle, texts: np.ndarray, made: np.ndarray | None, tower: LLMTower) -> dict[str, np.ndarray]:
     """What may stand for f_I of the embeddings of the held-out items: `[C, d_llm]` each.
 
     Args:
         texts: `[I + C + 1, w]` vectors of length 1, of the items of the training first.
+        made: `[C, d]` embeddings that the teacher makes of the held-out items' titles, if it does.
     """
     known, embeddings = len(bundle.items), bundle.tensors["item_embeddings"]
     nearest = (texts[known + 1 :] @ texts[1 : known + 1].T).argmax(axis=1) + 1
     mean = np.repeat(embeddings[1:].mean(axis=0, keepdims=True), len(nearest), axis=0)
     f_item_input = bundle.models["f_I"]
     inputs = {"mean": f_item_input(mean), "nearest by text": f_item_input(embeddings[nearest])}
+    found = {"zero": tower.no_inputs(len(nearest)), **inputs}
+    return found if made is None else found | {"teacher's, by title": tower.inputs_of(made)}
+
+
+def of_teacher(
+    bundle: Bundle, tower: LLMTower, made: np.ndarray, histories: list[History], vectors: np.ndarray
+) -> dict[str, Vectors]:
+    """What the teacher has for titles, by itself and in the blend, beside the blend that knows no better than its mean.
+
+    Args:
+        made: `[C, d]` embeddings that the teacher makes of the held-out items' titles.
+        vectors: `[I + C + 1, d']` of `llm`, the held-out items' last.
+    """
+    teacher, embeddings = Teacher(bundle), bundle.tensors["item_embeddings"]
+    users = _users(teacher.vectors, histories)
+    longer = np.concatenate([embeddings, made])
+    blend = _users(BlendTower(tower, teacher, Blend(**bundle.config["blend"])).vectors, histories)
     return {
-        "zero": np.zeros((len(nearest), bundle.config["shapes"]["d_llm"]), dtype=np.float32),
-        **inputs,
+        "its teacher, by titles": (users, longer),
+        "blend, teacher by titles": (blend, joined(vectors, longer)),
+        "blend, the mean of the teacher's scores": (blend, joined(vectors, embeddings)),
     }
 
 
@@ -223,6 +253,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the data and the training")
     parser.add_argument("--fraction", type=float, default=0.1, help="data.cold_fraction (default: %(default)s)")
+    parser.add_argument("--items", choices=get_args(Items), default="id", help="sasrec.items (default: %(default)s)")
     return parser.parse_args()
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 import torch
 from ruamel.yaml import YAML
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llmsrec import params, presets
 from llmsrec.data import five_core, raw, split
@@ -122,6 +122,12 @@ def language_model(names: list[str], shape: Shape) -> tuple[LlamaForCausalLM, An
     return LlamaForCausalLM(config).requires_grad_(False).eval(), tokenizer
 
 
+def loaded(folder: Path, dtype: torch.dtype) -> tuple[LlamaForCausalLM, Any]:
+    """The causal-LM in a model folder, frozen, and its tokenizer."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return model.requires_grad_(False).eval(), AutoTokenizer.from_pretrained(folder)
+
+
 def run_steps(
     model: LLMSRec,
     samples: Samples,
@@ -212,13 +218,13 @@ def write(path: Path | None, figures: Any) -> None:
         path.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=2) + "\n", encoding="utf-8")
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Seconds that a call takes, until the device is done."""
+def timed(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds that a call takes, until the device is done; of processor time with `time.process_time`."""
     wait()
-    start = time.perf_counter()
+    start = clock()
     call()
     wait()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def wait() -> None:
@@ -227,10 +233,12 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def matrix_rate(size: int = 2048) -> float:
-    """GFlop/s of a large fp32 product."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / timed(lambda: left @ right) / 1e9
+def matrix_rate(
+    size: int = 2048, dtype: torch.dtype = torch.float32, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """GFlop/s of a large product."""
+    left, right = torch.randn(2, size, size).to(dtype)
+    return 2 * size**3 / timed(lambda: left @ right, clock) / 1e9
 
 
 def peak() -> float:

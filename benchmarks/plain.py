@@ -61,13 +61,14 @@ class Plain:
         batch = self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
         ids = batch["input_ids"]
         inputs = self.language_model.get_input_embeddings()(ids.clamp(max=self.language_model.config.vocab_size - 1))
-        inputs[ids == self.slots[0]] = self.model.item_inputs(torch.from_numpy(item_ids.astype(np.int64)))
+        of_items = self.model.item_inputs(torch.from_numpy(item_ids.astype(np.int64)))
+        inputs[ids == self.slots[0]] = of_items.to(inputs.dtype)
         places = (ids == self.slots[1]) | (ids == self.slots[2])
-        inputs[places] = out
+        inputs[places] = out.to(inputs.dtype)
         found = self.language_model(
             inputs_embeds=inputs, attention_mask=batch["attention_mask"], output_hidden_states=True
         )
-        return found.hidden_states[-1][places]
+        return found.hidden_states[-1][places].float()
 
     def item_vectors(self, item_ids: np.ndarray) -> Tensor:
         """`[n, d']` f_item(h_i)."""

@@ -14,6 +14,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -48,14 +49,26 @@ GROUPS = {  # of operators, for the profile
 
 
 class Sides:
-    """Both forms over the same users, items, heads and language model, with `options` of params.yaml's `backbone`."""
+    """Both forms over the same users, items, heads and language model, with `options` of params.yaml's `backbone`.
 
-    def __init__(self, folder: Path, shape: Shape, targets: str, batches: int, cache: Path, **options: Any) -> None:
+    Args:
+        shape: of a language model with random weights; or the folder of one with its own.
+        batches: how many are timed, of `batch` users each.
+    """
+
+    def __init__(
+        self, folder: Path, shape: Shape | Path, targets: str, batches: int, cache: Path, batch: int = BATCH,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        self.batch = batch
         names = common.titles(folder)
         self.settings = common.settings().model.model_copy(update={"negatives": "own"})
-        language_model, tokenizer = common.language_model(names, shape)
         of = common.settings().backbone.model_copy(update=options)
-        language_model.to(getattr(torch, of.dtype))
+        if isinstance(shape, Path):
+            language_model, tokenizer = common.loaded(shape, getattr(torch, of.dtype))
+        else:
+            language_model, tokenizer = common.language_model(names, shape)
+            language_model.to(getattr(torch, of.dtype))
         backbone = Backbone(language_model.model, tokenizer, True, language_model.config.max_position_embeddings)
         teacher = common.teacher(len(names))
         self.model = LLMSRec(backbone, teacher, names, self.settings, 0, Budget.gib(of.prefixes, cache))
@@ -67,9 +80,9 @@ class Sides:
         self.separate = Samples.of(train, len(names), "all", 1)  # a row a target
         # Training sorts windows of batches by length: of one such window every n-th batch, short and long alike.
         rng = np.random.default_rng(0)
-        window = rng.choice(len(self.samples.users), WINDOW * BATCH, replace=False)
+        window = rng.choice(len(self.samples.users), WINDOW * batch, replace=False)
         lengths = self.model.prompts.user_lengths(self.samples.histories(window)[0])
-        window = window[np.argsort(lengths, kind="stable")].reshape(-1, BATCH)
+        window = window[np.argsort(lengths, kind="stable")].reshape(-1, batch)
         chosen = ((np.arange(batches) + 0.5) * len(window) / batches).astype(int)
         self.batches = rng.permutation(window[chosen])
         self.rows = rng.permutation(self.batches.ravel())
@@ -89,12 +102,12 @@ class Sides:
     def theirs(self, batches: int | None = None) -> int:
         """Plain steps on the same users in random order; with several targets a row, a prompt for one of them each."""
         count = 0
-        for number, begin in enumerate(range(0, len(self.rows), BATCH)):
+        for number, begin in enumerate(range(0, len(self.rows), self.batch)):
             if number == batches:
                 break
             self.model.zero_grad(set_to_none=True)
-            self.plain.loss(*self.plain_batch(self.rows[begin : begin + BATCH], number)).backward()
-            count += min(BATCH, len(self.rows) - begin)
+            self.plain.loss(*self.plain_batch(self.rows[begin : begin + self.batch], number)).backward()
+            count += min(self.batch, len(self.rows) - begin)
         return count
 
     def plain_batch(self, rows: np.ndarray, seed: int) -> tuple[Any, ...]:
@@ -125,12 +138,12 @@ class Sides:
         return ITEMS
 
 
-def rate(call: Callable[[], int]) -> Callable[[], float]:
-    """A side of `common.in_turn`: what `call` counts, a second."""
+def rate(call: Callable[[], int], clock: Callable[[], float] = time.perf_counter) -> Callable[[], float]:
+    """A side of `common.in_turn`: what `call` counts, a second of `clock`."""
 
     def measured() -> float:
         counted: list[int] = []
-        seconds = common.timed(lambda: counted.append(call()))
+        seconds = common.timed(lambda: counted.append(call()), clock)
         return counted[0] / seconds
 
     return measured
@@ -157,7 +170,7 @@ def embed(sides: Sides) -> int:
 
 def same_loss(sides: Sides) -> float:
     """How far the two forms' losses of one batch are apart, as a share; see benchmarks/plain.py for why not 0."""
-    rows = sides.rows[:BATCH]
+    rows = sides.rows[: sides.batch]
     with torch.no_grad():
         plain = float(sides.plain.loss(*sides.plain_batch(rows, 0)))
         parts = step_losses(sides.model, sides.samples, rows, sides.settings, np.random.default_rng(0))

@@ -8,6 +8,7 @@ from llmsrec.engine.prefix_store import Budget
 from llmsrec.export import bundle
 from llmsrec.files import read_json
 from llmsrec.models.llm import retrieval as llm_srec
+from llmsrec.models.text import item_vectors
 from stages.common import Stage, run
 
 BACKBONE, CHECKPOINT = Path("models/backbone"), Path("models/llm_srec")
@@ -17,9 +18,10 @@ ITEMS = Path("data/filtered/items.parquet")
 def main(stage: Stage) -> None:
     prefixes = Budget.of(stage.params.backbone.prefixes, stage.root)
     events = Sequences.read(Path("data/filtered/interactions.parquet"))
+    teacher = Path("models") / stage.params.model.teacher
     bundle.write(
         Path("models/bundle"),
-        llm_srec.load(CHECKPOINT, BACKBONE, Path("models") / stage.params.model.teacher, ITEMS, prefixes),
+        llm_srec.load(CHECKPOINT, BACKBONE, teacher, ITEMS, prefixes),
         read_json(CHECKPOINT / "config.json"),
         bundle.catalogue(ITEMS, Path("data/split/train.parquet")),
         BACKBONE,
@@ -28,6 +30,7 @@ def main(stage: Stage) -> None:
         stage.params.export.tolerance,
         stage.params.data.repeats,
         stage.params.export.index_above,
+        item_vectors.load(teacher),
     )
     digest = reference.add(Path("models/bundle"), events)
     parity = read_json(Path("models/bundle/parity.json"))

@@ -25,8 +25,8 @@ def main(stage: Stage) -> None:
     first, begin, whitening = None, start.read(Path("models/start")), None
     if begin and settings.items != "id":
         raise ParamsError(
-            f"`sasrec.items` is {settings.items}, but {begin.version} in `train.start` has item vectors without what "
-            "makes them of titles; set sasrec.items to id, or train.start to scratch."
+            f"`sasrec.items` is {settings.items}, but {begin.version} in `train.start` has item vectors as one table, "
+            "in which titles' and ids' parts are not apart; set sasrec.items to id, or train.start to scratch."
         )
     if settings.items != "id":
         first = build(items, settings)

@@ -77,19 +77,26 @@ class Tiny:
 
 
 def make_tiny(
-    folder: Path, local: bool = False, lora_rank: int = 0, quantization: str = "none", **settings: Any
-) -> Tiny:
-    """Untrained weights score as well as trained ones where two ways to score must agree."""
+    folder: Path, local: bool = False, lora_rank: int = 0, quantization: str = "none", titled: bool = False,
+    **settings: Any,
+) -> Tiny:  # fmt: skip
+    """Untrained weights score as well as trained ones where two ways to score must agree.
+
+    Args:
+        titled: the teacher's item vectors are all of the titles (sasrec.items `text`).
+    """
     import torch
     from transformers import LlamaConfig, LlamaModel
 
     from llmsrec.data.sequences import Sequences
     from llmsrec.engine import backbone as backbones
     from llmsrec.engine import embedded
+    from llmsrec.engine.text_vectors import text_vectors
     from llmsrec.export import bundle
     from llmsrec.files import sha256, write_json
     from llmsrec.models.cf import teacher as teachers
     from llmsrec.models.llm import retrieval as llm_srec
+    from llmsrec.models.text import item_vectors
 
     rng = np.random.default_rng(0)
     items = pl.DataFrame({"item_id": np.arange(1, 31, dtype=np.int32)}).with_columns(
@@ -128,6 +135,13 @@ def make_tiny(
     with torch.no_grad():
         for parameter in teacher.initialise(torch.Generator().manual_seed(0)).parameters():
             parameter.mul_(8)
+    if titled:
+        texts = text_vectors(backbones.load(backbone), items["title"].to_list())
+        of_titles = {"projection": torch.randn(32, 16, generator=torch.Generator().manual_seed(2)) / 8}
+        of_titles["bias"] = -(texts[1:] @ of_titles["projection"]).mean(dim=0)
+        with torch.no_grad():
+            teacher.item.weight[1:] = texts[1:] @ of_titles["projection"] + of_titles["bias"]
+        item_vectors.save(folder / "models" / system, of_titles)
     teachers.save(teacher, folder / "models" / system)
 
     config = {
@@ -150,7 +164,10 @@ def make_tiny(
     catalogue = items.with_columns(count=pl.Series(counts, dtype=pl.Int64))
     catalogue = catalogue.select("item_id", "parent_asin", "title", "count", "store", "categories")
     tiny = Tiny(folder, model, sequences, config, catalogue)
-    bundle.write(tiny.bundle, model, config, catalogue, backbone, sequences, users=40, tolerance=1e-4)
+    bundle.write(
+        tiny.bundle, model, config, catalogue, backbone, sequences, users=40, tolerance=1e-4,
+        of_titles=item_vectors.load(folder / "models" / system),
+    )  # fmt: skip
     return tiny
 
 

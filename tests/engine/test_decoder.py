@@ -1,6 +1,7 @@
 """Running a Llama layer by layer gives what the model's own forward pass gives, gradients too."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from transformers import (
 )  # fmt: skip
 
 from llmsrec.engine import backbone
-from llmsrec.engine.decoder import Decoder
+from llmsrec.engine.decoder import Decoder, _attend, mask_after
 from llmsrec.engine.readout import read_out
 from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.prompts.retrieval import DAY_MS
@@ -135,3 +136,36 @@ def test_prompts_are_read_out_as_in_the_plain_form(
         strict=True,
     ):
         torch.testing.assert_close(*values, rtol=1e-5, atol=2e-6 * values[1].abs().max().item())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_in_bfloat16_attention_is_a_loop_over_positions_but_for_its_rounding(masked: bool) -> None:
+    """Two histories of 5 positions behind 2 others, 4 heads of which 2 share keys."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 4, 5, 8), (2, 2, 5, 8), (2, 2, 5, 8), (2, 2, 2, 8), (2, 2, 2, 8)]
+    parts = [torch.randn(shape, generator=generator).bfloat16().requires_grad_() for shape in shapes]
+    query, key, value, *past = parts
+    layer = SimpleNamespace(self_attn=SimpleNamespace(scaling=8**-0.5))
+    mask = None
+    if masked:
+        present = torch.tensor([[True, False], [True, True]])
+        mask = mask_after(present, 5, torch.bfloat16)
+    found = _attend(layer, query, key, value, mask, past)
+    assert found.dtype == torch.bfloat16
+    weights = torch.randn(found.shape, generator=generator)
+    gradients = torch.autograd.grad((found.float() * weights).sum(), parts)
+    own = [part.detach().double().requires_grad_() for part in parts]
+    rows = []
+    for row in range(2):
+        for place in range(5):
+            heads = []
+            for head in range(4):
+                keys, values = (torch.cat([own[n + 2][row, head // 2], own[n][row, head // 2]]) for n in (1, 2))
+                seen = [n for n in range(3 + place) if not masked or n >= 2 or present[row, n]]
+                scores = keys[seen] @ own[0][row, head, place] * 8**-0.5
+                heads.append(scores.softmax(dim=0) @ values[seen])
+            rows.append(torch.cat(heads))
+    expected = torch.stack(rows).view(2, 5, 32)
+    torch.testing.assert_close(found.double(), expected, rtol=0.01, atol=0.01)
+    for part, of in zip(gradients, torch.autograd.grad((expected * weights).sum(), own), strict=True):
+        assert (part.double() - of).norm() <= 0.01 * of.norm()

@@ -9,7 +9,8 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConf
 
 from llmsrec.engine.backbone import Backbone, is_causal
 from llmsrec.engine.embedded import train_tokenizer
-from llmsrec.engine.text_vectors import Encoder, load_encoder, text_vectors
+from llmsrec.engine.encoder import Encoder, load_encoder
+from llmsrec.engine.text_vectors import text_vectors
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import write_json
 

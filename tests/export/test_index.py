@@ -10,7 +10,6 @@ import pytest
 from llmsrec.errors import DataError
 from llmsrec.export import bundle, extended
 from llmsrec.files import read_json
-from llmsrec.items import cost
 from llmsrec.registry import record, tracking
 from llmsrec.scoring import held_out
 from llmsrec.serving import contents, index
@@ -74,7 +73,7 @@ def test_recall_is_measured_where_a_version_is_asked_about_users(tiny: Any, inde
     found = held_out.rank(indexed, made.test_users_of(0), "cf")
     assert found.recall is not None and found.recall >= 0.9
     assert held_out.rank(Bundle.open(tiny.bundle), made.test_users_of(0), "cf").recall is None
-    assert held_out.rank(cost.as_trained(indexed), made.test_users_of(0), "cf").recall is None
+    assert held_out.rank(indexed.as_trained(), made.test_users_of(0), "cf").recall is None
 
 
 def test_items_are_added_to_an_index(indexed: Bundle, tmp_path: Path) -> None:

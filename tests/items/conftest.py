@@ -12,6 +12,7 @@ from llmsrec import cli
 from llmsrec.registry import tracking, verified
 from llmsrec.scoring import held_out
 from llmsrec.serving.bundle import Bundle
+from tests.conftest import Tiny, make_tiny
 from tests.registry.made import register_gated, test_users_of, with_registry
 
 NEW = [
@@ -41,6 +42,16 @@ class Extended:
 
 @pytest.fixture(scope="session")
 def extended(tiny: Any, registry: Any, tmp_path_factory: pytest.TempPathFactory) -> Extended:
+    return extend(tiny, registry, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def titled(registry: Any, tmp_path_factory: pytest.TempPathFactory) -> Extended:
+    """The same with a teacher that knows titles."""
+    return extend(make_tiny(tmp_path_factory.mktemp("titled"), titled=True), registry, tmp_path_factory)
+
+
+def extend(tiny: Tiny, registry: Any, tmp_path_factory: pytest.TempPathFactory) -> Extended:
     root = with_registry(tmp_path_factory.mktemp("extended"), registry)
     full = held_out.rank(Bundle.open(tiny.bundle), test_users_of(0), "llm").ranks["full"]
     with tracking.connected(root) as client:

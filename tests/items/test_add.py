@@ -14,7 +14,6 @@ from llmsrec.drift import reference
 from llmsrec.errors import DataError
 from llmsrec.export import extended as extending
 from llmsrec.files import read_json, tree
-from llmsrec.items import cost
 from llmsrec.promotion import aliases, evidence
 from llmsrec.registry import start, tracking
 from llmsrec.scoring import held_out
@@ -181,7 +180,7 @@ def test_what_they_cost_is_each_users_ndcg_with_them_minus_without(extended: Ext
         )
         assert about["towers"][tower]["difference"] == pytest.approx(np.mean(with_them) - np.mean(without), abs=1e-9)
         assert about["towers"][tower]["difference"] <= 0
-    assert cost.as_trained(longer).items.equals(before.items)
+    assert longer.as_trained().items.equals(before.items)
 
 
 def test_the_gate_judges_it_as_any_other_and_refuses_what_costs_too_much(

@@ -1,27 +1,17 @@
 """One vector for each item's text: the mean of a text encoder's last hidden states."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from llmsrec.engine.backbone import Backbone, describe, load
-from llmsrec.params import Section
+from llmsrec.engine.backbone import Backbone
 from llmsrec.progress import Progress
 from llmsrec.prompts.retrieval import plain_text_encoder, special_tokens
 
 LONGEST = 128  # tokens of a text that are read; what follows is left out, and a shorter limit of the encoder counts
 BATCH_TOKENS = 4_096
-
-
-class Encoder(Section):
-    """Which text encoder: a folder, or a hub id with its commit; the configured backbone without `model`."""
-
-    model: str | None = Field(min_length=1)
-    revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
 
 
 @torch.no_grad()
@@ -60,26 +50,3 @@ def text_vectors(encoder: Backbone, texts: Sequence[str], longest: int = LONGEST
                 vectors[torch.from_numpy(batch)] = hidden[:, own].float().mean(dim=1).cpu()
                 progress.add(len(batch), len(batch) * length)
     return vectors
-
-
-def load_encoder(
-    encoder: Encoder,
-    root: Path,
-    folder: Path,
-    backbone: Path,
-    dtype: str = "float32",
-    quantization: str = "none",
-) -> Backbone:
-    """The encoder that a system's settings name; a folder is absolute or relative to `root`.
-
-    Args:
-        folder: where the encoder's backbone.json is written.
-        backbone: the backbone's folder, of these `dtype` and `quantization`; another encoder is float32.
-
-    Raises:
-        DataError, ParamsError: as `backbone.describe` and `backbone.load`.
-    """
-    if encoder.model is None:
-        return load(backbone, dtype, quantization)
-    describe(encoder.model, encoder.revision, root, folder, "encoder")
-    return load(folder)

@@ -55,6 +55,7 @@ def write(
     tolerance: float,
     repeats: str = "first",
     index_above: int | None = None,
+    of_titles: dict[str, Tensor] | None = None,
 ) -> str:
     """Write a whole bundle, or nothing: `folder` is replaced only once everything agrees.
 
@@ -67,6 +68,8 @@ def write(
         tolerance: largest difference between torch and ONNX Runtime, see `onnx.compare`.
         repeats: data.repeats of the training data; with `keep` items of a history are recommended again.
         index_above: more items than so many are searched by an index; None: however many they are, they are not.
+        of_titles: `projection` and `bias` of a teacher that knows titles (`models.text.item_vectors.load`). They are
+            left out where the backbone was fine-tuned, as it then reads titles otherwise than when the teacher learned.
 
     Returns:
         The bundle's digest.
@@ -82,6 +85,8 @@ def write(
             "user_out": model.user_out.detach().cpu(),
             "item_out": model.item_out.detach().cpu(),
         }
+        if of_titles and not config["backbone"]["lora_rank"]:
+            tensors |= {f"title_{name}": tensor for name, tensor in of_titles.items()}
         save_file(tensors, building / "vectors.safetensors")
         save_file(_weights(model), building / WEIGHTS)
         asked = {tower: rows for tower, rows in of_users.items() if tower != "cf" or config["model"]["distill"]}

@@ -1,6 +1,5 @@
 """A bundle with more items: those of another, and new ones whose vectors come from their titles, without training."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import polars as pl
 from safetensors.numpy import save_file
 
 from llmsrec.errors import DataError
-from llmsrec.export import index
+from llmsrec.export import index, onnx
 from llmsrec.export.bundle import write_code
 from llmsrec.files import read_json, write_json
 from llmsrec.serving.bundle import MANIFEST, Bundle, seal
@@ -24,7 +23,8 @@ ROUGH = 0.05  # what the vectors of a backbone in fewer bits than float32 may di
 def write(folder: Path, bundle: Bundle, added: pl.DataFrame, version: str) -> str:
     """Write a whole bundle, or nothing: all that `bundle` holds, today's code, and the items of `added` behind its own.
 
-    Teacher, heads, tokens and the vectors of `bundle`'s items stay as they are, byte by byte.
+    Heads, tokens and the vectors of `bundle`'s items stay as they are, byte by byte. So does the teacher, but for new
+    rows of its item table where it knows titles.
 
     Args:
         folder: where it shall lie; nothing is there.
@@ -38,24 +38,32 @@ def write(folder: Path, bundle: Bundle, added: pl.DataFrame, version: str) -> st
         DataError: the backbone cannot be loaded, or it does not give items of the training the vectors that they have.
     """
     items = _catalogue(bundle, added)
-    longer = dataclasses.replace(bundle, items=items)
-    tower = LLMTower(longer, OnTorch(longer))
+    titles = items["title"][len(bundle.items) :].to_list()
+    tower = LLMTower(bundle, OnTorch(bundle))
     parity = read_json(bundle.folder / "parity.json")
     probed = probe(tower, bundle, parity["tolerance"])
-    vectors = tower.of_items(np.arange(len(bundle.items) + 1, len(items) + 1))
-    tensors = bundle.tensors | {"item_vectors": np.concatenate([bundle.tensors["item_vectors"], vectors])}
+    new, embeddings = {}, tower.embeddings_of(titles)
+    if embeddings is not None:
+        new["item_embeddings"] = embeddings
+    inputs = tower.no_inputs(len(titles)) if embeddings is None else tower.inputs_of(embeddings)
+    new["item_vectors"] = tower.of_titles(titles, inputs)
+    tensors = {name: np.concatenate([bundle.tensors[name], rows]) for name, rows in new.items()}
     shapes = bundle.config["shapes"] | {"items": len(items), "trained": bundle.trained}
     extends = {"version": version, "bundle_sha256": bundle.digest}
     building = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(building, ignore_errors=True)
     try:
         shutil.copytree(bundle.folder, building, ignore=shutil.ignore_patterns("code", MANIFEST))
-        save_file(tensors, building / "vectors.safetensors")
+        save_file(bundle.tensors | tensors, building / "vectors.safetensors")
         items.write_parquet(building / "items.parquet")
         write_json(building / "config.json", bundle.config | {"shapes": shapes, "extends": extends})
         write_json(building / "parity.json", parity | {"added": probed})
-        if path := bundle.index("item_vectors"):
-            index.add(path, building / "index/item_vectors.faiss", vectors, len(bundle.items))
+        if embeddings is not None:
+            own, name = building / f"onnx/{bundle.teacher}.onnx", "item_embeddings"
+            onnx.replace(own, bundle.tensors[name], tensors[name])
+        for name, rows in new.items():
+            if path := bundle.index(name):
+                index.add(path, building / f"index/{name}.faiss", rows, len(bundle.items))
         write_code(building)
         digest = seal(building)
         Bundle.open(building)

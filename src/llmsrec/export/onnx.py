@@ -10,8 +10,10 @@ import numpy as np
 import onnx
 import onnx.utils
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
+from llmsrec.errors import DataError
 from llmsrec.serving.bundle import Model
 
 BATCHES = (1, 2, 7, 64)
@@ -63,6 +65,27 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]
         part.doc_string = ""
+    onnx.save_model(model, path, save_as_external_data=False)
+
+
+def replace(path: Path, before: np.ndarray, after: np.ndarray) -> None:
+    """Give a file of `export` another value of one of its constants, such as a longer table of items.
+
+    Raises:
+        DataError: not exactly one of its constants is `before`.
+    """
+    model = onnx.load(path)
+    found = [
+        tensor
+        for tensor in model.graph.initializer
+        if tuple(tensor.dims) == before.shape and np.array_equal(numpy_helper.to_array(tensor), before)
+    ]
+    if len(found) != 1:
+        raise DataError(
+            f"{path.name} of the bundle holds its item table {len(found)} times, not once, so it gets no longer one; "
+            "export the model again (`dvc repro export`)."
+        )
+    found[0].CopyFrom(numpy_helper.from_array(after, found[0].name))
     onnx.save_model(model, path, save_as_external_data=False)
 
 

@@ -1,6 +1,5 @@
 """What added items cost those of the training: more items to confuse a user's next one with."""
 
-import dataclasses
 from typing import Any
 
 import polars as pl
@@ -20,8 +19,8 @@ def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
     """Ask the towers of a bundle with added items about test users of its training; reports/added.json.
 
     Each user's NDCG@10 in the whole catalogue is compared with what it was among the items of the training: of `llm` as
-    the evaluation had it, so that a bundle which answers otherwise than the trained model shows here, too. `teacher`
-    knows no added items, so they cost it nothing.
+    the evaluation had it, so that a bundle which answers otherwise than the trained model shows here, too. A `teacher`
+    of ids alone knows no added items, so they cost it nothing.
 
     Args:
         bundle: as `export.extended` wrote it.
@@ -42,8 +41,9 @@ def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
     users = evaluated.test_users[sample(len(evaluated.test_users), ASKED, SEED)]
     ranks = evaluated.ranks.filter(pl.col("user_id").is_in(users["user_id"].implode()))
     before = {"llm": of_users(ranks, "llm_srec", "test", PROTOCOL, METRIC)}
-    if "cf" in bundle.towers:
-        before["cf"] = per_user(held_out.rank(as_trained(bundle), users, "cf").ranks[PROTOCOL], METRIC)
+    others = {"cf": "cf" in bundle.towers, "teacher": bundle.reads_titles}
+    for other in (tower for tower, recommends in others.items() if recommends):
+        before[other] = per_user(held_out.rank(bundle.as_trained(), users, other).ranks[PROTOCOL], METRIC)
     towers, index = {}, {}
     for tower, without in before.items():
         asked = held_out.rank(bundle, users, tower)
@@ -59,11 +59,3 @@ def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
         "towers": towers,
         "index": index,
     }
-
-
-def as_trained(bundle: Bundle) -> Bundle:
-    """The bundle with the items of its training alone."""
-    count = bundle.trained
-    tensors = bundle.tensors | {"item_vectors": bundle.tensors["item_vectors"][: count + 1]}
-    config = bundle.config | {"index": []}  # is of more items
-    return dataclasses.replace(bundle, config=config, items=bundle.items.head(count), tensors=tensors)

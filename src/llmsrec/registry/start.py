@@ -109,7 +109,7 @@ def extract(bundle: Bundle, version: str, folder: Path) -> None:
     heads |= {name: torch.from_numpy(bundle.tensors[name]) for name in start.TOKENS}
     if adapter.is_file():
         heads |= {f"backbone.{name}": tensor for name, tensor in load_file(adapter).items()}
-    teacher[start.ITEM_TABLE] = torch.from_numpy(bundle.tensors["item_embeddings"])
+    teacher[start.ITEM_TABLE] = torch.from_numpy(bundle.tensors["item_embeddings"][: bundle.trained + 1])
     save_file(heads, folder / start.HEADS)
     save_file(teacher, folder / start.TEACHER)
     bundle.items.head(bundle.trained).select("item_id", "parent_asin").write_parquet(folder / start.ITEMS)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from llmsrec.serving.bundle import Bundle, Model
 
 COLUMNS = {"item_id": pl.Int64, "parent_asin": pl.String, "title": pl.String, "count": pl.Int64}
+ITEM_TABLES = ("item_vectors", "item_embeddings")  # tensors of a row an item; there may be an index of each
 CATALOGUE = {"store": pl.String(), "categories": pl.List(pl.String)}  # behind these; bundles from before lack both
 SHAPES = ("items", "max_length", "d")
 HEADS = ("d_llm", "d_prime")  # shapes of what is behind a backbone
 ALONE = ["teacher"]  # the one list of towers that config.json may hold; a bundle with all of them holds none
 BLEND = {"weight", "llm", "teacher"}  # numbers of config.json's `blend`
-INDEXED = ("item_vectors", "item_embeddings")  # tensors that there may be an index of
 ROWS = 256  # of a batch, while a model is tried on every item
 REMEDY = "Export the model again (`dvc repro export`), and do not serve this bundle."
 
@@ -64,8 +64,8 @@ def _shapes(bundle: "Bundle") -> dict[str, int]:
     if type(trained) is not int or not 1 <= trained <= shapes["items"]:
         raise _error(bundle, "config.json", f"`shapes.trained` is {shown(trained)}, not 1 to {shapes['items']}")
     indexed = config.get("index", [])
-    if not isinstance(indexed, list) or any(name not in INDEXED for name in indexed):
-        raise _error(bundle, "config.json", f"`index` is {shown(indexed)}, not some of {', '.join(INDEXED)}")
+    if not isinstance(indexed, list) or any(name not in ITEM_TABLES for name in indexed):
+        raise _error(bundle, "config.json", f"`index` is {shown(indexed)}, not some of {', '.join(ITEM_TABLES)}")
     return shapes
 
 
@@ -98,9 +98,10 @@ def _check_items(bundle: "Bundle", count: int) -> None:
 
 
 def _check_tensors(bundle: "Bundle", shapes: dict[str, int]) -> None:
-    expected: dict[str, tuple[int, ...]] = {
-        "item_embeddings": (shapes.get("trained", shapes["items"]) + 1, shapes["d"])
-    }
+    embedded = shapes["items"] if bundle.reads_titles else bundle.trained
+    expected: dict[str, tuple[int, ...]] = {"item_embeddings": (embedded + 1, shapes["d"])}
+    if bundle.reads_titles:
+        expected |= {"title_projection": (shapes["d_llm"], shapes["d"]), "title_bias": (shapes["d"],)}
     if "llm" in bundle.towers:
         expected |= {
             "item_vectors": (shapes["items"] + 1, shapes["d_prime"]),
@@ -117,7 +118,7 @@ def _check_tensors(bundle: "Bundle", shapes: dict[str, int]) -> None:
 
 def _check_models(bundle: "Bundle", shapes: dict[str, int]) -> None:
     """NaN in an embedding of the teacher shows only where its item is asked for, so it reads all, row after row."""
-    count, length, tensors, heads = bundle.trained, shapes["max_length"], bundle.tensors, "llm" in bundle.towers
+    count, length, tensors, heads = bundle.embedded, shapes["max_length"], bundle.tensors, "llm" in bundle.towers
     teacher = _model(bundle, bundle.teacher)
     if teacher.row != (length,):
         file = f"onnx/{bundle.teacher}.onnx"

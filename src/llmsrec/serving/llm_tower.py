@@ -60,6 +60,9 @@ class LanguageModel(Protocol):
             user_inputs: `[B, d_llm]`, where prompts hold them.
         """
 
+    def texts(self, titles: list[str]) -> np.ndarray | None:
+        """`[n, d_llm]` text vectors (`engine.text_vectors`); None where single positions alone are read out."""
+
     def kept(self, limit: int) -> Kept | None:
         """What keeps up to so many bytes of users' prompts, if vectors are the same with it; else a line says so."""
 
@@ -73,10 +76,13 @@ class LLMTower:
         self._prompts_of = partial(Prompts, language.tokenizer, settings=settings, limit=language.limit)
         self._prompts = self._prompts_of(titles=bundle.items["title"].to_list())
         self._trained = bundle.trained
-        parts = np.array_split(bundle.tensors["item_embeddings"], 1 + bundle.trained // 1024)
-        inputs = np.concatenate([bundle.models["f_I"](part) for part in parts])
-        # Zeros stand for what no teacher has, the embeddings of items that were added by title (docs/experiments.md).
-        self._item_inputs = np.pad(inputs, ((0, len(bundle.items) - bundle.trained), (0, 0)))
+        self._f_I = bundle.models["f_I"]
+        of_titles = ("title_projection", "title_bias")
+        self._of_titles = [bundle.tensors[name] for name in of_titles] if bundle.reads_titles else None
+        inputs = self.inputs_of(bundle.tensors["item_embeddings"])
+        # Zeros stand for what a teacher of ids does not have, embeddings of items that were added by title
+        # (docs/experiments.md).
+        self._item_inputs = np.pad(inputs, ((0, len(bundle.items) - bundle.embedded), (0, 0)))
         self._user_out, self._item_out = bundle.tensors["user_out"], bundle.tensors["item_out"]
         self._f_user, self._f_item = bundle.models["f_user"], bundle.models["f_item"]
         self._explicit = settings.user_representation
@@ -110,12 +116,31 @@ class LLMTower:
         """`[n, d']` float32, the vectors of items with these titles that training never saw.
 
         Args:
-            inputs: `[n, d_llm]` float32, what stands for f_I of their item embeddings; zeros if None.
+            inputs: `[n, d_llm]` float32, f_I of their embeddings, or what stands for it; None: of those that the
+                teacher has by their titles, zeros if it has none.
         """
         if inputs is None:
-            inputs = np.zeros((len(titles), self._item_inputs.shape[1]), dtype=np.float32)
+            embeddings = self.embeddings_of(titles)
+            inputs = self.no_inputs(len(titles)) if embeddings is None else self.inputs_of(embeddings)
         prompts = self._prompts_of(titles=titles)
         return self._of_items(prompts, np.arange(1, len(titles) + 1), np.pad(inputs, ((1, 0), (0, 0))))
+
+    def embeddings_of(self, titles: list[str]) -> np.ndarray | None:
+        """`[n, d]` float32, what the teacher has for items with these titles; None if it knows items by ids alone."""
+        texts = None if self._of_titles is None else self._language.texts(titles)
+        if self._of_titles is None or texts is None:
+            return None
+        projection, bias = self._of_titles
+        return texts @ projection + bias
+
+    def inputs_of(self, embeddings: np.ndarray) -> np.ndarray:
+        """`[n, d_llm]`, f_I of `[n, d]` item embeddings."""
+        parts = np.array_split(embeddings, 1 + len(embeddings) // 1024)
+        return np.concatenate([self._f_I(part) for part in parts])
+
+    def no_inputs(self, count: int) -> np.ndarray:
+        """`[n, d_llm]` zeros, which stand for f_I of embeddings that nobody has."""
+        return np.zeros((count, self._item_inputs.shape[1]), dtype=np.float32)
 
     def _of_items(self, prompts: Prompts, items: np.ndarray, inputs: np.ndarray) -> np.ndarray:
         vectors = []

@@ -92,6 +92,9 @@ class OnOnnx:
         inputs = self._embed(prompts, item_inputs, out, user_inputs)[:, size:]
         return self._run(inputs, prompts.slots[:, size:], [begun] * len(inputs))[0]
 
+    def texts(self, titles: list[str]) -> None:
+        """See `llm_tower.LanguageModel`: the graph reads out single positions."""
+
     def kept(self, limit: int) -> Kept | None:
         """See `llm_tower.LanguageModel`."""
         count, tried = len(self._vectors.item_inputs) - 1, Kept(self, PLENTY)

@@ -11,6 +11,7 @@ from llmsrec.engine import backbone as backbones
 from llmsrec.engine.kept import Kept
 from llmsrec.engine.readout import read_out, read_out_by_length
 from llmsrec.engine.shortcuts import right_decoder, runs_whole
+from llmsrec.engine.text_vectors import text_vectors
 from llmsrec.engine.torch_layers import TorchLayers
 from llmsrec.engine.yardstick import ReadOut, Yardstick
 from llmsrec.errors import DataError
@@ -35,7 +36,7 @@ class OnTorch:
             _load_adapter(backbone.model, bundle)
         self.tokenizer, self.limit = backbone.tokenizer, backbone.limit
         self.model = backbone.model.requires_grad_(False).eval()
-        self._causal = backbone.causal
+        self._backbone, self._causal = backbone, backbone.causal
         self._device = self.model.get_input_embeddings().weight.device  # type: ignore[operator]
 
     def prepare(self, prompts: Prompts, vectors: Vectors) -> None:
@@ -64,6 +65,10 @@ class OnTorch:
         inputs = self._item_inputs if item_inputs is self._vectors.item_inputs else self._tensor(item_inputs)
         seen = None if user_inputs is None else self._tensor(user_inputs)
         return self._read_out(prompts, inputs.__getitem__, self._tensor(out), seen).cpu().numpy()
+
+    def texts(self, titles: list[str]) -> np.ndarray:
+        """See `llm_tower.LanguageModel`."""
+        return text_vectors(self._backbone, titles)[1:].numpy()
 
     def kept(self, limit: int) -> Kept | None:
         """See `llm_tower.LanguageModel`; none where the layers are not Llama's, too."""

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmsrec.engine.text_vectors import load_encoder, text_vectors
+from llmsrec.engine.encoder import load_encoder
+from llmsrec.engine.text_vectors import text_vectors
 from llmsrec.models.cf import teacher as teachers
 from llmsrec.models.llm import allmrec
 from llmsrec.models.llm.allmrec import Autoencoders

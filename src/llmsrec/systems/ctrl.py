@@ -6,7 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from llmsrec import distributed
-from llmsrec.engine.text_vectors import load_encoder, text_vectors
+from llmsrec.engine.encoder import load_encoder
+from llmsrec.engine.text_vectors import text_vectors
 from llmsrec.models.cf import teacher
 from llmsrec.systems.task import BACKBONE, Ranked, Task
 from llmsrec.training import checkpoint, ctrl, next_item

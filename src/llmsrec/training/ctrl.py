@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmsrec import distributed, params
 from llmsrec.data.sequences import Sequences
-from llmsrec.engine.text_vectors import Encoder
+from llmsrec.engine.encoder import Encoder
 from llmsrec.models.cf.teacher import Teacher, create
 from llmsrec.models.text.ctrl import Alignment, text_table
 from llmsrec.training import loop, next_item

@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from llmsrec.engine.backbone import LoraTargets
-from llmsrec.engine.text_vectors import Encoder
+from llmsrec.engine.encoder import Encoder
 from llmsrec.errors import ParamsError, in_words
 from llmsrec.params import Model, Section, Train
 
