@@ -107,3 +107,19 @@ def test_a_worker_that_answers_late_is_asked_again(
     monkeypatch.setattr(queue, "LOOK_S", 0)
     assert queue._status() == said[answers[asked - 1]]
     assert len(list(told)) == len(answers) - asked
+
+
+def test_what_is_missing_is_queued_beside_a_worker_that_has_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As DVC leaves one now and then; it takes up what is queued."""
+    run, asked = Run("original"), []
+
+    def answer(*words: str) -> str:
+        asked.append(words[:2])
+        at_work = ("queue", "start") in asked
+        return f"Worker status: {int(at_work)} active, {int(not at_work)} idle"
+
+    monkeypatch.setattr(queue, "dvc", answer)
+    monkeypatch.setattr(queue, "missing", lambda *_: [] if ("queue", "start") in asked else [run])
+    monkeypatch.setattr(Run, "overrides", lambda *_: [])
+    queue.complete([run], Workspace(Path()), jobs=1)
+    assert ("exp", "run") in asked

@@ -15,7 +15,7 @@ from llmsrec.registry import revisions
 # Seconds between two looks at git's refs, which cost nothing, and between two questions to DVC, each of which takes
 # some seconds of a core that the run at work could have; and what a worker needs to start, at most.
 LOOK_S, ASK_S, START_S = 2, 60, 20
-IDLE, RUNNING = re.compile(r"Worker status: 0 active, 0 idle"), re.compile(r"\sRunning\s")
+IDLE, RUNNING = re.compile(r"Worker status: 0 active, \d+ idle"), re.compile(r"\sRunning\s")
 ASKED = 3  # times at most, where DVC counts no worker and a run is at work
 
 
@@ -41,7 +41,7 @@ def complete(wanted: list[Run], workspace: Workspace, jobs: int) -> None:
         last = left
         if not left:
             return
-        if IDLE.search(status):  # so what it calls running was killed
+        if IDLE.search(status):  # so what it calls running was killed; a worker that has nothing to do may stay
             queued = {run.name for run in left if re.search(rf"\s{run.name}\s.*Queued", status)}
             failed = [run.name for run in left if run.name in tried - queued]
             if failed:
