@@ -87,4 +87,4 @@ def test_a_version_cannot_be_gone_on_from_by_titles(repository: Path) -> None:
     done = run(repository, "sasrec")
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
-    assert "`sasrec.items` is sum, but shop/3 in `train.start` has item vectors without what makes them" in line
+    assert "`sasrec.items` is sum, but shop/3 in `train.start` has item vectors as one table" in line

@@ -179,6 +179,8 @@ def _frozen(model: LLMSRec) -> nn.Module:
         raise Unfit("its layers are not Llama's")
     if not model.decoder.frozen:
         raise Unfit("it has adapters")
+    if getattr(model.backbone.config, "quantization_config", None) is not None:
+        raise Unfit("its weights are quantized")
     weight: Any = model.backbone.get_input_embeddings().weight  # type: ignore[operator]
     if weight.device.type == "cpu" and weight.dtype == torch.float32:
         return model.backbone
