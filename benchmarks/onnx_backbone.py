@@ -27,7 +27,7 @@ from llmsrec.engine import backbone as backbones
 from llmsrec.engine.backbone import Backbone
 from llmsrec.engine.decoder import Decoder
 from llmsrec.engine.readout import embed, keys_and_values
-from llmsrec.evaluation import overlap as overlaps
+from llmsrec.evaluation.overlap import without_history
 from llmsrec.prompts.retrieval import Prompts, PromptSettings
 from llmsrec.serving.bundle import Bundle
 
@@ -118,8 +118,7 @@ def rate(run: Side, batch: Inputs) -> float:
 
 def overlap(ours: np.ndarray, theirs: np.ndarray, items: np.ndarray) -> float:
     """Share of the ten best items that both have, by user vectors `[n, d']` and item vectors `[I + 1, d']`."""
-    nothing = np.zeros(len(ours) + 1, dtype=np.int64)  # no history: its items count, too
-    return float(overlaps.overlap(ours, theirs, items, nothing, nothing[:0]).mean())
+    return float(without_history(ours, theirs, items).mean())
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ import torch
 
 from llmsrec.engine.readout import read_out
 from llmsrec.engine.torch_layers import TorchLayers
+from llmsrec.serving.bundle import Bundle
+from llmsrec.serving.on_onnx import OnOnnx
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.schema import Event, Request
 from tests.answers import assert_same_answer
@@ -58,17 +60,18 @@ def test_nothing_is_kept_without_room_and_where_prompts_begin_with_the_users_vec
         assert recommender.kept() is None
 
 
+@pytest.mark.parametrize("layers", [TorchLayers, OnOnnx])
 def test_a_model_that_is_wrong_with_what_is_kept_keeps_nothing_and_says_so(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    layers: type[Any], tiny: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = TorchLayers.follow
+    run = layers.follow
 
-    def wrong(self: TorchLayers, *arguments: Any) -> Any:
+    def wrong(self: Any, *arguments: Any) -> Any:
         hidden, new = run(self, *arguments)
         return hidden, new * 1.01
 
-    monkeypatch.setattr(TorchLayers, "follow", wrong)
-    recommender = Recommender.load(tiny.bundle)
+    monkeypatch.setattr(layers, "follow", wrong)
+    recommender = Recommender(Bundle.open(tiny.bundle), on_onnx=layers is OnOnnx)
     recommender.keep(PLENTY)
     assert recommender.kept() is None
     assert "users' prompts are not kept: with them, vectors are" in capsys.readouterr().out

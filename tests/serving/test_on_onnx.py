@@ -90,22 +90,6 @@ def test_eight_threads_get_what_one_gets(tiny: Any) -> None:
         assert list(pool.map(ask, range(8))) == [None] * 8
 
 
-def test_nothing_is_kept_where_vectors_differ_with_it_and_a_line_says_so(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = OnOnnx.follow
-
-    def wrong(self: OnOnnx, *arguments: Any) -> Any:
-        hidden, new = run(self, *arguments)
-        return hidden, new * 1.01
-
-    monkeypatch.setattr(OnOnnx, "follow", wrong)
-    recommender = loaded(tiny.bundle)
-    recommender.keep(PLENTY)
-    assert recommender.kept() is None
-    assert "users' prompts are not kept: with them, vectors are" in capsys.readouterr().out
-
-
 def test_texts_become_the_tokens_that_transformers_makes_of_them(tiny: Any) -> None:
     theirs = load_tokenizer(tiny.folder / "models/backbone")
     ours = PlainTokenizer(tiny.bundle / "layers/tokenizer.json")

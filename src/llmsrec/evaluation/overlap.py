@@ -36,6 +36,12 @@ def overlap(
     return found
 
 
+def without_history(ours: np.ndarray, theirs: np.ndarray, item_vectors: np.ndarray) -> np.ndarray:
+    """`overlap` of `[n, d]` vectors of which all items count."""
+    nothing = np.zeros(len(ours) + 1, dtype=np.int64)
+    return overlap(ours, theirs, item_vectors, nothing, nothing[:0])
+
+
 def _top(scores: np.ndarray, owner: np.ndarray, seen: np.ndarray, k: int) -> np.ndarray:
     """`[n, I]` bool: each row's k highest of the items that it has not seen."""
     scores[owner, seen] = -np.inf

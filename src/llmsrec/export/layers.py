@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine.backbone import load_tokenizer
 from llmsrec.engine.decoder import Decoder, mask_after
-from llmsrec.evaluation.overlap import overlap
+from llmsrec.evaluation.overlap import without_history
 from llmsrec.export.onnx import quiet, save
 from llmsrec.files import write_json
 from llmsrec.models.llm.retrieval import LLMSRec
@@ -149,8 +149,7 @@ def parity(found: OnOnnx, model: LLMSRec, item_vectors: np.ndarray, sequences: S
     shares, apart = [], []
     for theirs, ours, head in pairs:
         own, other = (_array(head(torch.from_numpy(hidden).to(model.device))) for hidden in (ours, theirs))
-        nothing = np.zeros(len(ours) + 1, dtype=np.int64)  # no history: its items count, too
-        shares.append(overlap(own, other, item_vectors, nothing, nothing[:0]))
+        shares.append(without_history(own, other, item_vectors))
         apart.append(distance(ours, theirs))
     return {
         "prompts": min(len(users), len(items)),

@@ -86,7 +86,7 @@ def replace(path: Path, before: np.ndarray, after: np.ndarray) -> None:
             "export the model again (`dvc repro export`)."
         )
     found[0].CopyFrom(numpy_helper.from_array(after, found[0].name))
-    onnx.save_model(model, path, save_as_external_data=False)
+    save(model, path)
 
 
 def compare(module: nn.Module, path: Path, inputs: Tensor) -> tuple[np.ndarray, np.ndarray, float]:

@@ -1,7 +1,7 @@
 """A bundle's language model on ONNX Runtime: Llama's layers for any batch and length, without torch or transformers.
 
 `layers/decoder.onnx` holds the graph alone, as `export.layers` writes it; its weights are read from the backbone's own
-safetensors, mapped into memory, so that a bundle holds them once. One with 8-bit weights holds those itself.
+safetensors, mapped into memory, so that a bundle holds them once.
 """
 
 import json
