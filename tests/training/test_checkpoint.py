@@ -182,17 +182,23 @@ with checkpoint.lock(Path(sys.argv[1])):
 """
 
 
-def test_a_second_trainer_is_refused_until_the_first_is_gone(tmp_path):
+def test_a_second_trainer_waits_until_the_first_is_gone(tmp_path):
     folder = tmp_path / "new"
-    first = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "held\n"
+    second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        assert first.stdout.readline() == "held\n"
-        refusal = rf"{folder} is in use by another trainer \(process {first.pid}\)"
-        with pytest.raises(DataError, match=refusal), checkpoint.lock(folder):
-            pass
-    finally:
+        said = second.stdout.readline()
+        assert said.startswith(f"waits for another trainer of the same (process {first.pid})") and str(folder) in said
+        assert second.poll() is None
         first.kill()
-        first.wait()
+        assert second.stdout.readline() == "held\n"
+        assert (folder / "lock").read_text() == str(second.pid)
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
     with checkpoint.lock(folder):
         assert (folder / "lock").read_text() == str(os.getpid())
     with checkpoint.lock(folder):

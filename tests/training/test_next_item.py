@@ -1,6 +1,7 @@
 import itertools
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -323,9 +324,14 @@ def test_a_run_that_diverges_is_an_error(tmp_path):
         train(tmp_path, lr=1e30)
 
 
-def test_a_second_trainer_in_the_same_folder_is_refused(tmp_path):
-    with checkpoint.lock(tmp_path), pytest.raises(DataError, match="in use by another trainer"):
-        train(tmp_path)
+def test_a_second_trainer_in_the_same_folder_waits(tmp_path):
+    second = threading.Thread(target=train, args=[tmp_path])
+    with checkpoint.lock(tmp_path):
+        second.start()
+        second.join(timeout=1)
+        assert second.is_alive() and not list(tmp_path.rglob("*.safetensors"))
+    second.join()
+    assert list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_run_that_is_killed_ends_with_the_same_weights(tmp_path):

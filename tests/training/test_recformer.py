@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -228,9 +229,14 @@ def test_nothing_to_learn_from_is_an_error(tmp_path):
         recformer.train(texts(), known, Validation(known, np.array([2, 1]), known), settings(), tmp_path)
 
 
-def test_a_second_trainer_in_the_same_folder_is_refused(tmp_path):
-    with checkpoint.lock(tmp_path / "pretrain"), pytest.raises(DataError, match="in use by another trainer"):
-        train(tmp_path)
+def test_a_second_trainer_in_the_same_folder_waits(tmp_path):
+    second = threading.Thread(target=train, args=[tmp_path])
+    with checkpoint.lock(tmp_path / "pretrain"):
+        second.start()
+        second.join(timeout=1)
+        assert second.is_alive() and not list(tmp_path.rglob("*.safetensors"))
+    second.join()
+    assert list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_run_that_is_killed_ends_with_the_same_weights(tmp_path):

@@ -149,10 +149,11 @@ def restore_optimizer(
 def lock(folder: Path) -> Iterator[None]:
     """Hold `folder` for this run, that is its first process; the lock goes with the process, however it ends.
 
-    Killing `dvc repro` leaves its trainer alive, and a second one would write the same checkpoint.
+    Who comes second waits, or it would write the same checkpoint: two experiments at once may share a stage, and
+    killing `dvc repro` leaves its trainer alive.
 
     Raises:
-        DataError: another process holds it, or the folder cannot be written.
+        DataError: the folder cannot be written.
     """
     if not distributed.is_main():
         yield
@@ -166,12 +167,15 @@ def lock(folder: Path) -> Iterator[None]:
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except BlockingIOError:
             handle.seek(0)
-            raise DataError(
-                f"{folder} is in use by another trainer (process {handle.read().strip() or 'unknown'}), perhaps left "
-                "over from a killed `dvc repro`; wait until it is done or end it, then run the same command again."
-            ) from error
+            holder = handle.read().strip() or "unknown"
+            print(
+                f"waits for another trainer of the same (process {holder}): of an experiment beside this one, or left "
+                f"over from a killed `dvc repro`; end that process to go on at once. It holds {folder}",
+                flush=True,
+            )
+            fcntl.flock(handle, fcntl.LOCK_EX)
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()

@@ -56,7 +56,7 @@ def fit(
         at step 0), and the metrics.
 
     Raises:
-        DataError: another trainer is at work in `resume`, or a checkpoint cannot be written.
+        DataError: a checkpoint cannot be written.
     """
     optimizer = optimizer_of(parameters, train)
     device = next(iter(parameters.values())).device
