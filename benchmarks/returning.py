@@ -26,7 +26,7 @@ from benchmarks.device import SHAPES
 from benchmarks.service import DAY, START, K, descendants, ours, processor_time, registered, running
 from llmsrec.engine import embedded
 from llmsrec.engine.backbone import Backbone
-from llmsrec.engine.kept import Kept
+from llmsrec.engine.kept import UNLIMITED, Kept
 from llmsrec.engine.torch_layers import TorchLayers
 from llmsrec.models.llm.retrieval import LLMSRec
 
@@ -35,7 +35,6 @@ LONGEST_S = 600.0  # that they may take
 WHO = ("who is new", "who comes back")
 PROMPTS, TOGETHER = 8, (1, 8)  # of a round, of the wide model
 LONGEST = 1024  # tokens
-PLENTY = 1 << 30
 
 
 def histories(items: int, longest: int, count: int, seed: int) -> list[np.ndarray]:
@@ -109,7 +108,7 @@ def wide(titles: list[str], rounds: int) -> common.Figures:
     base = Backbone(SHAPES["135M"].llama("float32", max_position_embeddings=LONGEST), tokenizer, True, LONGEST)
     model = LLMSRec(base, common.teacher(len(titles)), titles, common.settings().model, 0)
     assert model.decoder is not None
-    kept = Kept(TorchLayers(model.decoder, model.item_inputs, model.user_out), PLENTY)
+    kept = Kept(TorchLayers(model.decoder, model.item_inputs, model.user_out), UNLIMITED)
 
     def spent(of: list[np.ndarray], together: int) -> float:
         before = time.process_time()

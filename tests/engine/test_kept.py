@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from llmsrec.engine.kept import Kept
+from llmsrec.engine.kept import UNLIMITED, Kept
 from llmsrec.engine.readout import read_out
 from llmsrec.engine.torch_layers import TorchLayers
 from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.prompts.retrieval import DAY_MS, PromptBatch
 
 TITLES = [f"{colour} {thing}" for colour in ("Red", "Blue", "Grün") for thing in ("Soap", "Hair Mask for Men", "Tent")]
-PLENTY = 1 << 30
 Visit = tuple[list[int], int]  # items of a history, and the day of the first; the others follow day by day
 
 
@@ -65,7 +64,7 @@ def assert_right(model: LLMSRec, found: np.ndarray, prompts: PromptBatch) -> Non
     torch.testing.assert_close(torch.from_numpy(found), plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
 
 
-@pytest.mark.parametrize("limit", [1, 10_000, 60_000, PLENTY], ids=["nothing", "little", "some", "all"])
+@pytest.mark.parametrize("limit", [1, 10_000, 60_000, UNLIMITED], ids=["nothing", "little", "some", "all"])
 @pytest.mark.parametrize("changes", [{}, {"max_tokens": 150}], ids=["whole histories", "the oldest left out"])
 def test_hidden_states_are_those_of_whole_prompts_and_the_limit_holds(
     visits: list[list[Visit]], limit: int, changes: dict[str, Any], tiny_backbone: Any, teacher: Any, settings: Any
@@ -86,7 +85,7 @@ def test_what_is_spared_is_the_longest_beginning_that_any_prompt_before_had(
     visits: list[list[Visit]], tiny_backbone: Any, teacher: Any, settings: Any
 ) -> None:
     model = model_of(tiny_backbone, teacher, settings)
-    kept, before = kept_of(model, PLENTY), list[list[tuple[int, int]]]()
+    kept, before = kept_of(model, UNLIMITED), list[list[tuple[int, int]]]()
     for batch in visits:
         prompts = prompts_of(model, batch)
         texts = [
@@ -123,7 +122,7 @@ def test_what_was_used_longest_ago_goes_first_and_a_prompts_last_event_before_th
     many = [prompts_of(model, [([1, 2, 3], day)]) for day in range(300)]
     first, second, third = [prompts for prompts in many if prompts.lengths[0] == many[0].lengths[0]][:3]
     assert first.ends is not None
-    probe = kept_of(model, PLENTY)
+    probe = kept_of(model, UNLIMITED)
     probe.read_out(first)
     probe.read_out(second)
     kept = kept_of(model, probe.counted()["bytes"])  # room for two
@@ -145,7 +144,7 @@ def test_another_date_or_title_of_the_same_item_is_not_taken_for_it(
     tiny_backbone: Any, teacher: Any, settings: Any
 ) -> None:
     model = model_of(tiny_backbone, teacher, settings)
-    kept = kept_of(model, PLENTY)
+    kept = kept_of(model, UNLIMITED)
     kept.read_out(prompts_of(model, [([1, 2], 0)]))
     kept.counted()
     other = prompts_of(model, [([1, 2], 1)])

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from llmsrec.engine.kept import UNLIMITED
 from llmsrec.engine.readout import read_out
 from llmsrec.engine.torch_layers import TorchLayers
 from llmsrec.serving.bundle import Bundle
@@ -14,7 +15,6 @@ from llmsrec.serving.schema import Event, Request
 from tests.answers import assert_same_answer
 
 START, DAY = 1_391_040_000_000, 86_400_000  # ms
-PLENTY = 1 << 30
 
 
 def request(items: list[int]) -> Request:
@@ -39,7 +39,7 @@ def test_the_engine_gives_the_vectors_of_whole_prompts(shape: str, request: pyte
 
 def test_who_comes_back_gets_the_answers_of_who_comes_first(tiny: Any) -> None:
     keeping, plain = Recommender.load(tiny.bundle), Recommender.load(tiny.bundle)
-    keeping.keep(PLENTY)
+    keeping.keep(UNLIMITED)
     histories = [[3, 7], [3, 7, 9], [3, 7, 9], [3, 7, 9, 12, 4], [8], [3, 7, 9, 12, 4, 5, 6], [8, 1]]
     for history in histories:
         ((answer,), (right,)) = (of.recommend([request(history)]) for of in (keeping, plain))
@@ -54,7 +54,7 @@ def test_who_comes_back_gets_the_answers_of_who_comes_first(tiny: Any) -> None:
 
 
 def test_nothing_is_kept_without_room_and_where_prompts_begin_with_the_users_vector(tiny: Any, tiny_lora: Any) -> None:
-    for bundle, limit in ((tiny.bundle, 0), (tiny_lora.bundle, PLENTY)):
+    for bundle, limit in ((tiny.bundle, 0), (tiny_lora.bundle, UNLIMITED)):
         recommender = Recommender.load(bundle)
         recommender.keep(limit)
         assert recommender.kept() is None
@@ -72,6 +72,6 @@ def test_a_model_that_is_wrong_with_what_is_kept_keeps_nothing_and_says_so(
 
     monkeypatch.setattr(layers, "follow", wrong)
     recommender = Recommender(Bundle.open(tiny.bundle), on_onnx=layers is OnOnnx)
-    recommender.keep(PLENTY)
+    recommender.keep(UNLIMITED)
     assert recommender.kept() is None
     assert "users' prompts are not kept: with them, vectors are" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from llmsrec.engine.backbone import load_tokenizer
+from llmsrec.engine.kept import UNLIMITED
 from llmsrec.engine.readout import read_out
 from llmsrec.errors import DataError
 from llmsrec.serving.bundle import Bundle
@@ -21,7 +22,6 @@ from tests.answers import assert_same_answer
 from tests.conftest import Tiny, make_tiny
 
 START, DAY = 1_391_040_000_000, 86_400_000  # ms
-PLENTY = 1 << 30
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_hidden_states_are_those_of_torchs_own_pass(shape: str, request: pytest.
         torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
 
 
-@pytest.mark.parametrize("limit", [0, 40_000, PLENTY], ids=["nothing kept", "a little", "all"])
+@pytest.mark.parametrize("limit", [0, 40_000, UNLIMITED], ids=["nothing kept", "a little", "all"])
 def test_answers_are_those_of_torch(limit: int, tiny: Any) -> None:
     ours, torchs = loaded(tiny.bundle), Recommender.load(tiny.bundle)
     assert (ours.runtime, torchs.runtime) == ("onnx", "torch")

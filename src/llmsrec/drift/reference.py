@@ -5,7 +5,6 @@ over them, are kept: with them one can draw other users from the same data, and 
 """
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from llmsrec.evaluation.overlap import overlap
 from llmsrec.files import atomic
 from llmsrec.serving.bundle import Bundle, seal
 from llmsrec.serving.recommender import Recommender
+from llmsrec.serving.runtime import runtime
 from llmsrec.serving.towers import ITEMS, History
 
 NAME = "reference.parquet"
@@ -137,8 +137,8 @@ def usable(bundle: Bundle) -> list[str]:
 
 
 def answering(bundle: Bundle) -> list[str]:
-    """The towers of `usable` that can run here: the `llm` tower needs torch."""
-    return [name for name in usable(bundle) if name != "llm" or find_spec("torch")]
+    """The towers of `usable` that can run here, see `serving.runtime`."""
+    return [name for name in usable(bundle) if name != "llm" or runtime(bundle.folder)]
 
 
 def _vectors(bundle: Bundle, histories: list[History], towers: Sequence[str]) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from llmsrec.prompts.retrieval import PromptBatch
 # Rows of unlike length go through the model apart where together they would have more padding than a fifth of what has
 # to be computed, and more than what a pass of a small model costs by itself.
 PADDING, PASS = 0.2, 64
+UNLIMITED = 1 << 40  # bytes, for `Kept`: nothing makes room
 
 
 class Layers(Protocol):

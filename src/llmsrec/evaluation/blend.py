@@ -53,11 +53,18 @@ def vectors(
 def items(llm: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     """`[I + 1, d']` and `[T + 1, d]` item vectors as `[I + 1, d' + d]`.
 
-    The last I - T items, which the teacher does not know, have the mean of those that it does: by them a user's items
-    are neither better nor worse than its others.
+    The last I - T items, which the teacher does not know, have `unknown`.
     """
-    unknown = np.repeat(teacher[1:].mean(axis=0, keepdims=True), len(llm) - len(teacher), axis=0)
-    return np.concatenate([llm, np.concatenate([teacher, unknown])], axis=1)
+    added = np.tile(unknown(teacher[1:]), (len(llm) - len(teacher), 1))
+    return np.concatenate([llm, np.concatenate([teacher, added])], axis=1)
+
+
+def unknown(teacher: np.ndarray) -> np.ndarray:
+    """`[d]`, what stands for an item that the teacher does not know: the mean of its `[T, d]` item vectors.
+
+    By it the item is to a user neither better nor worse than the others.
+    """
+    return teacher.mean(axis=0)
 
 
 def fit(users: Pair, item_vectors: Pair, targets: np.ndarray, offsets: np.ndarray, history: np.ndarray) -> Blend:

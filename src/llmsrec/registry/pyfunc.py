@@ -7,7 +7,6 @@ import json
 import logging
 import sys
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ class BundleModel(PythonModel):
         self.recommender = Recommender(bundle)
         # A service is ready when it can answer; an image may have no torch, and the bundle nothing but that to run on.
         # While a model is logged MLflow loads it twice, before and after it is stored: once is enough for the backbone.
-        if described.is_file() and (find_spec("torch") or bundle.layers):
+        if described.is_file() and self.recommender.runtime:
             self.recommender.warm()
 
     def predict(self, model_input: list[Asked]) -> list[Answer]:  # type: ignore[override]

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +12,7 @@ from llmsrec.service.decode import INVOCATIONS, SIMILAR, Call
 from llmsrec.service.metrics import Metrics
 from llmsrec.service.worker.wire import OF_LLM
 from llmsrec.service.workers import Reply, Settings, Worker
+from llmsrec.serving.runtime import runtime
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Loaded:
         workers = {}
         has_llm = "llm" in read_json(bundle / "config.json").get("towers", ["llm"])
         for of_worker in settings:
-            if of_worker.llm and not (has_llm and _can_run(bundle, of_worker.torch)):
+            if of_worker.llm and not (has_llm and runtime(bundle)):
                 continue
             name = "llm" if of_worker.llm else "others"
             workers[name] = Worker(bundle, of_worker, metrics.of_batches(name))
@@ -138,11 +138,6 @@ class Loaded:
         """End the workers and remove the files."""
         await asyncio.gather(*(worker.close() for worker in self.workers.values()))
         self.place.cleanup()
-
-
-def _can_run(bundle: Path, on_torch: bool) -> bool:
-    """Whether what runs a bundle's language model is installed."""
-    return find_spec("torch") is not None or ((bundle / "layers").is_dir() and not on_torch)
 
 
 def _joined(call: Call, parts: list[list[int]], replies: list[Reply]) -> Answered:

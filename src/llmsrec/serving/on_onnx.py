@@ -15,7 +15,7 @@ import onnxruntime as ort
 from tokenizers import Tokenizer
 
 from llmsrec.engine.backbone_files import Files, fetch, read_files
-from llmsrec.engine.kept import Kept
+from llmsrec.engine.kept import UNLIMITED, Kept
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
 from llmsrec.prompts.retrieval import DAY_MS, OUT, USER_REPRESENTATION, PromptBatch, Prompts
@@ -24,7 +24,6 @@ from llmsrec.serving.llm_tower import Vectors
 GRAPH, TOKENIZER, ABOUT = "decoder.onnx", "tokenizer.json", "layers.json"
 TOLERANCE = 1e-5  # of two right passes, relative to a vector's length; as `engine.yardstick` has it for float32
 TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-PLENTY = 1 << 40  # bytes
 
 
 class PlainTokenizer:
@@ -97,7 +96,7 @@ class OnOnnx:
 
     def kept(self, limit: int) -> Kept | None:
         """See `llm_tower.LanguageModel`."""
-        count, tried = len(self._vectors.item_inputs) - 1, Kept(self, PLENTY)
+        count, tried = len(self._vectors.item_inputs) - 1, Kept(self, UNLIMITED)
         items = np.arange(self._prompts.history) % count + 1
         sizes = sorted({1, (len(items) + 1) // 2, len(items)})
         prompts = [self._prompts.users([items[:size]], [DAY_MS * np.arange(size)]) for size in sizes]

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from llmsrec.engine import backbone as backbones
-from llmsrec.engine.kept import Kept
+from llmsrec.engine.kept import UNLIMITED, Kept
 from llmsrec.engine.readout import read_out, read_out_by_length
 from llmsrec.engine.shortcuts import right_decoder, runs_whole
 from llmsrec.engine.text_vectors import text_vectors
@@ -75,7 +75,7 @@ class OnTorch:
         if self.decoder is None:
             return None
         yardstick = self._yardstick
-        tried = Kept(TorchLayers(self.decoder, yardstick.item_inputs, self._user_out), limit=1 << 40)
+        tried = Kept(TorchLayers(self.decoder, yardstick.item_inputs, self._user_out), UNLIMITED)
 
         def coming_back() -> Tensor:
             pairs = zip(yardstick.histories, yardstick.times, strict=True)

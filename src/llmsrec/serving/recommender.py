@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +15,7 @@ from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.catalogue import Catalogue
 from llmsrec.serving.index import Index
 from llmsrec.serving.neighbours import Directions
+from llmsrec.serving.runtime import runtime
 from llmsrec.serving.schema import Answer, Filter, Neighbours, Reason, Recommendation, Request, Shares, Similar
 from llmsrec.serving.search import Best, Exact, Search, Sum, top
 from llmsrec.serving.towers import ITEMS, BlendTower, CFTower, History, Teacher, Tower, widest
@@ -324,10 +324,9 @@ class Recommender:
             return self._towers[name]
 
     @property
-    def runtime(self) -> str:
-        """What runs the language model: `onnx` or `torch`."""
-        carried = self._bundle.layers is not None
-        return "onnx" if carried and (self._on_onnx or find_spec("torch") is None) else "torch"
+    def runtime(self) -> str | None:
+        """What runs the language model, see `runtime.runtime`."""
+        return runtime(self._bundle.folder, self._on_onnx)
 
     def _llm_tower(self) -> "LLMTower":
         # torch and transformers take seconds, and the other towers need neither; nor does ONNX Runtime.

@@ -5,6 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
+from llmsrec.evaluation.blend import unknown
+
 Best = tuple[np.ndarray, np.ndarray]  # `[<= k]` indices of items, best first, and their scores
 
 
@@ -48,7 +50,7 @@ class Exact:
 class Sum:
     """The sum of two searches' scores, for vectors that stand behind each other (`evaluation.blend`), of every item.
 
-    Items that the second does not have get the mean of its scores.
+    Items that the second does not have get the mean of its scores (`blend.unknown`).
 
     Attributes:
         columns: `[d, I]`, the first's.
@@ -56,7 +58,7 @@ class Sum:
 
     def __init__(self, first: Search, second: Search, last: np.ndarray) -> None:
         self.columns, self._second, self._last = first.columns, second.columns, last
-        self._mean = second.columns.mean(axis=1)
+        self._mean = unknown(second.columns.T)
 
     def best(self, vectors: np.ndarray, k: int, exclude: Sequence[np.ndarray]) -> list[Best]:
         """See `Search`; ties by index."""

@@ -185,7 +185,7 @@ def load(folder: Path, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     if not Path(llmsrec.__file__).is_relative_to(folder):
         raise DataError(f"{llmsrec.__file__} is not the bundle's code")
     llm, bundle = settings["llm"], Bundle.open(folder)
-    on_onnx = not settings["torch"] and getattr(bundle, "layers", None) is not None  # older code has it for torch alone
+    on_onnx = not settings["torch"] and getattr(bundle, "layers", None) is not None
     recommender = Recommender(bundle, on_onnx=True) if on_onnx else Recommender(bundle)
     if not hasattr(recommender, "check"):
         raise DataError(
@@ -209,7 +209,7 @@ def load(folder: Path, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         "own": towers[0],
         "schemas": schemas(schema),
         "items": len(asins),
-        "runtime": "onnx" if on_onnx else "torch",
+        "runtime": getattr(recommender, "runtime", "torch"),  # older code has it for torch alone
     }
     return recommender, about
 
