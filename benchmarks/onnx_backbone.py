@@ -4,13 +4,15 @@
 
 Real histories go through the tower `llm` as the service runs it (`serving.on_torch`, `serving.on_onnx`), with nothing
 kept; each batch is timed in turn, on one thread. `overlap@10` is the share of the ten best items, by f_user and the
-item vectors, that torch has, too. int8 is ONNX Runtime's dynamic quantization of the products with weights.
+item vectors, that torch has, too. Of the products with weights, `int8` is ONNX Runtime's dynamic quantization, with one
+scale for a matrix and one for its inputs, and `int8 blocks` has a scale for every 32 weights of a column.
 """
 
 import argparse
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from benchmarks import common
@@ -32,10 +35,22 @@ from llmsrec.serving.on_torch import OnTorch
 from llmsrec.serving.towers import History
 
 BATCHES = (1, 8, 32)
+INT8_INPUTS = 4  # ONNX Runtime's `accuracy_level` for products of int8 with int8
 
 
-def quantized(bundle: Path, place: Path) -> Path:
+def dynamic(plain: Path, path: Path) -> None:
+    quantize_dynamic(plain, path, weight_type=QuantType.QInt8)
+
+
+def in_blocks(plain: Path, path: Path) -> None:
+    made = MatMulNBitsQuantizer(str(plain), bits=8, block_size=32, is_symmetric=True, accuracy_level=INT8_INPUTS)
+    made.process()
+    onnx.save(made.model.model, path)
+
+
+def quantized(bundle: Path, place: Path, how: Callable[[Path, Path], None]) -> Path:
     """Below `place`, what `OnOnnx` needs of the bundle; its graph holds the weights, those of products in int8."""
+    place.mkdir()
     about, weights = read_json(bundle / "layers" / ABOUT), dict(stored(model_files(bundle / "backbone")))
     shutil.copytree(bundle / "layers", place / "layers")
     (place / "backbone").symlink_to((bundle / "backbone").resolve())
@@ -46,7 +61,8 @@ def quantized(bundle: Path, place: Path) -> Path:
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     plain = place / "plain.onnx"
     quant_pre_process(graph, plain, skip_symbolic_shape=True)  # else weights are turned while it runs, and stay float
-    quantize_dynamic(plain, place / "layers" / GRAPH, weight_type=QuantType.QInt8)
+    how(plain, place / "layers" / GRAPH)
+    plain.unlink()
     write_json(place / "layers" / ABOUT, about | {"weights": {}})
     return place
 
@@ -74,11 +90,13 @@ def main() -> None:
     events = Sequences.read(asked.data / "filtered/interactions.parquet").drop_last(1)
     chosen = np.unique(np.linspace(1, events.users, asked.users).astype(int)).tolist()
     histories = [History(*events.of(user), []) for user in chosen]
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
         languages: dict[str, LanguageModel] = {
             "torch": OnTorch(bundle),
             "onnx": OnOnnx(bundle.folder),
-            "onnx int8": OnOnnx(quantized(bundle.folder, Path(place))),
+            "onnx int8": OnOnnx(quantized(bundle.folder, place / "dynamic", dynamic)),
+            "onnx int8 blocks": OnOnnx(quantized(bundle.folder, place / "blocks", in_blocks)),
         }
         sides = {name: LLMTower(bundle, language) for name, language in languages.items()}
         groups = [histories[start : start + max(BATCHES)] for start in range(0, len(histories), max(BATCHES))]
@@ -87,7 +105,7 @@ def main() -> None:
         for name, of in users.items():
             apart = np.abs(of @ items.T - users["torch"] @ items.T).max()
             same = overlap(of, users["torch"], items)
-            print(f"{name:<10} overlap@10 {same:.4f}, scores differ by at most {apart:.1e}")
+            print(f"{name:<16} overlap@10 {same:.4f}, scores differ by at most {apart:.1e}")
         for size in BATCHES:
             rates = common.in_turn(
                 {name: partial(rate, tower, histories[:size]) for name, tower in sides.items()}, asked.repeats

@@ -46,6 +46,7 @@ TITLE = b'"title":"'
 MARKED, SECOND = f"{NAME}/2: ".encode(), f"x-llmsrec-version: {NAME}/2\r\n".encode()  # titles and heads of version 2
 CONNECTIONS = 256  # of an open loop
 GOALS = {"cf": 500.0, "llm": 8.0}  # calls a second, of 32 connections
+FIRST_S = 600.0  # the longest that users may take to be there for the first time
 SWAPS_S = 600.0  # the longest that all swaps may take
 
 
@@ -142,7 +143,7 @@ def line(name: str, *values: str) -> None:
 
 def compare(services: dict[str, Running], of: list[bytes], tower: str, seconds: float) -> dict[str, Any]:
     """Closed loop, then half of MLflow's best rate in an open loop: one service after the other. At last ours alone at
-    the rate that is wanted of it.
+    the rate that is wanted of it, `llm` also by users who were there before their last event.
     """
     figures: dict[str, Any] = {}
     best: dict[str, float] = {}
@@ -156,7 +157,7 @@ def compare(services: dict[str, Running], of: list[bytes], tower: str, seconds: 
             line(f"{tower}, {clients} clients, {name}", *measured.shown())
             figures[f"{tower}/{clients}/{name}"] = measured.figures()
         for name in [name for name in both if name != "llmsrec"]:
-            ratio = both["llmsrec"].rate / both[name].rate
+            ratio = both["llmsrec"].rate / (both[name].rate or float("nan"))
             line(f"{tower}, {clients} clients: times {name}", f"{ratio:.1f}")
             figures[f"{tower}/{clients}/ratio to {name}"] = ratio
     for name, measured in both.items():
@@ -171,7 +172,20 @@ def compare(services: dict[str, Running], of: list[bytes], tower: str, seconds: 
     measured = opened(services["llmsrec"].port, of, GOALS[tower], seconds, 32)
     line(f"{tower}, open loop {GOALS[tower]:.0f}/s of 32, llmsrec", *measured.shown())
     figures[f"{tower}/goal"] = measured.figures() | {"offered": GOALS[tower]}
+    if tower == "llm":
+        coming = of[: int(GOALS[tower] * seconds) + 1]
+        closed(services["llmsrec"].port, [without_last(call) for call in coming], 8, FIRST_S, most=len(coming))
+        measured = opened(services["llmsrec"].port, coming, GOALS[tower], seconds, 32)
+        line(f"{tower}, the same, who come back", *measured.shown())
+        figures[f"{tower}/goal/back"] = measured.figures() | {"offered": GOALS[tower]}
     return figures
+
+
+def without_last(call: bytes) -> bytes:
+    """The call of a user whose last event has not happened yet."""
+    asked = json.loads(call)
+    asked["inputs"][0]["history"].pop()
+    return json.dumps(asked).encode()
 
 
 def processor_time(pids: list[int]) -> float:

@@ -1,12 +1,17 @@
 """Which requests go through a tower together: those of several calls, in turn, up to a size, after a bounded wait.
 
 The size is counted in requests and in what they cost: tokens for the `llm` tower. Calls take turns request by request,
-so that a call with one request does not wait for all of a call with 256.
+so that a call with one request does not wait for all of a call with 256. And no batch is to take longer than
+`LONGEST_S`, as far as the last ones tell: where a language model needs a second for one prompt, thirty together would
+all miss their deadline, and be no faster.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
+
+LONGEST_S = 1.0  # of a batch of more than one request
+RISE = 0.1  # weight of a batch that was faster than expected; a slower one counts at once
 
 
 @dataclass(eq=False)
@@ -52,6 +57,7 @@ class Batcher:
         self._rows, self._cost, self._wait_s = rows, cost, wait_s
         self._jobs: deque[Job] = deque()
         self._waiting = self._costs = 0
+        self._speed = 0.0  # of batches, in cost a second; at first one request goes alone
 
     def __len__(self) -> int:
         return self._waiting
@@ -65,7 +71,17 @@ class Batcher:
     @property
     def full(self) -> bool:
         """Whether waiting for more would make no larger batch."""
-        return self._waiting >= self._rows or self._costs >= self._cost
+        return self._waiting >= self._rows or self._costs >= self._most
+
+    def took(self, cost: int, seconds: float) -> None:
+        """Learn from a batch."""
+        speed = cost / max(seconds, 1e-9)
+        self._speed = min(speed, self._speed + RISE * (speed - self._speed)) if self._speed else speed
+
+    @property
+    def _most(self) -> float:
+        """What a batch may cost now."""
+        return min(self._cost, LONGEST_S * self._speed)
 
     def patience(self, now: float) -> float | None:
         """Seconds to wait for more before `take`: 0 for a full batch, None where nothing waits."""
@@ -84,7 +100,7 @@ class Batcher:
         cost = 0
         while self._jobs and len(batch) < self._rows:
             job = self._jobs[0]
-            if batch and cost + job.costs[job.taken] > self._cost:
+            if batch and cost + job.costs[job.taken] > self._most:
                 break
             cost += job.costs[job.taken]
             batch.append((job, job.taken))

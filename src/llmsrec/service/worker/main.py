@@ -133,7 +133,9 @@ class Worker:
                 job.answers[place] = answer
         cost = sum(job.costs[place] for job, place in batch)
         kept = self._recommender.kept() if self._llm and hasattr(self._recommender, "kept") else None
-        self._send({"batch": len(batch), "cost": cost, "seconds": time.monotonic() - started, "kept": kept})
+        seconds = time.monotonic() - started
+        self._batcher.took(cost, seconds)
+        self._send({"batch": len(batch), "cost": cost, "seconds": seconds, "kept": kept})
         for job in {id(job): job for job, _ in batch}.values():
             if job.answers and None not in job.answers:
                 self._finish(job)
