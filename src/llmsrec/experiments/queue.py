@@ -16,7 +16,7 @@ from llmsrec.registry import revisions
 # some seconds of a core that the run at work could have; and what a worker needs to start, at most.
 LOOK_S, ASK_S, START_S = 2, 60, 20
 IDLE, RUNNING = re.compile(r"Worker status: 0 active, \d+ idle"), re.compile(r"\sRunning\s")
-ASKED = 3  # times at most, where DVC counts no worker and a run is at work
+ASKED = 10  # times at most, where DVC counts no worker and a run is at work
 
 
 def missing(wanted: list[Run], workspace: Workspace) -> list[Run]:
