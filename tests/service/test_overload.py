@@ -200,7 +200,9 @@ def test_calls_on_more_connections_than_may_be_open_are_refused_and_probes_answe
 def test_a_connection_whose_calls_are_refused_stays_open_and_is_let_in_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """For longer than a connection may be silent before its first call, and between two."""
     monkeypatch.setattr(connection, "HEADERS_S", SILENT_S)
-    worker = Worker(Path(), Settings(llm=False, rows=1, cost=1, wait_s=0.0, waiting=1), lambda *_: None)
+    worker = Worker(
+        Path(), Settings(llm=False, rows=1, cost=1, wait_s=0.0, waiting=1, deadline_s=10.0), lambda *_: None
+    )
     worker.waiting, body = 1, post(json.dumps(CF).encode(), close=False)
     with (
         InProcess(loaded=Loaded("shop/1", None, {"others": worker}, {"own": "cf"}), silent_s=SILENT_S) as service,  # type: ignore[arg-type]

@@ -27,7 +27,9 @@ def test_a_process_that_has_just_died_is_no_error_to_who_ends_it(tmp_path: Path)
     """
 
     async def end() -> int | None:
-        worker = Worker(tmp_path, Settings(llm=False, rows=1, cost=1, wait_s=0.0, waiting=1), lambda *_: None)
+        worker = Worker(
+            tmp_path, Settings(llm=False, rows=1, cost=1, wait_s=0.0, waiting=1, deadline_s=10.0), lambda *_: None
+        )
         worker._process = process = await asyncio.create_subprocess_exec("sleep", "60")
         os.kill(process.pid, signal.SIGKILL)
         time.sleep(0.1)  # it is dead, and this loop has not been told
@@ -42,7 +44,7 @@ def test_a_worker_that_cannot_be_started_for_want_of_files_is_once_there_are_som
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def asked() -> Any:
-        settings = Settings(llm=False, rows=4, cost=4, wait_s=0.0, waiting=4)
+        settings = Settings(llm=False, rows=4, cost=4, wait_s=0.0, waiting=4, deadline_s=10.0)
         worker = Worker(tiny.bundle, settings, lambda *_: None)
         await worker.start()
         assert worker.pid
@@ -72,7 +74,7 @@ def test_a_worker_that_is_started_while_a_thousand_connections_are_open_answers(
     ours, theirs = socket.socketpair()
     with ours, theirs:
         number = fcntl.fcntl(theirs, fcntl.F_DUPFD, 1500)
-        settings = json.dumps(asdict(Settings(llm=False, rows=4, cost=4, wait_s=0.0, waiting=4)))
+        settings = json.dumps(asdict(Settings(llm=False, rows=4, cost=4, wait_s=0.0, waiting=4, deadline_s=10.0)))
         command = [sys.executable, "-B", str(MAIN), str(tiny.bundle), str(number), settings]
         process = subprocess.Popen(command, pass_fds=[number])
         os.close(number)

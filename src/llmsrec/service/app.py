@@ -138,6 +138,7 @@ class Service:
             said |= {"model": version.name, "version": version.number, "alias": version.alias}
             said |= {"bundle": version.digest[:12], "towers": current.about["towers"]}
             said |= {"runtime": current.about["runtime"]}
+            said |= {"workers": {name: worker.state for name, worker in current.workers.items()}}
         said |= {"refused": swap.refused, "registry": swap.registry or "answers"}
         return JSONResponse(said, 200 if self.ready else 503)
 

@@ -174,8 +174,8 @@ async def _drain(service: Service, edge: Edge, seconds: float) -> None:
 
 def settings(options: argparse.Namespace) -> list[Settings]:
     """Those of each worker; none for the `llm` tower where it is not wanted."""
-    made = [Settings(llm=False, waiting=options.waiting, **OTHERS)]  # type: ignore[arg-type]
+    limits = {"waiting": options.waiting, "deadline_s": options.deadline}
+    made = [Settings(llm=False, **limits, **OTHERS)]  # type: ignore[arg-type]
     if not options.no_llm:
-        of_llm = {"waiting": options.waiting, "kept": options.kept * 2**20, "torch": options.torch}
-        made.append(Settings(llm=True, **of_llm, **LLM))  # type: ignore[arg-type]
+        made.append(Settings(llm=True, kept=options.kept * 2**20, torch=options.torch, **limits, **LLM))  # type: ignore[arg-type]
     return made

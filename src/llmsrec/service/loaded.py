@@ -66,7 +66,7 @@ class Loaded:
             if of_worker.llm and not (has_llm and runtime(bundle)):
                 continue
             name = "llm" if of_worker.llm else "others"
-            workers[name] = Worker(bundle, of_worker, metrics.of_batches(name))
+            workers[name] = Worker(bundle, of_worker, metrics.of_batches(name), metrics.of_restarts(name))
         loaded = cls(version, place, workers)
         try:
             abouts = await asyncio.gather(*(worker.start() for worker in workers.values()))
@@ -91,8 +91,8 @@ class Loaded:
 
     @property
     def ready(self) -> bool:
-        """Whether every worker can answer at once."""
-        return all(worker.ready for worker in self.workers.values())
+        """Whether every worker can answer at once, as far as is known."""
+        return all(worker.state == "ready" for worker in self.workers.values())
 
     def workers_of(self, towers: Iterable[str]) -> list[Worker]:
         """The workers that answer for some towers."""

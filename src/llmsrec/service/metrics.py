@@ -38,6 +38,9 @@ class Metrics:
         self.prompts = count("prompts", "Users' prompts that `llm` read, by whether a beginning was kept.", "beginning")
         self.spared = count("kept_positions", "Positions of prompts that were kept, and not computed again.")
         self.kept = gauge("kept_bytes", "Keys and values of users' prompts that are kept.")
+        self.restarts = count(
+            "worker_restarts", "Workers that died or hung and were started again.", "worker", "reason"
+        )
         self.waiting = gauge("waiting_requests", "Requests that are accepted and not answered.", "worker")
         self.fallbacks = count("fallbacks", "Requests answered with the popular items.")
         self.unknown = count("unknown_items", "Items of histories that the catalogue does not have.")
@@ -66,6 +69,11 @@ class Metrics:
                 self.kept.set(kept["bytes"])
 
         return observe
+
+    def of_restarts(self, worker: str) -> Callable[[str], object]:
+        """What is told why a worker is started again."""
+        reasons = {reason: self.restarts.labels(worker, reason) for reason in ("died", "hung")}
+        return lambda reason: reasons[reason].inc()
 
     def answered(self, tower: str, status: int, requests: int, seconds: float) -> None:
         """One call."""

@@ -24,6 +24,10 @@ LEAST = 1.5  # times its size on disk: what a version needs in memory where no o
 log = logging.getLogger(__name__)
 
 
+class _Superseded(Exception):
+    """The alias names another version than the one that is being loaded."""
+
+
 class Registry(Protocol):
     """Where versions come from: `llmsrec.registry.follow.Registry`. Both calls may take long and raise LLMSRecError."""
 
@@ -64,7 +68,7 @@ class Swap:
         while True:
             await asyncio.sleep(every_s)
             try:
-                await self._look()
+                await self._look(every_s)
             except Exception:
                 log.exception("asking the registry failed")
 
@@ -75,7 +79,8 @@ class Swap:
         if self._ends:
             await asyncio.wait(self._ends)
 
-    async def _look(self) -> None:
+    async def _named(self) -> Any:
+        """The version that the URI stands for now; None where the registry does not say."""
         try:
             version = await asyncio.to_thread(self._source.version)
         except LLMSRecError as error:
@@ -83,9 +88,15 @@ class Swap:
                 log.warning("the registry does not answer; nothing is changed", extra={"reason": str(error)})
             self.registry = str(error)
             self._metrics.registry_up.set(0)
-            return
+            return None
         self.registry = None
         self._metrics.registry_up.set(1)
+        return version
+
+    async def _look(self, every_s: float) -> None:
+        version = await self._named()
+        if version is None:
+            return
         if self.refused and self.refused["version"] != str(version):
             self._forget()
         if self.current and str(version) == str(self.current.version):
@@ -93,18 +104,21 @@ class Swap:
         if self.refused and time.monotonic() < self._again_at:
             return
         try:
-            await self._take(version)
+            await self._take(version, every_s)
+        except _Superseded as other:
+            log.warning("a version is given up while it is loaded", extra={"version": str(version), "for": str(other)})
         except LLMSRecError as error:
             self._refuse(str(version), str(error))
 
-    async def _take(self, version: Any) -> None:
-        """Load a version and let it answer."""
+    async def _take(self, version: Any, every_s: float | None = None) -> None:
+        """Load a version and let it answer; meanwhile, the registry is asked every so many seconds, if at all."""
         began = time.monotonic()
         place = TemporaryDirectory(prefix="llmsrec-", ignore_cleanup_errors=True)
         try:
             bundle = await asyncio.to_thread(self._source.fetch, version, Path(place.name))
             self._check_memory(bundle)
-            loaded = await Loaded.load(version, bundle, place, self._settings, self._metrics)
+            loading = asyncio.create_task(Loaded.load(version, bundle, place, self._settings, self._metrics))
+            loaded = await self._while_named(version, loading, every_s)
         except BaseException:
             place.cleanup()
             raise
@@ -120,6 +134,24 @@ class Swap:
             end = asyncio.create_task(self._end(old))
             self._ends.add(end)
             end.add_done_callback(self._ends.discard)
+
+    async def _while_named(self, version: Any, loading: "asyncio.Task[Loaded]", every_s: float | None) -> Loaded:
+        """What is loaded, unless the alias moves on: a version that hangs would keep all others out until it is late.
+
+        Raises:
+            LLMSRecError: see `Loaded.load`.
+            _Superseded: see there.
+        """
+        try:
+            while not (await asyncio.wait({loading}, timeout=every_s))[0]:
+                named = await self._named()
+                if named is not None and str(named) != str(version) and not loading.done():
+                    raise _Superseded(named)
+        except BaseException:
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+            raise
+        return loading.result()
 
     async def _end(self, old: Loaded) -> None:
         await old.drained(self._drain_s)

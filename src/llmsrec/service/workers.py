@@ -1,4 +1,4 @@
-"""A worker as the service sees it: a process that is started, asked, started again if it dies, and ended."""
+"""A worker as the service sees it: a process that is started, asked, started again if it dies or hangs, and ended."""
 
 import asyncio
 import contextlib
@@ -9,17 +9,19 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llmsrec.errors import DataError
 from llmsrec.service.metrics import OfBatch
+from llmsrec.service.silence import TICK_S, Silence
 from llmsrec.service.worker.wire import Frames, frame
 
 MAIN = Path(__file__).parent / "worker/main.py"
 LOADS_S = 1800  # a version that has not loaded and passed its test by then is broken
+HANGS_S, DEADLINES, TESTS = 20.0, 3, 20  # see `Worker.patience_s`
 ENDS_S = 10  # for a batch that runs while its process is to end
 TRIES = 2  # a request that its worker died of is not tried for ever
 SECRETS = ("LLMSREC_TOKEN", "LLMSREC_LOG_KEY")  # of the service, which no worker needs
@@ -30,13 +32,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one worker: see `worker/main.py`; `waiting` is how many requests may wait for it."""
+    """Of one worker: see `worker/main.py`; `waiting` requests may wait for it, each `deadline_s` at most."""
 
     llm: bool
     rows: int
     cost: int
     wait_s: float
     waiting: int
+    deadline_s: float
     kept: int = 0
     torch: bool = False
 
@@ -81,15 +84,20 @@ class Worker:
     Args:
         folder: the bundle.
         batch: told of each batch: requests, cost, seconds, and what was kept of prompts, if anything is.
+        restarted: told why, each time that the process is started again: `died` or `hung`.
 
     Attributes:
         waiting: requests that are not answered.
         coming: calls that have been let in, and are not asked yet.
-        ready: it can answer at once.
+        ready: the process is loaded and takes what it is asked.
+        patience_s: how long it may say nothing while it has work, before it is taken for one that hangs: several
+            deadlines, and several times what the largest batch takes, which is some times its self-test.
     """
 
-    def __init__(self, folder: Path, settings: Settings, batch: OfBatch) -> None:
-        self._folder, self._settings, self._batch = folder, settings, batch
+    def __init__(
+        self, folder: Path, settings: Settings, batch: OfBatch, restarted: Callable[[str], object] = lambda _: None
+    ) -> None:
+        self._folder, self._settings, self._batch, self._restarted = folder, settings, batch, restarted
         self._asked: dict[int, _Asked] = {}
         self._numbers = 0
         self._process: asyncio.subprocess.Process | None = None
@@ -97,9 +105,20 @@ class Worker:
         self._about: asyncio.Future[dict[str, Any]] | None = None
         self._closing = False
         self._restart: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._silence: Silence | None = None  # while it has something to do and says nothing
+        self._hung_s: float | None = None  # what its silence was when it was taken for one that hangs
         self._seconds: float | None = None  # that a request takes, in the mean
         self.waiting = self.coming = 0
         self.ready = False
+        self.patience_s = max(HANGS_S, DEADLINES * settings.deadline_s)
+
+    @property
+    def state(self) -> str:
+        """`ready`; `starting`, until it is; `silent`, where it has answered nobody for as long as a call may take."""
+        if not self.ready:
+            return "starting"
+        return "silent" if self._silence and self._silence.seconds > self._settings.deadline_s else "ready"
 
     @property
     def pid(self) -> int | None:
@@ -123,14 +142,16 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._about = loop.create_future()
         self._transport, _ = await loop.create_connection(lambda: _Channel(self), sock=ours)
+        self._watching = asyncio.create_task(self._watch(self._process.pid))
         try:
-            about = await asyncio.wait_for(self._about, LOADS_S)
-        except (TimeoutError, asyncio.CancelledError) as error:
+            about = await self._about
+            if self._transport.is_closing():
+                raise DataError("its process ended as soon as it was loaded")
+        except BaseException:
             await self._end(0)
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            raise DataError(f"it was not loaded within {LOADS_S} s") from error
+            raise
         self.ready = True
+        self.patience_s = max(self.patience_s, TESTS * about["tested_s"])
         return about
 
     async def ask(self, path: str, body: bytes, rows: list[int], by: float) -> Reply:
@@ -182,6 +203,7 @@ class Worker:
 
     def heard(self, header: dict[str, Any], body: bytes) -> None:
         """A frame of the worker's."""
+        self._silence = None
         if "batch" in header:
             took = header["seconds"] / header["batch"]
             self._seconds = took if self._seconds is None else self._seconds + PACE * (took - self._seconds)
@@ -198,26 +220,52 @@ class Worker:
                 asked.reply.set_result(_reply(header, body))
 
     def lost(self) -> None:
-        """The worker hung up: it failed to load, was ended, or died."""
-        self.ready = False
+        """The worker hung up: it failed to load, was ended, died, or hung and was hung up on."""
+        was_ready, self.ready = self.ready, False
         if self._about and not self._about.done():
             self._about.set_exception(DataError("its process ended while it was loaded"))
-        elif not self._closing and not (self._restart and not self._restart.done()):
+        elif was_ready and not self._closing:
             self._restart = asyncio.create_task(self._again())
 
+    async def _watch(self, pid: int) -> None:
+        """Give up a process that has said nothing for too long while it loads or has work."""
+        self._silence = None
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self.ready and not self._asked:
+                self._silence = None
+            elif self._silence is None:
+                self._silence = Silence(pid)
+            else:
+                self._silence.tick()
+                if self._silence.seconds > (self.patience_s if self.ready else LOADS_S):
+                    break
+        if self._about and not self._about.done():
+            self._about.set_exception(DataError(f"it was not loaded within {LOADS_S} s"))
+        elif self._transport:
+            self._hung_s = self._silence.seconds
+            self._transport.abort()  # and so it is lost
+
     async def _again(self) -> None:
-        """Start a new process after one that died, and ask it what the old one has not answered."""
-        pause = 0.0
+        """Start a new process after one that died or hung, and ask it what the old one has not answered."""
+        began, pause = time.monotonic(), 0.0
+        tower = "llm" if self._settings.llm else "others"
+        about: dict[str, Any] = {"tower": tower, "reason": "died"}
+        if self._hung_s is not None:
+            about |= {"reason": "hung", "silent_s": round(self._hung_s, 1)}
+            self._hung_s = None
+        log.error("a worker is started again", extra=about)
+        self._restarted(about["reason"])
         while not self._closing:
             await self._end(0)
-            log.error("a worker died and is started again", extra={"tower": "llm" if self._settings.llm else "others"})
             await asyncio.sleep(pause)
             try:
                 await self.start()
                 break
             except (DataError, OSError) as error:  # for a process, too, there may be no memory now
-                log.error("a worker could not be started again", extra={"reason": str(error)})
+                log.error("a worker could not be started again", extra={"tower": tower, "reason": str(error)})
                 pause = min(60.0, 2 * pause + 1)
+        log.info("a worker answers again", extra={"tower": tower, "seconds": round(time.monotonic() - began, 2)})
         for number, asked in list(self._asked.items()):
             if asked.tries < TRIES and asked.by > time.monotonic():
                 asked.tries += 1
@@ -227,6 +275,8 @@ class Worker:
                 self.heard(header, b"")
 
     async def _end(self, patience_s: float) -> None:
+        if self._watching:
+            self._watching.cancel()
         if self._transport:
             self._transport.close()
         if self._process and self._process.returncode is None:

@@ -7,6 +7,7 @@ Settings: `llm`, whether this is the worker of `llm` and `blend` or of all other
 One thread: while a batch is computed, what arrives waits in the socket, and is the next batch.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -43,9 +44,7 @@ class Worker:
         poll = select.poll()  # `select` takes no descriptor beyond 1023, and a busy service has more than that
         poll.register(self._channel, select.POLLIN)
         while True:
-            if self._to_send:  # all of a batch at once: each piece would wake the service
-                self._channel.sendall(b"".join(self._to_send))
-                self._to_send.clear()
+            self._flush()
             patience = self._batcher.patience(time.monotonic())
             if poll.poll(None if patience is None else math.ceil(1000 * patience)):
                 data = self._channel.recv(PIECE)
@@ -121,6 +120,7 @@ class Worker:
             if len(batch) > 1:  # whoever is to blame for it, the others get their answers
                 for part in batch:
                     self._answer([part])
+                    self._flush()  # who says nothing for long is taken for one that hangs
                 return
             (job, _), (status, message) = batch[0], explained(error)
             self._batcher.drop(job)
@@ -154,6 +154,12 @@ class Worker:
 
     def _refuse(self, number: int, status: int, message: str) -> None:
         self._send({"id": number, "status": status, "message": message})
+
+    def _flush(self) -> None:
+        """Send all of a batch at once: each piece would wake the service."""
+        if self._to_send:
+            self._channel.sendall(b"".join(self._to_send))
+            self._to_send.clear()
 
     def _send(self, header: dict[str, Any], body: bytes = b"") -> None:
         self._to_send.append(frame(header, body))
@@ -203,15 +209,18 @@ def load(folder: Path, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     repeats = bundle.config.get("protocol", {}).get("repeats") == "keep"
     towers = getattr(bundle, "towers", None) or [t for t in schema.TOWERS if t != "cf" or bundle.config["distilled"]]
     served = [tower for tower in towers if (tower in OF_LLM) == llm]
+    began = time.thread_time()  # whatever else the machine does
     for tower in served:
         if wrong := problem(recommender, schema.parse, trained, tower, exact, repeats):
             raise DataError(wrong)
+    tested_s = time.thread_time() - began
     about = {
         "towers": served,
         "own": towers[0],
         "schemas": schemas(schema),
         "items": len(asins),
         "runtime": getattr(recommender, "runtime", "torch"),  # older code has it for torch alone
+        "tested_s": tested_s,
     }
     return recommender, about
 
@@ -238,8 +247,9 @@ def main(folder: Path, descriptor: int, settings: dict[str, Any]) -> int:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         channel.sendall(frame({"failed": reason.replace(f"{folder}: ", "").replace(f"{folder}/", "")}))
         return 1
-    channel.sendall(frame({"ready": about}))
-    Worker(channel, recommender, settings).run()
+    with contextlib.suppress(ConnectionError):  # the service has gone, or given us up: nobody waits for the rest
+        channel.sendall(frame({"ready": about}))
+        Worker(channel, recommender, settings).run()
     return 0
 
 
