@@ -187,8 +187,8 @@ def stand_ins(bundle: Bundle, texts: np.ndarray, made: np.ndarray | None, tower:
     mean = np.repeat(embeddings[1:].mean(axis=0, keepdims=True), len(nearest), axis=0)
     f_item_input = bundle.models["f_I"]
     inputs = {"mean": f_item_input(mean), "nearest by text": f_item_input(embeddings[nearest])}
-    found = {"zero": tower.no_inputs(len(nearest)), **inputs}
-    return found if made is None else found | {"teacher's, by title": tower.inputs_of(made)}
+    stand_ins = {"zero": tower.no_inputs(len(nearest)), **inputs}
+    return stand_ins if made is None else stand_ins | {"teacher's, by title": tower.inputs_of(made)}
 
 
 def of_teacher(
@@ -221,9 +221,9 @@ def whitened(texts: np.ndarray, known: int) -> np.ndarray:
     mean = texts[1 : known + 1].mean(axis=0)
     variances, directions = np.linalg.eigh(np.cov(texts[1 : known + 1], rowvar=False))
     kept = variances > FLAT * variances[-1]
-    found = (texts - mean) @ (directions[:, kept] / np.sqrt(variances[kept]))
-    found[0] = 0
-    return found
+    whitened = (texts - mean) @ (directions[:, kept] / np.sqrt(variances[kept]))
+    whitened[0] = 0
+    return whitened
 
 
 def of_texts(texts: np.ndarray, histories: list[History]) -> Vectors:
@@ -245,8 +245,8 @@ def _csr(lists: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mean(values: np.ndarray) -> str:
-    found = BOOTSTRAP.mean(values)
-    return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    estimate = BOOTSTRAP.mean(values)
+    return f"{estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
 def arguments() -> argparse.Namespace:

@@ -96,8 +96,8 @@ def training(model: LLMSRec, folder: Path, seconds: float) -> Iterator[tuple[str
             spent += common.timed(partial(common.run_steps, model, samples, [draw], settings))
             users, targets = users + len(draw[1]), targets + len(samples.targets(draw[1])[0])
             tokens += int(lengths[draw[1]].sum())
-        found = {"rows/s": users / spent, "targets/s": targets / spent, "tokens/s": tokens / spent, "GiB": peak()}
-        yield title, found | {"Scientific, min/epoch": SCIENTIFIC / (users / spent) / 60}
+        rates = {"rows/s": users / spent, "targets/s": targets / spent, "tokens/s": tokens / spent, "GiB": peak()}
+        yield title, rates | {"Scientific, min/epoch": SCIENTIFIC / (users / spent) / 60}
 
 
 def main() -> None:
@@ -108,17 +108,17 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)  # as the stages do; without it CUDA plans attention anew for each shape
     name = torch.cuda.get_device_name() if common.DEVICE == "cuda" else "CPU"
     print(common.machine(), f"; device {name}", sep="", flush=True)
-    found: dict[str, Row] = {}
+    results: dict[str, Row] = {}
     with common.data(chosen) as folder:
         names = common.titles(folder)
         for label in chosen.shape or list(SHAPES):
             model = build(SHAPES[label], names, common.settings().model)
             for title, row in itertools.chain(inference(model, folder), training(model, folder, chosen.seconds)):
-                found[f"{label}, {title}"] = row
+                results[f"{label}, {title}"] = row
                 figures = ", ".join(f"{key} {value:,.1f}" for key, value in row.items())
                 print(f"{label:<6}{title:<24}{figures}", flush=True)
             del model
-    common.write(chosen.json, found)
+    common.write(chosen.json, results)
 
 
 if __name__ == "__main__":

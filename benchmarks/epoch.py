@@ -44,16 +44,16 @@ def measure(folder: Path, cache: Path) -> common.Figures:
     def steps() -> None:
         common.run_steps(model, samples, itertools.islice(draws, STEPS), settings.model)
 
-    found = common.in_turn(
+    figures = common.in_turn(
         {
             "an epoch's steps, s": lambda: common.timed(steps) * batches / STEPS,
             "a check, s": lambda: common.timed(lambda: validation.scores(model)),
         }
     )
     checks = settings.train.evaluations_per_epoch
-    pairs = zip(found["an epoch's steps, s"], found["a check, s"], strict=True)
-    found[f"{checks} checks, % of the epoch"] = [100 * checks * b / (a + checks * b) for a, b in pairs]
-    return found
+    pairs = zip(figures["an epoch's steps, s"], figures["a check, s"], strict=True)
+    figures[f"{checks} checks, % of the epoch"] = [100 * checks * b / (a + checks * b) for a, b in pairs]
+    return figures
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def main() -> None:
     print(common.machine(), flush=True)
     params = parameters.load(Path("params.yaml"))
     sequences = Sequences.read(TRAIN)
-    found: dict[str, common.Figures] = {}
+    results: dict[str, common.Figures] = {}
     for seed, (name, chosen) in itertools.product(options.seeds, variants().items()):
         if not any(re.fullmatch(pattern, name) for pattern in options.variants):
             continue
@@ -56,9 +56,9 @@ def main() -> None:
         for metric, value in measure(
             variant(params, *chosen, seed), sequences, options.seconds, options.checks
         ).items():
-            found.setdefault(name, {}).setdefault(metric, []).append(value)
-    print(table(found))
-    common.write(report, found)
+            results.setdefault(name, {}).setdefault(metric, []).append(value)
+    print(table(results))
+    common.write(report, results)
 
 
 def variants() -> dict[str, tuple[str, str, str]]:
@@ -116,11 +116,11 @@ def time_epoch(model: LLMSRec, sequences: Sequences, params: Params) -> float:
     return (time.process_time() - began) / TIMED * len(lengths) / params.train.batch_size
 
 
-def table(found: dict[str, common.Figures]) -> str:
+def table(results: dict[str, common.Figures]) -> str:
     """Markdown: a row for each variant, the mean over the seeds, and the range of what the seeds change."""
-    metrics = list(next(iter(found.values())))
+    metrics = list(next(iter(results.values())))
     lines = ["", f"| targets, negatives, start | {' | '.join(metrics)} |", "|" + "---|" * (len(metrics) + 1)]
-    for name, values in found.items():
+    for name, values in results.items():
         cells = [cell(metric, values[metric]) for metric in metrics]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

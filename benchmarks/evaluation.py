@@ -27,7 +27,7 @@ def main() -> None:
     few = min(chosen.loop_users, chosen.users)
 
     before = common.peak()
-    found = rank(**given)
+    actual = rank(**given)
     after = common.peak()
     expected = plain(few, **given)
     ours, loop, share = "rank, s", f"loop, from {few:,} users, s", chosen.users / few
@@ -38,7 +38,7 @@ def main() -> None:
         }
     )
     figures["loop / rank"] = common.ratios(figures, loop, ours)
-    same = np.mean([(found[protocol][:few] == expected[protocol]).mean() for protocol in expected])
+    same = np.mean([(actual[protocol][:few] == expected[protocol]).mean() for protocol in expected])
 
     print(f"{chosen.users:,} users x {chosen.items:,} items, d {chosen.dim}, full and uni99; {common.machine()}")
     common.show(figures)

@@ -83,8 +83,8 @@ def run(fidelity: str, chosen: list[space.Values], params: Params, out: Path) ->
 def table(chosen: list[space.Values], results: dict[str, Any], metric: str) -> str:
     """A row for each configuration, then what the two columns have in common."""
     keys = list(chosen[0])
-    found = {fidelity: [of["trials"][json.dumps(values)] for values in chosen] for fidelity, of in results.items()}
-    scores = {fidelity: np.array([one["value"] for one in of]) for fidelity, of in found.items()}
+    trials = {fidelity: [of["trials"][json.dumps(values)] for values in chosen] for fidelity, of in results.items()}
+    scores = {fidelity: np.array([one["value"] for one in of]) for fidelity, of in trials.items()}
     lines = [f"| {' | '.join(keys)} | heads | full |", "|" + "---|" * (len(keys) + 2)]
     for row, values in enumerate(chosen):
         cells = [str(values[key]) for key in keys] + [f"{scores[one][row]:.4f}" for one in ("heads", "full")]
@@ -98,7 +98,7 @@ def table(chosen: list[space.Values], results: dict[str, Any], metric: str) -> s
         f"Spearman {rho.statistic:.2f} (p {rho.pvalue:.3f}), Kendall {tau.statistic:.2f} (p {tau.pvalue:.3f})",
         f"the configuration that heads choose is number {1 + int((full > full[best]).sum())} of {len(full)} in full",
     ]
-    for fidelity, of in found.items():
+    for fidelity, of in trials.items():
         seconds = np.median([one["seconds"] for one in of])
         lines.append(f"{fidelity}: {seconds:.1f} s a trial (median), {results[fidelity]['shared']:.0f} s once")
     return "\n".join(lines)

@@ -52,21 +52,21 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="also where the time of our steps goes")
     chosen = parser.parse_args()
     print(common.machine(), flush=True)
-    found = {}
+    results = {}
     with common.data(chosen) as folder, tempfile.TemporaryDirectory() as temporary:
         for targets, dtype in ((targets, dtype) for dtype in chosen.dtype for targets in chosen.targets):
             place = folder, chosen.backbone, targets, chosen.batches, Path(temporary), chosen.batch
             sides = Sides(*place, dtype=dtype, prefixes=KEPT)
             title = f"targets: {targets}, {dtype}"
             print(f"\n{title}", flush=True)
-            found[title] = compare(sides, UNITS[targets], getattr(torch, dtype), chosen.repeats)
-            common.show(found[title])
+            results[title] = compare(sides, UNITS[targets], getattr(torch, dtype), chosen.repeats)
+            common.show(results[title])
             if chosen.profile:
                 for name, share in where_time_goes(sides.ours).items():
                     print(f"{name:<44}{share:>12.1f} %", flush=True)
             del sides
             gc.collect()
-    common.write(chosen.json, found)
+    common.write(chosen.json, results)
 
 
 if __name__ == "__main__":

@@ -143,12 +143,12 @@ def verify(shapes: list[Shape], dtypes: list[str], users: int) -> None:
                 job = json.dumps({"shape": asdict(shape), "dtype": dtype, "again": again, "users": users})
                 command = [sys.executable, "-m", "benchmarks.memory", "--measure", job]
                 done = subprocess.run(command, capture_output=True, text=True, check=True, env=ALLOCATOR | os.environ)
-                found = json.loads(done.stdout.splitlines()[-1])
-                parts = computed(shape, Step(**found["step"]), found["trained"], dtype, "none", again)
+                measured = json.loads(done.stdout.splitlines()[-1])
+                parts = computed(shape, Step(**measured["step"]), measured["trained"], dtype, "none", again)
                 mine = sum(value for name, value in parts.items() if name not in ("weights", "trained"))
                 name = f"{shape.layers} x {shape.d}, f {shape.f}, keys {shape.key_heads}/{shape.heads}"
                 print(f"{name:<30}{dtype:<10}{'yes' if again else 'no':<7}{mine / 2**20:>10.0f}", end="")
-                print(f"{found['peak'] / 2**20:>10.0f}{found['peak'] / mine:>7.2f}", flush=True)
+                print(f"{measured['peak'] / 2**20:>10.0f}{measured['peak'] / mine:>7.2f}", flush=True)
 
 
 def measure(shape: Shape, dtype: str, again: bool, users: int) -> dict[str, object]:
@@ -216,9 +216,9 @@ def measure(shape: Shape, dtype: str, again: bool, users: int) -> dict[str, obje
 
 
 def _resident(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return 1024 * int(found[1])
+    match = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match
+    return 1024 * int(match[1])
 
 
 def main() -> None:

@@ -65,10 +65,10 @@ class Plain:
         inputs[ids == self.slots[0]] = of_items.to(inputs.dtype)
         places = (ids == self.slots[1]) | (ids == self.slots[2])
         inputs[places] = out.to(inputs.dtype)
-        found = self.language_model(
+        output = self.language_model(
             inputs_embeds=inputs, attention_mask=batch["attention_mask"], output_hidden_states=True
         )
-        return found.hidden_states[-1][places].float()
+        return output.hidden_states[-1][places].float()
 
     def item_vectors(self, item_ids: np.ndarray) -> Tensor:
         """`[n, d']` f_item(h_i)."""

@@ -70,7 +70,7 @@ def measure(train: Sequences, items: int) -> common.Figures:
 
     product, whole, alone = "large fp32 product, GFlop/s", "full CE, whole step", "full CE, loss and gradients"
     last, every = "prefixes, last position of the last block", "prefixes, all positions of it"
-    found = common.in_turn(
+    figures = common.in_turn(
         {
             "BCE, plain, targets/s": plainly,
             "BCE, ours, targets/s": lambda: ours(0, sequences, count, bce),
@@ -81,15 +81,15 @@ def measure(train: Sequences, items: int) -> common.Figures:
             f"{every}, targets/s": lambda: ours(3, prefixes, len(prefixes.ends), strong),
         }
     )
-    found["BCE, ours / plain"] = common.ratios(found, "BCE, ours, targets/s", "BCE, plain, targets/s")
-    found["prefixes, last / all positions"] = common.ratios(found, f"{last}, targets/s", f"{every}, targets/s")
+    figures["BCE, ours / plain"] = common.ratios(figures, "BCE, ours, targets/s", "BCE, plain, targets/s")
+    figures["prefixes, last / all positions"] = common.ratios(figures, f"{last}, targets/s", f"{every}, targets/s")
     each = needed(sequences.lengths - 1, items, ce) / count / 1e9
-    found[f"{whole}, needed GFlop/s"] = [each * rate for rate in found[f"{whole}, targets/s"]]
+    figures[f"{whole}, needed GFlop/s"] = [each * rate for rate in figures[f"{whole}, targets/s"]]
     for part in (whole, alone):
-        found[f"{part}, % of the product"] = [
-            100 * rate for rate in common.ratios(found, f"{part}, needed GFlop/s", product)
+        figures[f"{part}, % of the product"] = [
+            100 * rate for rate in common.ratios(figures, f"{part}, needed GFlop/s", product)
         ]
-    return found
+    return figures
 
 
 class AllPositions(SASRec):

@@ -58,9 +58,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         size = written(index.cells, Path(folder) / "index.faiss")
 
-    found = [best for best, _ in index.best(asked, K, list(exclude))]
+    retrieved = [best for best, _ in index.best(asked, K, list(exclude))]
     truth = [best for best, _ in everything.best(asked[:FEW], K, list(exclude[:FEW]))]
-    recall = float(np.mean([np.isin(right, best).mean() for right, best in zip(truth, found, strict=False)]))
+    recall = float(np.mean([np.isin(right, best).mean() for right, best in zip(truth, retrieved, strict=False)]))
     every = index.recall(asked, index.truth(asked, K))
     figures = {
         **one_by_one("all items", everything, asked[:FEW], exclude),

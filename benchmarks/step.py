@@ -180,10 +180,10 @@ def same_loss(sides: Sides) -> float:
 def where_time_goes(steps: Callable[[], int]) -> dict[str, float]:
     """Percent of operators' own time in each of `GROUPS`, and how much of the whole time no operator was running."""
     steps()
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         seconds = common.timed(steps)
     shares = dict.fromkeys([*GROUPS, "everything elementwise"], 0.0)
-    for event in found.key_averages():
+    for event in profiler.key_averages():
         group = next((name for name, keys in GROUPS.items() if event.key in keys), "everything elementwise")
         if event.key.startswith("aten::"):
             shares[group] += event.self_cpu_time_total / 1e6
@@ -261,13 +261,13 @@ def main() -> None:
         child(side, shape, targets, cache, chosen.data)
         return
     print(common.machine(), flush=True)
-    found = {}
+    results = {}
     with common.data(chosen) as folder:
         for title, figures in report(folder, chosen.part or list(PARTS), chosen.shape or list(SHAPES)):
             print(f"\n{title}")
-            found[title] = figures
+            results[title] = figures
             show(figures)
-    common.write(chosen.json, found)
+    common.write(chosen.json, results)
 
 
 def show(figures: Any) -> None:

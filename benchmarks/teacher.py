@@ -135,10 +135,10 @@ def run(folder: Path, chosen: argparse.Namespace) -> None:
             row = {"name": name, "system": of.system, "seed": seed, "settings": of.model_dump()}
             row |= {"minutes": minutes, "epochs": len(curve)}
             row |= {"epoch": best["epoch"], METRIC: best[METRIC], "curve": curve}
-            found, test = scores(model.cpu(), sequences, folder)
+            measured, test = scores(model.cpu(), sequences, folder)
             groups = slices.of_test(sequences, training, np.arange(1, sequences.users + 1), test.pop("targets"))
             np.savez_compressed(state / RANKS, all=test["full"], warm=groups["warm"], cold=groups["cold"])
-            row |= found | {COLD: float(np.mean(metrics.ndcg(test["full"][groups["cold"]], 10)))}
+            row |= measured | {COLD: float(np.mean(metrics.ndcg(test["full"][groups["cold"]], 10)))}
             with chosen.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
@@ -175,16 +175,16 @@ def titles(folder: Path, chosen: argparse.Namespace) -> Tensor:
 def scores(model: Teacher, sequences: Sequences, folder: Path) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """HR@10 and NDCG@10 of all users under both protocols, on valid and test; test's ranks, and its `targets`."""
     items = model.item_vectors().detach().numpy()
-    found: dict[str, float] = {}
+    measured: dict[str, float] = {}
     for split, hidden in (("valid", 2), ("test", 1)):
         histories = sequences.drop_last(hidden)
         positives, negatives = candidates.read(folder / "split/candidates.parquet", split)
         users = model.user_vectors(histories).detach().numpy()[1:]
         places = rank(users, items, positives, histories.offsets[1:], histories.items, negatives)
         for protocol, of_users in places.items():
-            found[f"{split}/{protocol}/ndcg_10"] = float(np.mean(metrics.ndcg(of_users, 10)))
-            found[f"{split}/{protocol}/hr_10"] = float(np.mean(of_users < 10))
-    return found, places | {"targets": positives}
+            measured[f"{split}/{protocol}/ndcg_10"] = float(np.mean(metrics.ndcg(of_users, 10)))
+            measured[f"{split}/{protocol}/hr_10"] = float(np.mean(of_users < 10))
+    return measured, places | {"targets": positives}
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -217,9 +217,9 @@ def beside_ids(rows: list[dict[str, Any]], out: Path) -> str:
             cells = []
             for name in GROUP:
                 users = ours[name] if name != "all" else slice(None)
-                found = BOOTSTRAP.difference(*(metrics.ndcg(of["all"][users], 10) for of in (ours, theirs)))
+                delta = BOOTSTRAP.difference(*(metrics.ndcg(of["all"][users], 10) for of in (ours, theirs)))
                 cells.append(
-                    f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}], {found['relative']:+.1%}"
+                    f"{delta['difference']:+.4f} [{delta['low']:+.4f}, {delta['high']:+.4f}], {delta['relative']:+.1%}"
                 )
         lines.append("| " + " | ".join([row["name"].replace(",", ", "), str(row["seed"]), *cells]) + " |")
     return "\n".join(lines) if len(lines) > 2 else ""

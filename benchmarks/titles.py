@@ -55,7 +55,7 @@ class Sides:
     @torch.no_grad()
     def shared(self, batch: int) -> likelihood.Scores:
         """The prompt's keys and values are computed once."""
-        read, answers = self._read(batch)
+        read, answers = self._prefill(batch)
         return likelihood.score(self.model.backbone, self.model.vocabulary, read, answers, self.model.way)
 
     @torch.no_grad()
@@ -78,19 +78,19 @@ class Sides:
     @torch.no_grad()
     def prompt(self, batch: int) -> None:
         """The prompt alone."""
-        self._read(batch)
+        self._prefill(batch)
 
     @torch.no_grad()
     def written(self, batch: int) -> None:
         """The prompt, its 20 titles, and greedy text for all."""
-        read, answers = self._read(batch)
+        read, answers = self._prefill(batch)
         model = self.model
         likelihood.score(model.backbone, model.vocabulary, read, answers, model.way)
         greedy(model.backbone, model.vocabulary, read, model.prompts.end, model.prompts.longest, model.way)
 
-    def _read(self, batch: int) -> tuple[likelihood.Read, Answers]:
+    def _prefill(self, batch: int) -> tuple[likelihood.Prefilled, Answers]:
         items, times, of = self.batches[batch]
-        return self.model._read((items, times), None, of.items), self.model.prompts.answers(of.items)
+        return self.model._prefill((items, times), None, of.items), self.model.prompts.answers(of.items)
 
     def rate(self, run: Any) -> float:
         """Users a second."""

@@ -19,13 +19,13 @@ TRAINED = MODELS / "llm_srec"
 def main(stage: Stage) -> None:
     torch.use_deterministic_algorithms(True)
     with TemporaryDirectory() as place:
-        given = task(stage, Path(place))
-        trained = TRAINED if given.system == "llm_srec" else systems.folder(given.system, given.form)
-        unseen.prepare(given, trained, MODELS)
-        write(given, llm.rank(given), OUT)
+        task = task_of(stage, Path(place))
+        trained = TRAINED if task.system == "llm_srec" else systems.folder(task.system, task.form)
+        unseen.prepare(task, trained, MODELS)
+        write(task, llm.rank(task), OUT)
 
 
-def task(stage: Stage, place: Path = Path()) -> Task:
+def task_of(stage: Stage, place: Path = Path()) -> Task:
     """What the system of the stage `cross@<system>-<form>` is given: the other data, and folders below `place`."""
     system, _, form = stage.name.partition("@")[2].partition("-")
     settings = systems.settings(system, form, Path("systems/a_llmrec.yaml")) if system == "a_llmrec" else None

@@ -8,7 +8,7 @@ import torch
 from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine.prefix_store import Budget
-from llmsrec.evaluation import asked, blend, headline, plots, report, slices, test_users, towers
+from llmsrec.evaluation import blend, cases, headline, plots, report, slices, test_users, towers
 from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models.cf import teacher as teachers
@@ -28,7 +28,7 @@ def main(stage: Stage) -> None:
     seed, bootstrap = settings.seed, Bootstrap(settings.bootstrap, settings.seed)
     sequences = Sequences.read(INTERACTIONS)
     train = Sequences.read(SPLIT / "train.parquet", sequences.users)
-    splits = asked.read(sequences, SPLIT, stage.params.split.by, stage.params.data.repeats, seed)
+    splits = cases.read(sequences, SPLIT, stage.params.split.by, stage.params.data.repeats, seed)
     test, histories = splits["test"], {name: of.histories for name, of in splits.items()}
     teacher = stage.params.model.teacher
     models = vectors(teacher, histories, train, Budget.of(stage.params.backbone.prefixes, stage.root))

@@ -15,7 +15,7 @@ from llmsrec.files import read_json, sha256, write_json
 from llmsrec.registry import record, revisions, tracking
 from llmsrec.systems.task import Task
 from stages.common import Stage, durations, load, run
-from stages.rank import OUT, task
+from stages.rank import OUT, task_of
 
 METRICS, BASELINES = Path("metrics/systems"), Path("baselines")
 PAIRED = (Path("filtered/interactions.parquet"), Path("split/candidates.parquet"))
@@ -27,28 +27,28 @@ def main(stage: Stage) -> None:
     known: dict[Path, str] = {}
     both = f"train@{name}", f"rank@{name}"
     training, ranking = (load(which, BASELINES, known) for which in both)
-    given, params = task(ranking), parameters.load(Path("params.yaml"))
+    task, params = task_of(ranking), parameters.load(Path("params.yaml"))
     keys = tuple(f"{key}." for key in vars(training.params) if key not in ("data", "split"))
     used = {key: value for key, value in record.used(params).items() if key.startswith((*EVERYWHERE, *keys))}
-    own = {f"{given.system}.{key}": value for key, value in record.flatten(given.settings.model_dump()).items()}
+    own = {f"{task.system}.{key}": value for key, value in record.flatten(task.settings.model_dump()).items()}
     log(
         stage,
-        given,
+        task,
         OUT,
         METRICS,
         digest=training.digest,
-        name=f"{MODELS[given.system]}, {given.form} on {params.data.category}",
+        name=f"{MODELS[task.system]}, {task.form} on {params.data.category}",
         params=used | own,
-        curve=[{"step": row["epoch"]} | row for row in read_json(given.folder / "curve.json")],
-        tags={record.FORM: given.form, "data.category": params.data.category},
-        files=[Path("params.yaml"), Path(f"systems/{given.system}.yaml")],
+        curve=[{"step": row["epoch"]} | row for row in read_json(task.folder / "curve.json")],
+        tags={record.FORM: task.form, "data.category": params.data.category},
+        files=[Path("params.yaml"), Path(f"systems/{task.system}.yaml")],
         seconds=durations(*both, folder=BASELINES, known=known),
     )
 
 
 def log(
     stage: Stage,
-    given: Task,
+    task: Task,
     ranked: Path,
     metrics: Path,
     *,
@@ -60,35 +60,35 @@ def log(
     """Log a run of a system's ranks, and name it in `metrics`/<system>-<form>.json.
 
     Args:
-        given: the data that it was ranked on.
+        task: the data that it was ranked on.
         ranked: the folder of its ranks and figures.
         digest: of what it was trained by.
         tags, files: of the run, beside those that every such run has.
         said: more of `record.Record`.
     """
-    name = f"{given.system}-{given.form}"
+    name = f"{task.system}-{task.form}"
     paths = ranked / f"{name}.parquet", ranked / f"{name}.json"
-    test, evaluation = given.asked["test"], read_json(paths[1])
-    manifests = {part: given.data / part / "manifest.json" for part in ("raw", "filtered", "split")}
+    test, evaluation = task.cases["test"], read_json(paths[1])
+    manifests = {part: task.data / part / "manifest.json" for part in ("raw", "filtered", "split")}
     identity = [digest, *map(sha256, paths)]
     with TemporaryDirectory() as place:
         ranks, groups = Path(place) / "ranks.parquet", Path(place) / "slices.parquet"
         shutil.copyfile(paths[0], ranks)
-        of_test = slices.of_test(given.interactions, given.sequences, test.users, test.targets)
+        of_test = slices.of_test(task.interactions, task.sequences, test.users, test.targets)
         report.write_slices(groups, of_test, test.users)
         made = record.Record(
             digest=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
             evaluation=evaluation,
             data={part: sha256(path) for part, path in manifests.items()},
-            tags={record.SYSTEM: given.system, **tags}
-            | record.paired({path.name: sha256(given.data / path) for path in PAIRED})
+            tags={record.SYSTEM: task.system, **tags}
+            | record.paired({path.name: sha256(task.data / path) for path in PAIRED})
             | revisions.source(stage.root, None),
             files={
                 "": files,
                 "reports": [ranks, groups],
                 **{f"data/{part}": [path] for part, path in manifests.items()},
             },
-            model=given.system,
+            model=task.system,
             **said,
         )
         with tracking.connected(stage.root, stage.address) as client:

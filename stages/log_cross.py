@@ -7,7 +7,7 @@ from llmsrec import params as parameters
 from llmsrec.evaluation.names import MODELS
 from llmsrec.registry import record
 from stages.common import Stage, durations, load, run
-from stages.cross import CROSS, OUT, task
+from stages.cross import CROSS, OUT, task_of
 from stages.log import log
 
 METRICS = Path("metrics/cross")
@@ -17,14 +17,14 @@ def main(stage: Stage) -> None:
     name = f"cross@{stage.name.partition('@')[2]}"
     known: dict[Path, str] = {}
     ranking, params = load(name, CROSS, known), parameters.load(Path("params.yaml"))
-    given = task(ranking)
+    task = task_of(ranking)
     log(
         stage,
-        given,
+        task,
         OUT,
         METRICS,
         digest=ranking.digest,
-        name=f"{MODELS[given.system]}, trained on {params.data.category}, asked about {params.cross.category}",
+        name=f"{MODELS[task.system]}, trained on {params.data.category}, asked about {params.cross.category}",
         params=record.used(params) | record.flatten(params.cross.model_dump(), "cross."),
         curve=[],
         tags={record.FORM: "cross", "data.category": params.cross.category},

@@ -16,36 +16,36 @@ OUT = Path("reports/ranks")
 
 def main(stage: Stage) -> None:
     torch.use_deterministic_algorithms(True)
-    given = task(stage)
-    write(given, systems.module(given.system, given.form).rank(given), OUT)
+    task = task_of(stage)
+    write(task, systems.module(task.system, task.form).rank(task), OUT)
 
 
-def write(given: Task, ranked: Ranked, out: Path) -> None:
+def write(task: Task, ranked: Ranked, out: Path) -> None:
     """`out`/<system>-<form>.parquet, and its figures beside it."""
     if not distributed.is_main():
         return
-    name, test = f"{given.system}-{given.form}", given.asked["test"]
-    ranks = {given.system: ranked.ranks} | ranked.beside
-    groups = slices.of_test(given.interactions, given.sequences, test.users, test.targets)
-    described = {given.system: ranked.user_vectors} if ranked.user_vectors else {}
+    name, test = f"{task.system}-{task.form}", task.cases["test"]
+    ranks = {task.system: ranked.ranks} | ranked.beside
+    groups = slices.of_test(task.interactions, task.sequences, test.users, test.targets)
+    described = {task.system: ranked.user_vectors} if ranked.user_vectors else {}
     evaluation = report.evaluation(ranks, groups, described)
     for split, protocols in ranked.figures.items():
         for protocol, figures in protocols.items():
-            evaluation[given.system][split][protocol] |= figures
-    report.write_ranks(out / f"{name}.parquet", ranks, {split: of.users for split, of in given.asked.items()})
+            evaluation[task.system][split][protocol] |= figures
+    report.write_ranks(out / f"{name}.parquet", ranks, {split: of.users for split, of in task.cases.items()})
     write_json(out / f"{name}.json", evaluation)
-    for protocol, metrics in evaluation[given.system]["test"].items():
+    for protocol, metrics in evaluation[task.system]["test"].items():
         figures = {key: value for key, value in metrics.items() if isinstance(value, float)}  # not the slices'
         print(f"{name} test/{protocol}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()), flush=True)
 
 
-def task(stage: Stage) -> Task:
+def task_of(stage: Stage) -> Task:
     """What the system of the stage `train@<system>-<form>` or `rank@<system>-<form>` is given."""
     system, form = systems.parse(stage.name.partition("@")[2])
-    return task_of(stage, system, form, systems.folder(system, form))
+    return make_task(stage, system, form, systems.folder(system, form))
 
 
-def task_of(stage: Stage, system: str, form: str, folder: Path) -> Task:
+def make_task(stage: Stage, system: str, form: str, folder: Path) -> Task:
     """What a system is given to work on in `folder`."""
     return Task(
         system,

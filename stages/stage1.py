@@ -8,15 +8,15 @@ import torch
 from llmsrec.files import write_json
 from llmsrec.systems.a_llmrec import train_stage1
 from stages.common import Stage, run
-from stages.rank import task_of
+from stages.rank import make_task
 
 
 def main(stage: Stage) -> None:
     torch.use_deterministic_algorithms(True)
     system = stage.name.partition("@")[2]
-    given = task_of(stage, system, "retrieval", Path(f"models/{system}-stage1"))
-    given.folder.mkdir(parents=True, exist_ok=True)
-    write_json(given.folder / "curve.json", train_stage1(given))
+    task = make_task(stage, system, "retrieval", Path(f"models/{system}-stage1"))
+    task.folder.mkdir(parents=True, exist_ok=True)
+    write_json(task.folder / "curve.json", train_stage1(task))
 
 
 if __name__ == "__main__":

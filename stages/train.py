@@ -8,16 +8,16 @@ import torch
 from llmsrec import distributed, systems
 from llmsrec.files import write_json
 from stages.common import Stage, run
-from stages.rank import task
+from stages.rank import task_of
 
 
 def main(stage: Stage) -> None:
     torch.use_deterministic_algorithms(True)
-    given = task(stage)
-    given.folder.mkdir(parents=True, exist_ok=True)
-    curve = systems.module(given.system, given.form).train(given)
+    task = task_of(stage)
+    task.folder.mkdir(parents=True, exist_ok=True)
+    curve = systems.module(task.system, task.form).train(task)
     if distributed.is_main():
-        write_json(given.folder / "curve.json", curve)
+        write_json(task.folder / "curve.json", curve)
 
 
 if __name__ == "__main__":

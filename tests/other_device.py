@@ -54,15 +54,15 @@ def call(function: Any, args: Any, kwargs: Any) -> Any:
     if remote and name not in ("_to_copy", "copy_") and not indexes and any(tensor.dim() for tensor in local):
         raise RuntimeError(f"{function} got tensors of two devices: {[tuple(part.shape) for part in local]} on the CPU")
     if device is not None:
-        there, kwargs = device.type == NAME, kwargs | {"device": torch.device("cpu")}
+        on_device, kwargs = device.type == NAME, kwargs | {"device": torch.device("cpu")}
     elif name == "copy_":
-        there = isinstance(args[0], Remote)
+        on_device = isinstance(args[0], Remote)
     else:
-        there = bool(remote)
+        on_device = bool(remote)
     in_place = {id(tensor.held): tensor for tensor in remote}
 
     def place(leaf: Any) -> Any:
-        if not there or not isinstance(leaf, Tensor):
+        if not on_device or not isinstance(leaf, Tensor):
             return leaf
         return in_place[id(leaf)] if id(leaf) in in_place else Remote(leaf)
 

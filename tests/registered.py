@@ -106,7 +106,7 @@ def pair(tiny: Any, registry: Registry, tmp_path_factory: pytest.TempPathFactory
             (made / "params.yaml").write_text(text.replace("  uniform: true", f"  uniform: {uniform}"))
             params = parameters.load(made / "params.yaml")
             evaluation = _evaluate(made, seed=version)
-            told = record.Record(
+            entry = record.Record(
                 digest=f"pair{version}" * 12,
                 name=record.title(params, name, committed),
                 params=record.used(params),
@@ -119,7 +119,7 @@ def pair(tiny: Any, registry: Registry, tmp_path_factory: pytest.TempPathFactory
                     **{f"data/{part}": [made / part / "manifest.json"] for part in ("filtered", "split")},
                 },
             )
-            run_id = tracking.ensure_run(client, place, told)
+            run_id = tracking.ensure_run(client, place, entry)
             bundle = tiny.bundle
             if version == 2:
                 bundle = Path(shutil.copytree(tiny.bundle, made / "bundle"))

@@ -17,9 +17,9 @@ from typing import Any
 
 def free_port() -> int:
     """A port that nobody listens at now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
 
 
 def until_up(url: str, process: "subprocess.Popen[bytes]", log: Path, seconds: float = 180) -> None:

@@ -177,17 +177,17 @@ def test_dvc_takes_a_preset_and_the_params_are_the_papers(
     assert not any(" " in override.strip() for override in overrides)  # the shell splits where there is a space
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     apply_overrides(tmp_path / "params.yaml", [override.strip() for override in overrides])
-    found = params.load(tmp_path / "params.yaml")
-    assert (found.data.source, found.data.category, found.data.user_fraction) == ("hub", category, fraction)
-    assert (found.train.batch_size, found.train.lr, found.train.epochs, found.train.patience) == (
+    actual = params.load(tmp_path / "params.yaml")
+    assert (actual.data.source, actual.data.category, actual.data.user_fraction) == ("hub", category, fraction)
+    assert (actual.train.batch_size, actual.train.lr, actual.train.epochs, actual.train.patience) == (
         batch_size,
         1e-4,
         10,
         10,
     )
-    assert found.backbone.model == "meta-llama/Llama-3.2-3B-Instruct"
-    assert found.backbone.revision == presets.PAPER["backbone.revision"]
-    assert (found.sasrec.loss, found.sasrec.dim, found.model.d_prime) == ("bce", 64, 128)
+    assert actual.backbone.model == "meta-llama/Llama-3.2-3B-Instruct"
+    assert actual.backbone.revision == presets.PAPER["backbone.revision"]
+    assert (actual.sasrec.loss, actual.sasrec.dim, actual.model.d_prime) == ("bce", 64, 128)
 
 
 @pytest.mark.parametrize(("name", "sections"), [("teacher/strong", ["sasrec"]), ("warm", ["sasrec", "train"])])
@@ -198,10 +198,10 @@ def test_dvc_takes_a_preset_of_training_and_nothing_else_changes(
     overrides = capsys.readouterr().out.replace("-S ", "-S").split("-S")[1:]
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     apply_overrides(tmp_path / "params.yaml", [override.strip() for override in overrides])
-    found, committed = params.load(tmp_path / "params.yaml"), params.load(REPOSITORY / "params.yaml")
+    actual, committed = params.load(tmp_path / "params.yaml"), params.load(REPOSITORY / "params.yaml")
     for section in sections:
-        assert getattr(found, section) != getattr(committed, section)
-    assert found.model_copy(update={section: getattr(committed, section) for section in sections}) == committed
+        assert getattr(actual, section) != getattr(committed, section)
+    assert actual.model_copy(update={section: getattr(committed, section) for section in sections}) == committed
 
 
 def test_an_override_changes_its_own_line_of_the_committed_file_and_no_other(tmp_path: Path) -> None:

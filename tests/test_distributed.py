@@ -27,11 +27,11 @@ def gathered() -> list[Any]:
 def test_gathered_rows_are_in_the_processes_order_and_each_keeps_its_own_gradient() -> None:
     whole = torch.cat(RAGGED).requires_grad_()
     (whole.prod(dim=1).sum() ** 2).backward()
-    found = together.run(3, gathered)
-    for rows, _ in found:
+    actual = together.run(3, gathered)
+    for rows, _ in actual:
         np.testing.assert_array_equal(rows, whole.detach())
-    np.testing.assert_array_equal(np.concatenate([gradient for _, gradient in found]), whole.grad)
-    assert [len(gradient) for _, gradient in found] == [3, 0, 1]
+    np.testing.assert_array_equal(np.concatenate([gradient for _, gradient in actual]), whole.grad)
+    assert [len(gradient) for _, gradient in actual] == [3, 0, 1]
 
 
 def spread(count: int) -> list[Any]:
@@ -56,12 +56,12 @@ def spread(count: int) -> list[Any]:
 def test_work_is_spread_and_its_result_is_that_of_one_process(count: int) -> None:
     rows, items, done, own = spread(count)
     assert done == own.tolist() == list(range(100, 100 + count))
-    found = together.run(3, spread, count)
-    for result in found:
+    actual = together.run(3, spread, count)
+    for result in actual:
         np.testing.assert_array_equal(result[0], rows)
         np.testing.assert_array_equal(result[1], items)
-    assert max(len(result[2]) for result in found) <= -(-count // 3), "each does its share"
-    shares = [result[3].tolist() for result in found]
+    assert max(len(result[2]) for result in actual) <= -(-count // 3), "each does its share"
+    shares = [result[3].tolist() for result in actual]
     assert sorted(item for share in shares for item in share) == own.tolist()
     owners = {item // 2: rank for rank, share in enumerate(shares) for item in share}
     assert all(owners[item // 2] == rank for rank, share in enumerate(shares) for item in share), "a group is cut"

@@ -220,13 +220,13 @@ def compare(options: argparse.Namespace) -> None:
     from llmsrec.evaluation import pair_plot
     from llmsrec.experiments import compare as comparing
 
-    found = comparing.compare(_root(), options.a, options.b, not options.no_latency)
-    print(found.text())
+    comparison = comparing.compare(_root(), options.a, options.b, not options.no_latency)
+    print(comparison.text())
     if options.markdown:
         with atomic(options.markdown) as temporary:
-            temporary.write_text(found.markdown(), encoding="utf-8")
+            temporary.write_text(comparison.markdown(), encoding="utf-8")
     if options.png:
-        pair_plot.plot(options.png, found.rows, (options.a, options.b))
+        pair_plot.plot(options.png, comparison.rows, (options.a, options.b))
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -212,8 +212,8 @@ def add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = add_up(torch.cat([*(gradient.flatten() for gradient in gradients), present]))
     *parts, present = flat.split([*(p.numel() for p in parameters), len(parameters)])
-    for parameter, part, there in zip(parameters, parts, present.tolist(), strict=True):
-        parameter.grad = part.view_as(parameter).to(parameter.dtype) if there else None
+    for parameter, part, holders in zip(parameters, parts, present.tolist(), strict=True):
+        parameter.grad = part.view_as(parameter).to(parameter.dtype) if holders else None
 
 
 def agree(text: str, what: str) -> None:

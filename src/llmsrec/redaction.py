@@ -39,7 +39,7 @@ def redact(text: str) -> str:
     """
     for pattern in (IN_DATABASE_URI, IN_WEB_URI, TOKEN_ALONE):
         text = pattern.sub(rf"\1{HIDDEN}@", text)
-    text = IN_WORDS.sub(lambda found: f"{found[1]}{found[2] or ''}{HIDDEN}{found[2] or ''}", text)
+    text = IN_WORDS.sub(lambda match: f"{match[1]}{match[2] or ''}{HIDDEN}{match[2] or ''}", text)
     for pattern in (IN_QUERY, HEADERS):
         text = pattern.sub(rf"\1{HIDDEN}", text)
     text = SHAPES.sub(HIDDEN, text)
@@ -50,10 +50,10 @@ def redact(text: str) -> str:
 
 def _environment() -> set[str]:
     """Values that must not be seen: of variables with a telling name, and the passwords within URIs."""
-    found = set()
+    secrets = set()
     for name, value in os.environ.items():
         if NAMES.search(name):
-            found.add(value)
+            secrets.add(value)
         elif password := URI_PASSWORD.search(value):
-            found |= {password[1], unquote(password[1])}
-    return {value for value in found if len(value) >= SHORTEST}
+            secrets |= {password[1], unquote(password[1])}
+    return {value for value in secrets if len(value) >= SHORTEST}

@@ -57,8 +57,8 @@ def test_a_split_by_time_equals_the_loop(tmp_path_factory, users, valid, longer)
         frame(parts[name]).write_parquet(folder / f"{name}.parquet")
         asked = held_out.read(sequences, folder, name, "time")
         histories = [asked.histories.of(row)[0].tolist() for row in range(1, len(asked.users) + 1)]
-        found = list(zip(asked.users.tolist(), histories, asked.targets.tolist(), strict=True))
-        assert found == expected
+        actual = list(zip(asked.users.tolist(), histories, asked.targets.tolist(), strict=True))
+        assert actual == expected
 
 
 @given(USERS)

@@ -73,7 +73,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     events = [sequences.of(user) for user in range(1, sequences.users + 1)]
     counts = np.bincount(sequences.drop_last(2).items)[1:]
     items = np.random.default_rng(0).normal(size=(sequences.items.max() + 1, 16))
-    return Shop(counts, items, [History(found.astype(np.int64), times, []) for found, times in events])
+    return Shop(counts, items, [History(items_of_user.astype(np.int64), times, []) for items_of_user, times in events])
 
 
 def drawn(frame: pl.DataFrame, seed: int) -> pl.DataFrame:

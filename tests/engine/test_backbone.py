@@ -169,7 +169,7 @@ def test_layers_that_are_computed_again_give_the_same_from_less_memory(kind: Any
     ids=["Llama names its cache", "GPT-2 passes it by position"],
 )
 def test_a_pass_that_goes_on_from_kept_keys_and_values_is_left_as_it_is(kind: Any, config: Any) -> None:
-    found = []
+    actual = []
     for again in (False, True):
         torch.manual_seed(0)
         model = kind(config).requires_grad_(False).eval()
@@ -180,8 +180,8 @@ def test_a_pass_that_goes_on_from_kept_keys_and_values_is_left_as_it_is(kind: An
         with torch.no_grad():
             model(inputs_embeds=inputs[:, :6], past_key_values=cache)
         vectors = model(inputs_embeds=inputs[:, 6:], past_key_values=cache).last_hidden_state
-        found.append((vectors, torch.autograd.grad(vectors.square().sum(), inputs)[0]))
-    (vectors, gradient), (again_vectors, again_gradient) = found
+        actual.append((vectors, torch.autograd.grad(vectors.square().sum(), inputs)[0]))
+    (vectors, gradient), (again_vectors, again_gradient) = actual
     assert torch.equal(vectors, again_vectors) and torch.equal(gradient, again_gradient)
 
 

@@ -55,10 +55,10 @@ def test_with_adapters_values_and_their_gradients_are_the_models_own(
         with torch.no_grad():
             for parameter in adapters.values():
                 parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(seed))
-        found = model.decoder.read_out(batch, model.item_inputs, model.user_out)
+        actual = model.decoder.read_out(batch, model.item_inputs, model.user_out)
         plain = read_out(model.backbone, batch, model.item_inputs, model.user_out)
-        torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
-        gradients = [torch.autograd.grad(values.square().sum(), list(adapters.values())) for values in (found, plain)]
+        torch.testing.assert_close(actual, plain, rtol=1e-4, atol=1e-5)
+        gradients = [torch.autograd.grad(values.square().sum(), list(adapters.values())) for values in (actual, plain)]
         for name, one, other in zip(adapters, *gradients, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=name)
 
@@ -78,11 +78,11 @@ def test_values_and_gradients_are_the_models_own(model: Any) -> None:
     assert decoder is not None
     inputs = torch.randn(3, 9, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
     read = torch.tensor([[8, 2], [0, 0], [5, 8]])
-    found = decoder(inputs, read)
+    actual = decoder(inputs, read)
     expected = model(inputs_embeds=inputs).last_hidden_state[torch.arange(3)[:, None], read]
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    weights = torch.linspace(-1, 1, found.numel()).view(found.shape)
-    gradients = [torch.autograd.grad((values * weights).sum(), inputs)[0] for values in (found, expected)]
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    weights = torch.linspace(-1, 1, actual.numel()).view(actual.shape)
+    gradients = [torch.autograd.grad((values * weights).sum(), inputs)[0] for values in (actual, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
 
 
@@ -125,13 +125,13 @@ def test_prompts_are_read_out_as_in_the_plain_form(
         assert batch.lengths.max() > 110, "else this is not near the limit"
     assert (batch.constant > 0) == (prompt != "items")
     user_inputs = model.f_U(torch.randn(len(items), 8)) if model.f_U is not None else None
-    found = model.decoder.read_out(batch, model.item_inputs, out, user_inputs)
+    actual = model.decoder.read_out(batch, model.item_inputs, out, user_inputs)
     plain = read_out(model.backbone, batch, model.item_inputs, out, user_inputs)
-    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-6)
-    weights = torch.linspace(-1, 1, found.numel()).view(found.shape)
+    torch.testing.assert_close(actual, plain, rtol=1e-5, atol=1e-6)
+    weights = torch.linspace(-1, 1, actual.numel()).view(actual.shape)
     parameters = [*model.f_I.parameters(), out, *(model.f_U.parameters() if model.f_U is not None else [])]
     for values in zip(
-        torch.autograd.grad((found * weights).sum(), parameters, retain_graph=True),
+        torch.autograd.grad((actual * weights).sum(), parameters, retain_graph=True),
         torch.autograd.grad((plain * weights).sum(), parameters),
         strict=True,
     ):
@@ -150,10 +150,10 @@ def test_in_bfloat16_attention_is_a_loop_over_positions_but_for_its_rounding(mas
     if masked:
         present = torch.tensor([[True, False], [True, True]])
         mask = mask_after(present, 5, torch.bfloat16)
-    found = _attend(layer, query, key, value, mask, past)
-    assert found.dtype == torch.bfloat16
-    weights = torch.randn(found.shape, generator=generator)
-    gradients = torch.autograd.grad((found.float() * weights).sum(), parts)
+    actual = _attend(layer, query, key, value, mask, past)
+    assert actual.dtype == torch.bfloat16
+    weights = torch.randn(actual.shape, generator=generator)
+    gradients = torch.autograd.grad((actual.float() * weights).sum(), parts)
     own = [part.detach().double().requires_grad_() for part in parts]
     rows = []
     for row in range(2):
@@ -166,6 +166,6 @@ def test_in_bfloat16_attention_is_a_loop_over_positions_but_for_its_rounding(mas
                 heads.append(scores.softmax(dim=0) @ values[seen])
             rows.append(torch.cat(heads))
     expected = torch.stack(rows).view(2, 5, 32)
-    torch.testing.assert_close(found.double(), expected, rtol=0.01, atol=0.01)
+    torch.testing.assert_close(actual.double(), expected, rtol=0.01, atol=0.01)
     for part, of in zip(gradients, torch.autograd.grad((expected * weights).sum(), own), strict=True):
         assert (part.double() - of).norm() <= 0.01 * of.norm()

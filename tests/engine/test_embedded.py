@@ -121,7 +121,7 @@ def test_losses_are_those_of_separate_prompts(tokenizer: Any) -> None:
         generator = torch.Generator().manual_seed(2)
         noise = torch.randn(len(rows), 16, generator=generator) * vocabulary.std()
         noise *= 1 + 2 * torch.rand((), generator=generator)
-        told: dict[int, list[float]] = {age: [] for age in range(embedded.READ)}
+        read_words: dict[int, list[float]] = {age: [] for age in range(embedded.READ)}
         next_token = []
         for row, slots in enumerate(lesson.prompts.slots):
             history = slots[slots > 0]
@@ -141,10 +141,10 @@ def test_losses_are_those_of_separate_prompts(tokenizer: Any) -> None:
                 for age, item in enumerate(history[:count][::-1][: embedded.READ]):
                     tokens = set(words[item].tolist()) - {-1}
                     odds = (state @ reading[age] @ vocabulary.T).log_softmax(0)
-                    told[age].append(-float(np.mean([odds[token].item() for token in tokens])))
+                    read_words[age].append(-float(np.mean([odds[token].item() for token in tokens])))
     assert following.item() == pytest.approx(np.mean(next_token), rel=1e-4)
-    weights = [embedded.EARLIER**age for age in told for _ in told[age]]
-    values = [value for of_age in told.values() for value in of_age]
+    weights = [embedded.EARLIER**age for age in read_words for _ in read_words[age]]
+    values = [value for of_age in read_words.values() for value in of_age]
     assert read_loss.item() == pytest.approx(np.average(values, weights=weights), rel=1e-4)
 
 

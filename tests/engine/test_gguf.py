@@ -38,7 +38,7 @@ def tensors(model: LlamaForCausalLM) -> dict[str, np.ndarray]:
     def paired(weight: torch.Tensor) -> torch.Tensor:
         return weight.reshape(HEADS, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
-    found = {"token_embd.weight": model.model.embed_tokens.weight, "output_norm.weight": model.model.norm.weight}
+    named = {"token_embd.weight": model.model.embed_tokens.weight, "output_norm.weight": model.model.norm.weight}
     for number, layer in enumerate(model.model.layers):
         attention, mlp = layer.self_attn, layer.mlp
         parts = {
@@ -47,8 +47,8 @@ def tensors(model: LlamaForCausalLM) -> dict[str, np.ndarray]:
             "attn_v": attention.v_proj.weight, "attn_output": attention.o_proj.weight,
             "ffn_gate": mlp.gate_proj.weight, "ffn_up": mlp.up_proj.weight, "ffn_down": mlp.down_proj.weight,
         }  # fmt: skip
-        found |= {f"blk.{number}.{name}.weight": value for name, value in parts.items()}
-    return {name: value.detach().numpy() for name, value in found.items()}
+        named |= {f"blk.{number}.{name}.weight": value for name, value in parts.items()}
+    return {name: value.detach().numpy() for name, value in named.items()}
 
 
 def write(path: Path, values: dict[str, np.ndarray], architecture: str = "llama", **changes: Any) -> Path:

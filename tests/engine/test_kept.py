@@ -58,10 +58,10 @@ def kept_of(model: LLMSRec, limit: int) -> Kept:
     return Kept(TorchLayers(model.decoder, model.item_inputs, model.user_out), limit)
 
 
-def assert_right(model: LLMSRec, found: np.ndarray, prompts: PromptBatch) -> None:
+def assert_right(model: LLMSRec, actual: np.ndarray, prompts: PromptBatch) -> None:
     with torch.no_grad():
         plain = read_out(model.backbone, prompts, model.item_inputs, model.user_out)
-    torch.testing.assert_close(torch.from_numpy(found), plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
+    torch.testing.assert_close(torch.from_numpy(actual), plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
 
 
 @pytest.mark.parametrize("limit", [1, 10_000, 60_000, UNLIMITED], ids=["nothing", "little", "some", "all"])
@@ -92,15 +92,15 @@ def test_what_is_spared_is_the_longest_beginning_that_any_prompt_before_had(
             list(zip(tokens[:length].tolist(), slots[:length].tolist(), strict=True))
             for tokens, slots, length in zip(prompts.token_ids, prompts.slots, prompts.lengths, strict=True)
         ]
-        expected = found = 0
+        expected = actual = 0
         assert prompts.ends is not None
         for text, ends in zip(texts, prompts.ends, strict=True):
             shared = [end for end in ends.tolist() if any(text[:end] == other[:end] for other in before)]
             expected += max(shared, default=prompts.constant) - prompts.constant
-            found += bool(shared)
+            actual += bool(shared)
         kept.read_out(prompts)
         counted = kept.counted()
-        assert (counted["positions"], counted["found"]) == (expected, found)
+        assert (counted["positions"], counted["found"]) == (expected, actual)
         before += texts
 
 

@@ -9,7 +9,7 @@ import torch
 from llmsrec.engine import likelihood
 from llmsrec.engine.decoder import Decoder
 from llmsrec.engine.generation import greedy
-from llmsrec.engine.likelihood import choose, read, score
+from llmsrec.engine.likelihood import choose, prefill, score
 from llmsrec.engine.vocabulary import Vocabulary
 from llmsrec.prompts.answers import Answers
 from tests.engine.conftest import WAYS, language_model
@@ -60,7 +60,7 @@ def test_likelihoods_equal_separate_passes_on_a_family(whole: tuple[Any, str]) -
     assert chosen.__name__ == way
     expected = slow(model, tokens, of)
     for _ in range(2):  # a cache that is changed in place goes wrong at the second use
-        prompts = read(base, inputs, lengths, chosen)
+        prompts = prefill(base, inputs, lengths, chosen)
         for _ in range(2):
             values = scored(base, Vocabulary(model), prompts, of, chosen)
             for ours, theirs in zip(values, expected, strict=True):
@@ -73,7 +73,7 @@ def test_every_way_gives_the_same_on_a_family_where_all_are_right(way: str, whol
     model = whole_models.setdefault("Llama", language_model("Llama"))
     tokens, of = given()
     states = getattr(likelihood, way)
-    prompts = read(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), states)
+    prompts = prefill(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), states)
     values = scored(model.base_model, Vocabulary(model), prompts, of, states)
     for ours, theirs in zip(values, slow(model, tokens, of), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -84,7 +84,7 @@ def test_equal_titles_tie_exactly_and_a_prefix_does_not(whole: tuple[Any, str]) 
     model, _ = whole
     tokens, of = given()
     states, _ = choose(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), of)
-    prompts = read(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), states)
+    prompts = prefill(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), states)
     for values in scored(model.base_model, Vocabulary(model), prompts, of, states):
         assert values[0, 0] == values[0, 2] and values[1, 6] == values[1, 4]
         assert len(set(values[0].tolist())) == len(TITLES) - 1
@@ -96,10 +96,10 @@ def test_a_prompt_has_the_same_likelihoods_alone_and_in_any_batch(whole_models: 
     tokens, of = given()
     inputs, way = model.get_input_embeddings()(tokens), likelihood.in_a_tree
     together = scored(
-        model.base_model, Vocabulary(model), read(model.base_model, inputs, torch.tensor(LENGTHS), way), of, way
+        model.base_model, Vocabulary(model), prefill(model.base_model, inputs, torch.tensor(LENGTHS), way), of, way
     )
     for row, length in enumerate(LENGTHS):
-        alone = read(model.base_model, inputs[row : row + 1, :length], torch.tensor([length]), way)
+        alone = prefill(model.base_model, inputs[row : row + 1, :length], torch.tensor([length]), way)
         values = scored(model.base_model, Vocabulary(model), alone, of.of(slice(row, row + 1)), way)
         for ours, theirs in zip(together, values, strict=True):
             torch.testing.assert_close(ours[row : row + 1], theirs, rtol=1e-5, atol=1e-5)
@@ -110,7 +110,7 @@ def test_only_empty_titles_are_an_end_after_the_prompt(whole_models: dict[str, A
     model = whole_models.setdefault("Llama", language_model("Llama"))
     tokens, of = given()[0], answers([[[], []]] * len(LENGTHS))
     for way in (likelihood.in_a_tree, likelihood.in_rows, likelihood.separately):
-        prompts = read(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), way)
+        prompts = prefill(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), way)
         summed, mean = scored(model.base_model, Vocabulary(model), prompts, of, way)
         torch.testing.assert_close(summed, slow(model, tokens, of)[0], rtol=1e-4, atol=1e-4)
         assert torch.equal(summed, mean)
@@ -152,7 +152,7 @@ def test_greedy_text_equals_that_of_whole_passes_token_by_token(whole: tuple[Any
     model, way = whole
     states = getattr(likelihood, way)
     tokens = given()[0]
-    prompts = read(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), states)
+    prompts = prefill(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), states)
     expected = [slow_greedy(model, tokens[row, :length], 6) for row, length in enumerate(LENGTHS)]
     for _ in range(2):
         assert greedy(model.base_model, Vocabulary(model), prompts, END, 6, states) == expected
@@ -162,7 +162,7 @@ def test_greedy_text_equals_that_of_whole_passes_token_by_token(whole: tuple[Any
 def test_a_text_ends_at_its_end_token_while_others_go_on(whole_models: dict[str, Any]) -> None:
     model = whole_models.setdefault("Llama", language_model("Llama"))
     tokens, way = given()[0], likelihood.in_a_tree
-    prompts = read(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), way)
+    prompts = prefill(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), way)
     free = [slow_greedy(model, tokens[row, :length], 8) for row, length in enumerate(LENGTHS)]
     end = free[1][2]  # a token that one of them writes on its way
     cut = [row[: row.index(end)] if end in row else row for row in free]
@@ -178,11 +178,11 @@ def test_every_way_is_tried_by_some_family() -> None:
 def test_an_answer_is_called_greedy_exactly_where_it_is_what_the_model_writes(whole: tuple[Any, str]) -> None:
     model, way = whole
     states, tokens = getattr(likelihood, way), given()[0]
-    prompts = read(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), states)
+    prompts = prefill(model.base_model, model.get_input_embeddings()(tokens), torch.tensor(LENGTHS), states)
     free = greedy(model.base_model, Vocabulary(model), prompts, -1, 5, states)
     of = Answers(np.array([[row, [*row[:-1], END], row] for row in free]), np.full((3, 3), 5))
-    found = score(model.base_model, Vocabulary(model), prompts, of, states).greedy
-    assert found.tolist() == [[True, row[-1] == END, True] for row in free]
+    actual = score(model.base_model, Vocabulary(model), prompts, of, states).greedy
+    assert actual.tolist() == [[True, row[-1] == END, True] for row in free]
 
 
 @torch.no_grad()
@@ -190,8 +190,8 @@ def test_prompts_that_the_decoder_begins_have_the_models_own_keys_and_states(who
     for name in ("Llama", "Llama (grouped queries)"):
         base = whole_models.setdefault(name, language_model(name)).base_model
         inputs, lengths = base.get_input_embeddings()(given()[0]), torch.tensor(LENGTHS)
-        plain = read(base, inputs, lengths, likelihood.in_a_tree)
-        ours = read(base, inputs, lengths, likelihood.in_a_tree, Decoder.of(base))
+        plain = prefill(base, inputs, lengths, likelihood.in_a_tree)
+        ours = prefill(base, inputs, lengths, likelihood.in_a_tree, Decoder.of(base))
         torch.testing.assert_close(ours.last, plain.last, rtol=1e-4, atol=1e-5)
         for part, expected in zip(ours.parts, plain.parts, strict=True):
             for row, length in enumerate(LENGTHS):

@@ -48,10 +48,10 @@ def test_values_and_gradients_equal_whole_prompts(
     for _ in range(2):  # a cache that is changed in place goes wrong at the second use
         reused = prefixes.read_out(item_ids, model.item_inputs, model.item_out)
         torch.testing.assert_close(reused, plain, rtol=1e-5, atol=1e-6)
-        found = gradients(model, reused)
-        assert found.keys() == expected.keys() >= {"item_out", "f_I.0.weight", "f_I.3.bias"}
+        actual = gradients(model, reused)
+        assert actual.keys() == expected.keys() >= {"item_out", "f_I.0.weight", "f_I.3.bias"}
         for name, gradient in expected.items():
-            torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6 * gradient.abs().max().item())
+            torch.testing.assert_close(actual[name], gradient, rtol=1e-5, atol=1e-6 * gradient.abs().max().item())
 
 
 def test_prefixes_are_the_same_whoever_asks_first(model: LLMSRec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,10 +51,10 @@ def by_hand(weight: float, targets: np.ndarray, history: np.ndarray) -> float:
 def test_the_weight_is_the_best_of_all_by_hand(noise):
     users, items = towers()
     targets, offsets, history = asked(noise)
-    found = blend.fit(users, items, targets, offsets, history)
+    actual = blend.fit(users, items, targets, offsets, history)
     scores = {weight: by_hand(weight, targets, history) for weight in blend.WEIGHTS.round(2).tolist()}
-    assert scores[found.weight] == pytest.approx(max(scores.values()))
-    assert 0 < found.weight < 1 and found.weight == min(
+    assert scores[actual.weight] == pytest.approx(max(scores.values()))
+    assert 0 < actual.weight < 1 and actual.weight == min(
         w for w, of in scores.items() if of >= max(scores.values()) - 1e-9
     )
 
@@ -69,28 +69,28 @@ def test_the_spread_is_that_of_the_scores():
 def test_a_sum_of_scores_is_a_product_of_vectors_behind_each_other():
     (llm, teacher), (llm_items, teacher_items) = towers()
     joined = Blend(0.3, 0.7, 0.02)
-    found = joined.users(llm, teacher) @ blend.items(llm_items, teacher_items).T
+    actual = joined.users(llm, teacher) @ blend.items(llm_items, teacher_items).T
     expected = 0.7 * (llm @ llm_items.T) + 0.02 * (teacher @ teacher_items.T)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_items_that_the_teacher_does_not_know_have_the_mean_of_its_scores():
     (llm, teacher), (llm_items, teacher_items) = towers()
     joined = Blend(0.5, 1.0, 1.0)
-    found = joined.users(llm, teacher) @ blend.items(llm_items, teacher_items[:21]).T - llm @ llm_items.T
+    actual = joined.users(llm, teacher) @ blend.items(llm_items, teacher_items[:21]).T - llm @ llm_items.T
     expected = (teacher @ teacher_items[1:21].T).mean(axis=1)
-    np.testing.assert_allclose(found[:, 21:], np.repeat(expected[:, None], 10, axis=1), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(actual[:, 21:], np.repeat(expected[:, None], 10, axis=1), rtol=1e-3, atol=1e-3)
 
 
 def test_a_tower_that_gives_all_items_one_score_leaves_the_other_as_it_is():
     (llm, teacher), (llm_items, teacher_items) = towers()
     same = np.ones_like(teacher_items)
     targets, offsets, history = asked(0.5)
-    found = blend.fit((llm, teacher), (llm_items, same), targets, offsets, history)
-    assert found.weight == 0 and np.isfinite(found.llm)
+    actual = blend.fit((llm, teacher), (llm_items, same), targets, offsets, history)
+    assert actual.weight == 0 and np.isfinite(actual.llm)
 
 
 def test_of_equals_the_language_model_alone_is_taken():
     (llm, _), (llm_items, _) = towers()
-    found = blend.fit((llm, llm), (llm_items, llm_items), *asked(0.5))
-    assert found.weight == 0
+    actual = blend.fit((llm, llm), (llm_items, llm_items), *asked(0.5))
+    assert actual.weight == 0

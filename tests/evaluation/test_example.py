@@ -30,9 +30,9 @@ def write(folder, ranks):
 @pytest.mark.parametrize(("ranks", "user"), [({1: 0, 2: 7, 3: 3}, 3), ({1: 0, 2: 3, 3: 3}, 2)])
 def test_the_events_before_the_one_that_was_ranked_best(tmp_path, ranks, user):
     asins = [f"B{item}" for item in EVENTS[user][1:-1]]
-    found = write(tmp_path, ranks)
-    assert [asin for asin, *_ in found] == asins
-    assert [(ms, title) for _, ms, title in found] == [
+    actual = write(tmp_path, ranks)
+    assert [asin for asin, *_ in actual] == asins
+    assert [(ms, title) for _, ms, title in actual] == [
         (10**12 + place, TITLES[item]) for place, item in list(enumerate(EVENTS[user]))[1:-1]
     ]
 

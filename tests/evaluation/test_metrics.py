@@ -19,25 +19,25 @@ def slow_ndcg(rank, k):
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=20), st.sampled_from([10, 20]))
 def test_agree_with_the_definitions(ranks, k):
-    found = np.array(ranks, dtype=np.int32)
-    assert ndcg(found, k).tolist() == pytest.approx([slow_ndcg(rank, k) for rank in ranks])
-    assert hr(found, k).tolist() == [float(rank in range(k)) for rank in ranks]
+    actual = np.array(ranks, dtype=np.int32)
+    assert ndcg(actual, k).tolist() == pytest.approx([slow_ndcg(rank, k) for rank in ranks])
+    assert hr(actual, k).tolist() == [float(rank in range(k)) for rank in ranks]
 
 
 def test_hand_made():
-    found = summary(np.array([0, 2, 9, 10, 19, 20], dtype=np.int32))
-    assert found["hr_10"] == 3 / 6 and found["hr_20"] == 5 / 6
-    assert found["ndcg_10"] == pytest.approx((1 + 1 / 2 + 1 / math.log2(11)) / 6)
-    assert found["ndcg_20"] == pytest.approx(
+    actual = summary(np.array([0, 2, 9, 10, 19, 20], dtype=np.int32))
+    assert actual["hr_10"] == 3 / 6 and actual["hr_20"] == 5 / 6
+    assert actual["ndcg_10"] == pytest.approx((1 + 1 / 2 + 1 / math.log2(11)) / 6)
+    assert actual["ndcg_20"] == pytest.approx(
         (1 + 1 / 2 + 1 / math.log2(11) + 1 / math.log2(12) + 1 / math.log2(21)) / 6
     )
-    assert tuple(found) == METRICS
+    assert tuple(actual) == METRICS
 
 
 def test_a_random_scorer_on_100_candidates():
     """HR@10 .100 and NDCG@10 .0454 are what chance gives."""
-    found = summary(np.arange(100, dtype=np.int32))
-    assert found["hr_10"] == pytest.approx(0.1) and found["ndcg_10"] == pytest.approx(0.0454, abs=5e-5)
+    actual = summary(np.arange(100, dtype=np.int32))
+    assert actual["hr_10"] == pytest.approx(0.1) and actual["ndcg_10"] == pytest.approx(0.0454, abs=5e-5)
 
 
 def test_no_users_have_no_mean():

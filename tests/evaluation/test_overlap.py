@@ -15,24 +15,24 @@ def made(seed=0, users=30, items=50):
 
 
 def slow(ours, theirs, items, offsets, seen, k):
-    found = []
+    shares = []
     for row in range(len(ours)):
         own = set(seen[offsets[row] : offsets[row + 1]])
         tops = [
             set(sorted(set(range(1, len(items))) - own, key=lambda i: -(user[row].astype(float) @ items[i]))[:k])
             for user in (ours, theirs)
         ]
-        found.append(len(tops[0] & tops[1]) / k)
-    return found
+        shares.append(len(tops[0] & tops[1]) / k)
+    return shares
 
 
 @pytest.mark.parametrize("k", [1, 10])
 def test_agrees_with_sorting_and_chunks_change_nothing(k, monkeypatch):
-    found = overlap(*made(), k=k)
-    assert found.tolist() == slow(*made(), k=k)
-    assert 0 < found.mean() < 0.5
+    actual = overlap(*made(), k=k)
+    assert actual.tolist() == slow(*made(), k=k)
+    assert 0 < actual.mean() < 0.5
     monkeypatch.setattr(module, "CHUNK_BYTES", 8 * 50 * 7)  # seven users at a time
-    assert overlap(*made(), k=k).tolist() == found.tolist()
+    assert overlap(*made(), k=k).tolist() == actual.tolist()
 
 
 def test_the_same_vectors_overlap_wholly_also_in_a_short_catalogue():

@@ -68,11 +68,11 @@ def test_a_change_ratio_agrees_with_drawing_users():
     random = np.random.default_rng(0)
     theirs = (random.random(400) < 0.4).astype(float)
     ours = theirs * (random.random(400) < 0.8)
-    found = Bootstrap(5000, 1).change(ours, theirs)
+    actual = Bootstrap(5000, 1).change(ours, theirs)
     draws = [random.integers(0, 400, 400) for _ in range(5000)]
     low, high = np.percentile([ours[users].mean() / theirs[users].mean() - 1 for users in draws], [2.5, 97.5])
-    assert found["change"] == pytest.approx(ours.mean() / theirs.mean() - 1)
-    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.01)
+    assert actual["change"] == pytest.approx(ours.mean() / theirs.mean() - 1)
+    assert (actual["low"], actual["high"]) == pytest.approx((low, high), abs=0.01)
     assert Bootstrap(100, 0).change(ours, np.zeros(400)) == {}
     with pytest.raises(ValueError, match="same users"):
         Bootstrap(100, 0).change(ours, theirs[1:])

@@ -51,27 +51,27 @@ def ranked(user_vectors, item_vectors, targets, histories, negatives):
 def test_hand_made():
     items = np.array([[9.0], [5.0], [4.0], [4.0], [3.0], [2.0]])  # row 0 is padding, and would win
     users = np.array([[1.0], [1.0], [-1.0], [0.0]])
-    found = ranked(
+    actual = ranked(
         users, items, np.array([4, 2, 4, 1]), [[1], [], [5], [2, 3]], np.array([[1, 5], [3, 5], [1, 5], [2, 3]])
     )
     # user 0: 2 and 3 beat 4, item 1 is history; user 1: 1 beats 2, and 3 ties; user 2: signs turned, 5 is history;
     # user 3: all zero, so everything eligible ties: 4 and 5
-    assert found["full"].tolist() == [2, 2, 0, 2]
-    assert found["uni99"].tolist() == [1, 1, 1, 2]
-    assert found["full"].dtype == found["uni99"].dtype == np.int32
+    assert actual["full"].tolist() == [2, 2, 0, 2]
+    assert actual["uni99"].tolist() == [1, 1, 1, 2]
+    assert actual["full"].dtype == actual["uni99"].dtype == np.int32
 
 
 def test_full_alone_without_negatives():
-    found = rank(
+    actual = rank(
         np.ones((1, 1)), np.arange(4.0)[:, None], np.array([1]), np.array([0, 0]), np.array([], dtype=np.int32)
     )
-    assert list(found) == ["full"] and found["full"].tolist() == [2]
+    assert list(actual) == ["full"] and actual["full"].tolist() == [2]
 
 
 def test_the_target_is_ranked_even_if_it_is_in_the_history():
     items = np.array([[0.0], [3.0], [2.0], [1.0]])
-    found = ranked(np.ones((1, 1)), items, np.array([2]), [[2, 3, 3]], np.array([[2, 1]]))
-    assert found["full"].tolist() == [1] and found["uni99"].tolist() == [1]
+    actual = ranked(np.ones((1, 1)), items, np.array([2]), [[2, 3, 3]], np.array([[2, 1]]))
+    assert actual["full"].tolist() == [1] and actual["uni99"].tolist() == [1]
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,13 +88,13 @@ def test_agrees_with_the_slow_loop(data):
         "negatives": data.draw(arrays.arrays(np.int32, (users, 3), elements=ids)),
     }
     expected = slow(*given_.values())
-    assert {name: found.tolist() for name, found in ranked(**given_).items()} == expected
+    assert {name: actual.tolist() for name, actual in ranked(**given_).items()} == expected
 
 
 def test_agrees_with_the_slow_loop_on_ordinary_vectors():
     given_ = problem(0, users=20, items=30, dim=16)
     expected = slow(*given_.values())
-    assert {name: found.tolist() for name, found in ranked(**given_).items()} == expected
+    assert {name: actual.tolist() for name, actual in ranked(**given_).items()} == expected
 
 
 @pytest.mark.parametrize("dim", [1, 16, 64, 128, 130])
@@ -107,11 +107,11 @@ def test_a_user_has_the_same_ranks_alone_and_in_any_subset(dim, monkeypatch):
             name: value if name == "item_vectors" else [value[r] for r in rows] if name == "histories" else value[rows]
             for name, value in given_.items()
         }
-        for protocol, found in ranked(**chosen).items():
-            assert found.tolist() == together[protocol][rows].tolist()
+        for protocol, actual in ranked(**chosen).items():
+            assert actual.tolist() == together[protocol][rows].tolist()
     monkeypatch.setattr(ranks, "CHUNK_BYTES", 8 * 960 * 7)  # seven rows at a time
-    for protocol, found in ranked(**given_).items():
-        assert found.tolist() == together[protocol].tolist()
+    for protocol, actual in ranked(**given_).items():
+        assert actual.tolist() == together[protocol].tolist()
 
 
 @pytest.mark.parametrize("dim", [8, 100, 128])
@@ -119,8 +119,8 @@ def test_items_with_equal_vectors_tie_wherever_they_stand(dim):
     random = np.random.default_rng(dim)
     items = np.tile(random.standard_normal(dim).astype(np.float32), (961, 1))
     users = random.standard_normal((50, dim)).astype(np.float32)
-    found = rank(users, items, np.arange(1, 51) * 19, np.zeros(51, dtype=np.int64), np.array([], dtype=np.int32))
-    assert (found["full"] == 959).all()
+    actual = rank(users, items, np.arange(1, 51) * 19, np.zeros(51, dtype=np.int64), np.array([], dtype=np.int32))
+    assert (actual["full"] == 959).all()
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 128, 129])
@@ -137,13 +137,13 @@ def test_scale_of_a_user_and_tiny_or_huge_vectors_change_nothing():
     given_ = problem(5)
     expected = ranked(**given_)
     for scale in (1e-30, 7.0, 1e30):
-        found = ranked(**{**given_, "user_vectors": given_["user_vectors"].astype(np.float64) * scale})
-        assert found["full"].tolist() == expected["full"].tolist()
+        actual = ranked(**{**given_, "user_vectors": given_["user_vectors"].astype(np.float64) * scale})
+        assert actual["full"].tolist() == expected["full"].tolist()
 
 
 def test_no_users():
-    found = rank(np.zeros((0, 2)), np.zeros((4, 2)), np.array([], dtype=int), np.array([0]), np.array([], dtype=int))
-    assert found["full"].shape == (0,)
+    actual = rank(np.zeros((0, 2)), np.zeros((4, 2)), np.array([], dtype=int), np.array([0]), np.array([], dtype=int))
+    assert actual["full"].shape == (0,)
 
 
 @pytest.mark.parametrize("name", ["user_vectors", "item_vectors"])
@@ -190,5 +190,5 @@ def test_widths_that_differ_are_an_error():
 
 def test_select_takes_the_histories_of_some_users():
     offsets, items = csr([[], [4, 5], [], [1, 2, 3]])  # users 0..3
-    chosen, found = select(offsets, items, np.array([3, 2, 1]))
-    assert chosen.tolist() == [0, 3, 3, 5] and found.tolist() == [1, 2, 3, 4, 5]
+    chosen, actual = select(offsets, items, np.array([3, 2, 1]))
+    assert chosen.tolist() == [0, 3, 3, 5] and actual.tolist() == [1, 2, 3, 4, 5]

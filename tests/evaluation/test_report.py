@@ -35,11 +35,11 @@ def compared(ranks):
 
 def test_evaluation_holds_each_metric_of_each_protocol():
     ranks = made()
-    found = report.evaluation(ranks, groups(), {})
+    actual = report.evaluation(ranks, groups(), {})
     for model in ranks:
         for split in SPLITS:
             for protocol in PROTOCOLS:
-                metrics = found[model][split][protocol]
+                metrics = actual[model][split][protocol]
                 plain = {name: value for name, value in metrics.items() if not isinstance(value, dict)}
                 assert plain == summary(ranks[model][split][protocol])
                 slices = {"warm", "transition"} if split == "test" else set()  # cold has no users
@@ -49,57 +49,57 @@ def test_evaluation_holds_each_metric_of_each_protocol():
 def test_evaluation_by_hand():
     ranks = made(users=2)
     ranks["sasrec"]["test"]["full"] = np.array([0, 15], dtype=np.int32)
-    found = report.evaluation(ranks, {"warm": np.array([False, True])}, {})["sasrec"]["test"]["full"]
-    assert found["hr_10"] == found["ndcg_10"] == 0.5 and found["hr_20"] == 1.0
-    assert found["warm"] == {"ndcg_10": 0.0, "hr_10": 0.0}
+    actual = report.evaluation(ranks, {"warm": np.array([False, True])}, {})["sasrec"]["test"]["full"]
+    assert actual["hr_10"] == actual["ndcg_10"] == 0.5 and actual["hr_20"] == 1.0
+    assert actual["warm"] == {"ndcg_10": 0.0, "hr_10": 0.0}
 
 
 def test_other_ranks_of_llm_srec_stand_beside_the_slices():
     ranks, cf = made(), {protocol: np.zeros(40, dtype=np.int32) for protocol in PROTOCOLS}
-    found = report.evaluation(ranks, groups(), {}, {"tower_cf": cf})
+    actual = report.evaluation(ranks, groups(), {}, {"tower_cf": cf})
     for protocol in PROTOCOLS:
-        assert found["llm_srec"]["test"][protocol].pop("tower_cf") == {"ndcg_10": 1.0, "hr_10": 1.0}
-    assert found == report.evaluation(ranks, groups(), {})
+        assert actual["llm_srec"]["test"][protocol].pop("tower_cf") == {"ndcg_10": 1.0, "hr_10": 1.0}
+    assert actual == report.evaluation(ranks, groups(), {})
 
 
 def test_evaluation_is_numbers_in_json():
     """As `dvc metrics` needs it."""
-    found = json.loads(json.dumps(report.evaluation(made(), groups(), {"sasrec": {"distance": 1.5}})))
-    leaves = pl.DataFrame(pl.json_normalize([found], max_level=9)).row(0)
+    actual = json.loads(json.dumps(report.evaluation(made(), groups(), {"sasrec": {"distance": 1.5}})))
+    leaves = pl.DataFrame(pl.json_normalize([actual], max_level=9)).row(0)
     assert len(leaves) == 3 * (3 * 2 * 4 + 2 * 2 * 2) + 1 and all(isinstance(leaf, float) for leaf in leaves)
 
 
 def test_comparison_agrees_with_evaluation():
     ranks = made()
-    evaluation, found = report.evaluation(ranks, groups(), {}), compared(ranks)
+    evaluation, actual = report.evaluation(ranks, groups(), {}), compared(ranks)
     for model in ranks:
         for split in ("test", "test_shuffled"):
             for protocol in PROTOCOLS:
                 for metric in report.HEADLINE:
-                    one = found["means"][model][split][protocol][metric]
+                    one = actual["means"][model][split][protocol][metric]
                     assert one["mean"] == evaluation[model][split][protocol][metric]
                     assert one["low"] <= one["mean"] <= one["high"]
-    of_slice = found["means"]["sasrec"]["test"]["full"]["warm"]["hr_10"]["mean"]
+    of_slice = actual["means"]["sasrec"]["test"]["full"]["warm"]["hr_10"]["mean"]
     assert of_slice == evaluation["sasrec"]["test"]["full"]["warm"]["hr_10"]
-    assert found["users"] == {"all": 40, "warm": 11, "cold": 0, "transition": 20}
-    assert found["interval"] == {"level": 95, "resamples": 200, "seed": 3}
+    assert actual["users"] == {"all": 40, "warm": 11, "cold": 0, "transition": 20}
+    assert actual["interval"] == {"level": 95, "resamples": 200, "seed": 3}
 
 
 def test_differences_are_ours_minus_theirs_and_shuffled_minus_original():
     ranks = made()
-    found = compared(ranks)
-    assert found["differences"].keys() == {"llm_srec_minus_sasrec", "llm_srec_minus_popularity"}
+    actual = compared(ranks)
+    assert actual["differences"].keys() == {"llm_srec_minus_sasrec", "llm_srec_minus_popularity"}
 
     def mean(model, split, users=slice(None)):
         return per_user(ranks[model][split]["uni99"][users], "ndcg_10").mean()
 
     ours, theirs = mean("llm_srec", "test"), mean("sasrec", "test")
-    one = found["differences"]["llm_srec_minus_sasrec"]["uni99"]["ndcg_10"]
+    one = actual["differences"]["llm_srec_minus_sasrec"]["uni99"]["ndcg_10"]
     assert one["difference"] == pytest.approx(ours - theirs) and one["relative"] == pytest.approx(ours / theirs - 1)
     warm = groups()["warm"]
-    one = found["differences"]["llm_srec_minus_popularity"]["uni99"]["warm"]["ndcg_10"]
+    one = actual["differences"]["llm_srec_minus_popularity"]["uni99"]["warm"]["ndcg_10"]
     assert one["difference"] == pytest.approx(mean("llm_srec", "test", warm) - mean("popularity", "test", warm))
-    one = found["shuffle"]["sasrec"]["uni99"]["ndcg_10"]
+    one = actual["shuffle"]["sasrec"]["uni99"]["ndcg_10"]
     assert one["difference"] == pytest.approx(mean("sasrec", "test_shuffled") - theirs)
 
 
@@ -108,21 +108,21 @@ def test_a_shuffle_that_hurts_everybody_is_more_than_noise_and_one_that_changes_
     ranks["llm_srec"]["test"]["full"] = np.zeros(40, dtype=np.int32)
     ranks["llm_srec"]["test_shuffled"]["full"] = np.arange(40, dtype=np.int32) % 3
     ranks["popularity"]["test_shuffled"] = ranks["popularity"]["test"]
-    found = compared(ranks)["shuffle"]
-    assert found["llm_srec"]["full"]["ndcg_10"]["high"] < 0
+    actual = compared(ranks)["shuffle"]
+    assert actual["llm_srec"]["full"]["ndcg_10"]["high"] < 0
     zero = {"difference": 0, "low": 0, "high": 0, "relative": 0}
-    assert found["popularity"]["full"]["ndcg_10"] == zero
+    assert actual["popularity"]["full"]["ndcg_10"] == zero
 
 
 def test_user_vectors_are_described():
     random = np.random.default_rng(1)
     test, shuffled = random.standard_normal((40, 4)), random.standard_normal((40, 4))
-    found = report.describe(test, shuffled, seed=0)
+    actual = report.describe(test, shuffled, seed=0)
     pairs = [np.linalg.norm(a - b) for i, a in enumerate(test) for b in test[:i]]
-    assert found["distance"] == pytest.approx(np.mean(pairs)) and found["distance_users"] == 40
+    assert actual["distance"] == pytest.approx(np.mean(pairs)) and actual["distance_users"] == 40
     cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(test, shuffled, strict=True)]
-    assert found["cosine_shuffled"] == pytest.approx(np.mean(cosines))
-    assert report.evaluation(made(), {}, {"sasrec": found})["sasrec"]["user_vectors"] == found
+    assert actual["cosine_shuffled"] == pytest.approx(np.mean(cosines))
+    assert report.evaluation(made(), {}, {"sasrec": actual})["sasrec"]["user_vectors"] == actual
     assert report.describe(test[:1], test[:1], seed=0) == {"cosine_shuffled": pytest.approx(1)}
 
 

@@ -22,41 +22,41 @@ def values(seed, users=400):
 
 
 def test_mean_agrees_with_drawing_users():
-    found = Bootstrap(20_000, 1).mean(values(0))
+    actual = Bootstrap(20_000, 1).mean(values(0))
     low, high = slow_interval(values(0), 20_000, seed=2)
-    assert found["mean"] == pytest.approx(values(0).mean())
-    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=6e-4)  # the interval is 0.044 wide
+    assert actual["mean"] == pytest.approx(values(0).mean())
+    assert (actual["low"], actual["high"]) == pytest.approx((low, high), abs=6e-4)  # the interval is 0.044 wide
 
 
 def test_difference_is_paired():
     ours, theirs = values(0) + 0.01, values(0)
-    found = Bootstrap(1000, 1).difference(ours, theirs)
-    assert found["difference"] == pytest.approx(0.01)
-    assert found["high"] - found["low"] < 1e-9  # every user gains the same; unpaired it would be 0.06 wide
-    assert found["relative"] == pytest.approx(0.01 / theirs.mean())
+    actual = Bootstrap(1000, 1).difference(ours, theirs)
+    assert actual["difference"] == pytest.approx(0.01)
+    assert actual["high"] - actual["low"] < 1e-9  # every user gains the same; unpaired it would be 0.06 wide
+    assert actual["relative"] == pytest.approx(0.01 / theirs.mean())
 
 
 def test_difference_agrees_with_drawing_users():
     ours, theirs = values(0), np.where(np.arange(400) % 3 == 0, values(1), values(0))
-    found = Bootstrap(20_000, 1).difference(ours, theirs)
+    actual = Bootstrap(20_000, 1).difference(ours, theirs)
     low, high = slow_interval(ours - theirs, 20_000, seed=2)
-    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=6e-4)
+    assert (actual["low"], actual["high"]) == pytest.approx((low, high), abs=6e-4)
 
 
 def test_all_resamples_of_three_users():
     three = np.array([0.0, 1.0, 5.0])
     means = [np.mean(draw) for draw in product(three, repeat=3)]
     low, high = np.percentile(np.repeat(means, 1000), [2.5, 97.5])
-    found = Bootstrap(50_000, 0).mean(three)
-    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-9)
+    actual = Bootstrap(50_000, 0).mean(three)
+    assert (actual["low"], actual["high"]) == pytest.approx((low, high), abs=1e-9)
 
 
 def test_covers_the_truth_about_95_times_of_100():
     random = np.random.default_rng(0)
     inside = 0
     for seed in range(300):
-        found = Bootstrap(400, seed).mean((random.random(200) < 0.3).astype(float))
-        inside += found["low"] <= 0.3 <= found["high"]
+        actual = Bootstrap(400, seed).mean((random.random(200) < 0.3).astype(float))
+        inside += actual["low"] <= 0.3 <= actual["high"]
     assert 0.90 <= inside / 300 <= 0.985
 
 
@@ -72,9 +72,9 @@ def test_chunks_change_nothing(monkeypatch):
 
 
 def test_swapping_the_models_turns_the_sign():
-    there, back = Bootstrap(500, 0).difference(values(0), values(1)), Bootstrap(500, 0).difference(values(1), values(0))
-    assert there["difference"] == -back["difference"]
-    assert there["low"] < there["difference"] < there["high"]
+    forth, back = Bootstrap(500, 0).difference(values(0), values(1)), Bootstrap(500, 0).difference(values(1), values(0))
+    assert forth["difference"] == -back["difference"]
+    assert forth["low"] < forth["difference"] < forth["high"]
 
 
 def test_one_user_and_equal_users_have_a_point():

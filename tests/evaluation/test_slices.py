@@ -34,15 +34,15 @@ def slow_scores(rows):
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=25), st.data())
 def test_warm_cold_agrees_with_sorting(counts, data):
     targets = data.draw(st.lists(st.integers(1, len(counts)), max_size=10))
-    found = warm_cold(np.array(targets, dtype=np.int64), np.array([99, *counts]))
-    assert (found["warm"].tolist(), found["cold"].tolist()) == slow_warm_cold(targets, [99, *counts])
+    actual = warm_cold(np.array(targets, dtype=np.int64), np.array([99, *counts]))
+    assert (actual["warm"].tolist(), actual["cold"].tolist()) == slow_warm_cold(targets, [99, *counts])
 
 
 def test_warm_cold_by_hand():
     counts = np.array([0, 9, 1, 5, 5, 5, 2, 2, 2, 1, 7])  # 10 items: 3 warm, 3 cold
-    found = warm_cold(np.arange(1, 11), counts)
-    assert np.flatnonzero(found["warm"]).tolist() == [0, 2, 9]  # 1, 10, and 3 before its equals 4 and 5
-    assert np.flatnonzero(found["cold"]).tolist() == [1, 7, 8]  # 2, 9, and 8 after its equals 6 and 7
+    actual = warm_cold(np.arange(1, 11), counts)
+    assert np.flatnonzero(actual["warm"]).tolist() == [0, 2, 9]  # 1, 10, and 3 before its equals 4 and 5
+    assert np.flatnonzero(actual["cold"]).tolist() == [1, 7, 8]  # 2, 9, and 8 after its equals 6 and 7
 
 
 def test_unsigned_counts_do_not_wrap():
@@ -60,9 +60,9 @@ def test_transition_scores_agree_with_counting(rows):
 def test_transition_takes_the_top_half(rows):
     scores = slow_scores(rows)
     top = sorted(range(len(rows)), key=lambda row: (-scores[row], row))[: len(rows) // 2]
-    found = transition(*csr(rows))
-    assert np.flatnonzero(found["transition"]).tolist() == sorted(top)
-    assert (found["transition"] ^ found["non_transition"]).all()
+    actual = transition(*csr(rows))
+    assert np.flatnonzero(actual["transition"]).tolist() == sorted(top)
+    assert (actual["transition"] ^ actual["non_transition"]).all()
 
 
 def test_transition_by_hand():

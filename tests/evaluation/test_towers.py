@@ -25,12 +25,12 @@ def test_cf_is_ranked_by_its_own_vectors_and_the_others_have_their_models_ranks(
     vectors = {name: random.normal(size=(size, 4)) for name, size in (("test", 20), ("cf", 20), ("items", 31))}
     of_test = random.integers(1, 31, 20), np.arange(21), random.integers(1, 31, 20), random.integers(1, 31, (20, 9))
     known = {model: {"test": ranking.rank(random.normal(size=(20, 4)), vectors["items"], *of_test)} for model in MODELS}
-    found, common = towers.rank(known, "sasrec", vectors, *of_test)
-    assert found["llm"] is known["llm_srec"]["test"] and found["teacher"] is known["sasrec"]["test"]
+    actual, common = towers.rank(known, "sasrec", vectors, *of_test)
+    assert actual["llm"] is known["llm_srec"]["test"] and actual["teacher"] is known["sasrec"]["test"]
     expected = ranking.rank(vectors["cf"], vectors["items"], *of_test)
-    assert all((found["cf"][protocol] == expected[protocol]).all() for protocol in ("full", "uni99"))
+    assert all((actual["cf"][protocol] == expected[protocol]).all() for protocol in ("full", "uni99"))
     assert (common == overlap(vectors["test"], vectors["cf"], vectors["items"], *of_test[1:3])).all()
-    assert towers.groups(found).keys() == {"tower_cf"}
+    assert towers.groups(actual).keys() == {"tower_cf"}
     del vectors["cf"]  # trained without distillation
     alone, common = towers.rank(known, "sasrec", vectors, *of_test)
     assert alone.keys() == {"llm", "teacher"} and common is None and towers.groups(alone) == {}
@@ -46,33 +46,33 @@ def test_a_blend_is_ranked_by_both_towers_vectors_and_compared_with_both():
     expected = ranking.rank(vectors["blend"], vectors["blend_items"], *of_test)
     assert all((ranked["blend"][protocol] == expected[protocol]).all() for protocol in ("full", "uni99"))
     assert common is None and towers.groups(ranked).keys() == {"tower_blend"}
-    found = towers.compare(ranked, common, Bootstrap(200, 3))
+    actual = towers.compare(ranked, common, Bootstrap(200, 3))
     of_blend, of_llm, of_teacher = (per_user(ranked[tower]["full"], "ndcg_10") for tower in ("blend", "llm", "teacher"))
-    assert found["blend_minus_llm"]["full"] == Bootstrap(200, 3).difference(of_blend, of_llm)
-    assert found["minus_teacher"]["blend"]["full"] == Bootstrap(200, 3).difference(of_blend, of_teacher)
+    assert actual["blend_minus_llm"]["full"] == Bootstrap(200, 3).difference(of_blend, of_llm)
+    assert actual["minus_teacher"]["blend"]["full"] == Bootstrap(200, 3).difference(of_blend, of_teacher)
 
 
 def test_each_figure_is_that_of_its_parts():
     of, common = ranks(llm=1, cf=9, teacher=0), np.linspace(0, 1, 40)
-    found = towers.compare(of, common, Bootstrap(200, 3))
+    actual = towers.compare(of, common, Bootstrap(200, 3))
     for metric in ("ndcg_10", "hr_10"):
         for tower, protocols in of.items():
             for protocol, rank in protocols.items():
-                assert found[metric][tower][protocol] == Bootstrap(200, 3).mean(per_user(rank, metric))
-    assert found["minus_teacher"].keys() == {"llm", "cf"}
+                assert actual[metric][tower][protocol] == Bootstrap(200, 3).mean(per_user(rank, metric))
+    assert actual["minus_teacher"].keys() == {"llm", "cf"}
     ours, theirs = (per_user(of[tower]["full"], "ndcg_10") for tower in ("cf", "teacher"))
-    assert found["minus_teacher"]["cf"]["full"] == Bootstrap(200, 3).difference(ours, theirs)
-    assert found["overlap_10"] == Bootstrap(200, 3).mean(common)
+    assert actual["minus_teacher"]["cf"]["full"] == Bootstrap(200, 3).difference(ours, theirs)
+    assert actual["overlap_10"] == Bootstrap(200, 3).mean(common)
     alone = towers.compare({name: of[name] for name in ("llm", "teacher")}, None, Bootstrap(200, 3))
-    assert alone["minus_teacher"] == {"llm": found["minus_teacher"]["llm"]} and "overlap_10" not in alone
+    assert alone["minus_teacher"] == {"llm": actual["minus_teacher"]["llm"]} and "overlap_10" not in alone
 
 
 def test_a_tower_that_is_below_its_teacher_is_named_with_both_figures():
-    found = towers.compare(ranks(llm=0, cf=9, teacher=0), None, Bootstrap(200, 3))
-    (said,) = towers.warnings(found, margin=0.01)
-    cf, teacher = (found["ndcg_10"][name]["full"]["mean"] for name in ("cf", "teacher"))
+    actual = towers.compare(ranks(llm=0, cf=9, teacher=0), None, Bootstrap(200, 3))
+    (said,) = towers.warnings(actual, margin=0.01)
+    cf, teacher = (actual["ndcg_10"][name]["full"]["mean"] for name in ("cf", "teacher"))
     assert said == f"cf: {cf:.4f}, below its teacher's {teacher:.4f}: not to be served".replace(" 0.", " .")
-    assert towers.warnings({"ndcg_10": found["ndcg_10"]}, 0.01) == []  # of before they were compared
+    assert towers.warnings({"ndcg_10": actual["ndcg_10"]}, 0.01) == []  # of before they were compared
 
 
 def test_the_margin_is_where_a_tower_begins_to_be_worse():
@@ -81,10 +81,10 @@ def test_the_margin_is_where_a_tower_begins_to_be_worse():
 
 def test_the_table_has_a_row_a_tower_and_the_teacher_is_not_compared_with_itself():
     of = ranks(llm=1, cf=9, teacher=0, blend=2)
-    found = towers.table(towers.compare(of, None, Bootstrap(200, 3)))
-    assert [row[0] for row in found.rows] == list(towers.TOWERS)
-    assert found.rows[2][-1] == "" and found.rows[1][-1].startswith("-0.")
-    assert "cf" in tables.text([found])
+    actual = towers.table(towers.compare(of, None, Bootstrap(200, 3)))
+    assert [row[0] for row in actual.rows] == list(towers.TOWERS)
+    assert actual.rows[2][-1] == "" and actual.rows[1][-1].startswith("-0.")
+    assert "cf" in tables.text([actual])
 
 
 @pytest.mark.parametrize("elsewhere", [schema.TOWERS, metrics.TOWERS[:-1]])

@@ -22,8 +22,8 @@ from llmsrec.registry import names
 @pytest.fixture
 def sides(pair: Any, tmp_path: Path) -> list[compare.Side]:
     client = MlflowClient(pair.uri)
-    found = [names.find(client, pair.root, "compared", name) for name in ("1", "2")]
-    return [compare.load(client, one, tmp_path / one.name) for one in found]
+    named = [names.find(client, pair.root, "compared", name) for name in ("1", "2")]
+    return [compare.load(client, one, tmp_path / one.name) for one in named]
 
 
 def test_every_name_of_a_run(pair: Any) -> None:
@@ -44,9 +44,9 @@ def test_every_name_of_a_run(pair: Any) -> None:
         "HEAD~1": (pair.ablated, "compared/2"),
         "workspace": (pair.full, "compared/1"),
     }
-    for name, found in expected.items():
+    for name, actual in expected.items():
         one = names.find(client, pair.root, "compared", name)
-        assert (one.run_id, one.version) == found, name
+        assert (one.run_id, one.version) == actual, name
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def test_a_name_that_means_nothing(pair: Any, name: str) -> None:
 
 
 def test_the_figures_follow_from_the_ranks(pair: Any, sides: list[compare.Side]) -> None:
-    found = compare.between(*sides, Bootstrap(200, 1))
-    assert (found.why_unpaired, found.users) == (None, 60)
-    rows = {(row.what, row.protocol, row.metric): row for row in found.rows}
-    assert {row.model for row in found.rows} == {"llm_srec"}  # the teacher is the same
+    actual = compare.between(*sides, Bootstrap(200, 1))
+    assert (actual.why_unpaired, actual.users) == (None, 60)
+    rows = {(row.what, row.protocol, row.metric): row for row in actual.rows}
+    assert {row.model for row in actual.rows} == {"llm_srec"}  # the teacher is the same
     values = []
     for run in (pair.full, pair.ablated):
         of_run = pair.ranks[run].filter(model="llm_srec", protocol="full").sort("user_id")
@@ -81,8 +81,8 @@ def test_the_figures_follow_from_the_ranks(pair: Any, sides: list[compare.Side])
     )
     lost = [of["test_shuffled"] - of["test"] for of in values]
     assert rows["shuffle", "full", "ndcg_10"].a == pytest.approx(lost[0].mean())
-    found_lost = rows["shuffle", "full", "ndcg_10"].difference
-    assert found_lost and found_lost["difference"] == pytest.approx((lost[1] - lost[0]).mean())
+    more_lost = rows["shuffle", "full", "ndcg_10"].difference
+    assert more_lost and more_lost["difference"] == pytest.approx((lost[1] - lost[0]).mean())
 
 
 def test_another_teacher_is_shown(sides: list[compare.Side]) -> None:
@@ -104,11 +104,11 @@ def test_another_teacher_is_shown(sides: list[compare.Side]) -> None:
 def test_what_cannot_be_paired_is_said_and_shown_side_by_side(
     sides: list[compare.Side], change: dict[str, Any], why: str
 ) -> None:
-    found = compare.between(sides[0], dataclasses.replace(sides[1], **change), Bootstrap(100, 0))
-    assert found.why_unpaired is not None and why in found.why_unpaired
-    assert "paired comparison is not possible" in found.text()
-    assert all(row.difference is None for row in found.rows)
-    shown = {(row.what, row.protocol, row.metric): (row.a, row.b) for row in found.rows}
+    actual = compare.between(sides[0], dataclasses.replace(sides[1], **change), Bootstrap(100, 0))
+    assert actual.why_unpaired is not None and why in actual.why_unpaired
+    assert "paired comparison is not possible" in actual.text()
+    assert all(row.difference is None for row in actual.rows)
+    shown = {(row.what, row.protocol, row.metric): (row.a, row.b) for row in actual.rows}
     assert shown["test", "full", "hr_20"] == tuple(side.metrics["test/full/hr_20"] for side in sides)
     assert shown["warm", "uni99", "ndcg_10"] == tuple(side.metrics["test/uni99/ndcg_10/warm"] for side in sides)
 

@@ -59,18 +59,18 @@ def test_what_is_missing_is_run_once_and_a_failure_is_told(project: Path, capsys
         "exp", "run", "--queue", "--name", first[0].name, *first[0].overrides(workspace.values)
     )  # of a run that was killed
     queue.complete(first, workspace, jobs=1)
-    there = revisions.experiments_here(project)
-    assert set(there) == {one.name for one in first}
-    told = {
+    commits = revisions.experiments_at_head(project)
+    assert set(commits) == {one.name for one in first}
+    registered = {
         name: json.loads(revisions.show(project, commit, "metrics/registered.json") or "")
-        for name, commit in there.items()
+        for name, commit in commits.items()
     }
-    assert told[first[0].name]["model"]["distill"] is False
-    assert told[first[1].name]["model"]["distill"] is True
+    assert registered[first[0].name]["model"]["distill"] is False
+    assert registered[first[1].name]["model"]["distill"] is True
 
     capsys.readouterr()
     queue.complete(first, workspace, jobs=1)
-    assert revisions.experiments_here(project) == there
+    assert revisions.experiments_at_head(project) == commits
     assert capsys.readouterr().out == ""
     assert dvc("queue", "status").count("paper-") == 2
 
@@ -85,10 +85,10 @@ def test_a_worker_that_is_at_work_is_not_waited_for(project: Path) -> None:
     one, workspace = Run("original"), Workspace(project)
     dvc("exp", "run", "--queue", "--name", one.name, *one.overrides(workspace.values))
     dvc("queue", "start", "--jobs", "1")  # returns, though nothing can end before `go` is there
-    assert revisions.experiments_here(project) == {}
+    assert revisions.experiments_at_head(project) == {}
     (project / "go").touch()
     queue.complete([one], workspace, jobs=1)
-    assert set(revisions.experiments_here(project)) == {one.name}
+    assert set(revisions.experiments_at_head(project)) == {one.name}
 
 
 @pytest.mark.parametrize(("answers", "asked"), [(["busy", "here"], 2), (["busy"] * 10, 10), (["gone", "here"], 1)])
@@ -102,11 +102,11 @@ def test_a_worker_that_answers_late_is_asked_again(
         "here": f"023eba1  {Run('original').name}  01:33 PM  Running\n\nWorker status: 1 active, 0 idle\n",
         "gone": f"023eba1  {Run('original').name}  01:33 PM  Failed\n\n{none}",
     }
-    told = iter(answers)
-    monkeypatch.setattr(queue, "dvc", lambda *_: said[next(told)])
+    remaining = iter(answers)
+    monkeypatch.setattr(queue, "dvc", lambda *_: said[next(remaining)])
     monkeypatch.setattr(queue, "LOOK_S", 0)
     assert queue._status() == said[answers[asked - 1]]
-    assert len(list(told)) == len(answers) - asked
+    assert len(list(remaining)) == len(answers) - asked
 
 
 def test_what_is_missing_is_queued_beside_a_worker_that_has_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

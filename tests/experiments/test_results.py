@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_each_run_says_all_that_tells_it_from_the_others() -> None:
     committed = Workspace(ROOT).values
     runs = of(SETTINGS, ["main"], [0, 7])
-    told_apart = {(*run.overrides(committed), *run.targets()) for run in runs}
-    assert len(runs) == len(told_apart) == len({run.name for run in runs})
+    distinct = {(*run.overrides(committed), *run.targets()) for run in runs}
+    assert len(runs) == len(distinct) == len({run.name for run in runs})
     run = Run("no-uniform-shuffled", "gru4rec-retrieval", 7)
     assert run.name == "paper-no-uniform-shuffled-gru4rec-retrieval-s7"
     assert {"model.uniform=false", "split.shuffle_train=true"} <= {*run.overrides(committed)[1::2]}

@@ -70,8 +70,8 @@ def test_answers_are_those_of_scoring_all_items(tiny: Any, indexed: Bundle, towe
 
 
 def test_recall_is_measured_where_a_version_is_asked_about_users(tiny: Any, indexed: Bundle) -> None:
-    found = held_out.rank(indexed, made.test_users_of(0), "cf")
-    assert found.recall is not None and found.recall >= 0.9
+    actual = held_out.rank(indexed, made.test_users_of(0), "cf")
+    assert actual.recall is not None and actual.recall >= 0.9
     assert held_out.rank(Bundle.open(tiny.bundle), made.test_users_of(0), "cf").recall is None
     assert held_out.rank(indexed.as_trained(), made.test_users_of(0), "cf").recall is None
 

@@ -47,9 +47,9 @@ def test_weights_in_the_file_of_a_whole_language_model_are_found(tiny: Any, unse
 def test_stored_numbers_are_those_that_torch_reads(kind: torch.dtype, tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 5).to(kind), "b": torch.tensor([0.0, -0.0, 1e-6, 300.0]).to(kind)}
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    found = dict(stored({"model.safetensors": tmp_path / "model.safetensors"}))
-    assert found.keys() == tensors.keys()
-    for name, values in found.items():
+    actual = dict(stored({"model.safetensors": tmp_path / "model.safetensors"}))
+    assert actual.keys() == tensors.keys()
+    for name, values in actual.items():
         np.testing.assert_array_equal(as_float32(values), tensors[name].float().numpy())
 
 

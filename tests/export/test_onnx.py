@@ -40,9 +40,9 @@ def test_the_same_module_gives_the_same_bytes_without_paths(head: nn.Module, exp
 
 def test_compare_sees_a_changed_weight(head: nn.Module, exported: Path) -> None:
     rows = torch.randn(40, 12, generator=torch.Generator().manual_seed(1))
-    expected, found, difference = compare(head, exported, rows)
+    expected, actual, difference = compare(head, exported, rows)
     assert difference < 1e-6
-    assert expected.shape == found.shape == (40, 8)
+    assert expected.shape == actual.shape == (40, 8)
     with torch.no_grad():
         head[3].bias[0] += 0.01
         largest = float(head(rows).abs().max())

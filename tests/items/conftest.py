@@ -36,8 +36,8 @@ class Extended:
     added: str
 
     def bundle(self, version: int) -> Bundle:
-        found = self.client.get_model_version("gated", str(version))
-        return Bundle.open(verified.verified(self.client, found) / "artifacts/bundle")
+        registered = self.client.get_model_version("gated", str(version))
+        return Bundle.open(verified.verified(self.client, registered) / "artifacts/bundle")
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def extend(tiny: Tiny, registry: Any, tmp_path_factory: pytest.TempPathFactory) 
         register_gated(client, root, tmp_path_factory.mktemp("made"), tiny, 1, 2, True, full=full)
         client.set_registered_model_alias("gated", "staging", "1")
         client.set_registered_model_alias("gated", "candidate", "1")
-    found, capture = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db"), pytest.MonkeyPatch()
+    client, capture = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db"), pytest.MonkeyPatch()
     with capture.context() as patch:
         import contextlib
         import io
@@ -69,4 +69,4 @@ def extend(tiny: Tiny, registry: Any, tmp_path_factory: pytest.TempPathFactory) 
         with contextlib.redirect_stdout(said):
             file = write(root / "new.jsonl", NEW)
             assert cli.main(["items", "add", str(file), "--model", "models:/gated@staging"]) == 0
-    return Extended(root, found, said.getvalue())
+    return Extended(root, client, said.getvalue())

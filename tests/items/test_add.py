@@ -32,7 +32,7 @@ KEPT = ("onnx/", "backbone/", "weights.safetensors", "reference.parquet")
 
 
 @pytest.fixture
-def here(extended: Extended, monkeypatch: pytest.MonkeyPatch) -> Extended:
+def repository(extended: Extended, monkeypatch: pytest.MonkeyPatch) -> Extended:
     monkeypatch.setenv("DVC_ROOT", str(extended.root))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return extended
@@ -97,10 +97,10 @@ def test_its_run_says_what_it_extends_and_no_alias_has_moved(extended: Extended,
     assert "gated version 2 has them" in extended.added and "llmsrec promote gated/2 --to staging" in extended.added
 
 
-def test_the_same_again_is_the_same_version(here: Extended, capsys: Any) -> None:
-    assert cli.main(["items", "add", str(here.root / "new.jsonl"), "--model", "gated/1"]) == 0
+def test_the_same_again_is_the_same_version(repository: Extended, capsys: Any) -> None:
+    assert cli.main(["items", "add", str(repository.root / "new.jsonl"), "--model", "gated/1"]) == 0
     assert "gated version 2 has them" in capsys.readouterr().out
-    assert len(here.client.search_model_versions("name = 'gated'")) == 2
+    assert len(repository.client.search_model_versions("name = 'gated'")) == 2
 
 
 def test_cf_and_llm_recommend_new_items_and_the_teacher_does_not(longer: Bundle) -> None:
@@ -123,19 +123,19 @@ def test_cf_and_llm_recommend_new_items_and_the_teacher_does_not(longer: Bundle)
 def test_in_a_history_new_items_are_read_by_llm_and_unknown_to_the_others(longer: Bundle) -> None:
     recommender = Recommender(longer)
     events = request([3, 8])["history"] + [{"parent_asin": "N2", "timestamp": 1_500_000_000_000}]
-    told = {tower: {"history": events, "k": 5, "tower": tower} for tower in TOWERS}
-    alone = {tower: {"history": events[2:], "k": 2, "tower": tower} for tower in told}
-    for tower in told:
-        first, second = recommender.recommend(parse([told[tower], alone[tower]]))
+    requests = {tower: {"history": events, "k": 5, "tower": tower} for tower in TOWERS}
+    alone = {tower: {"history": events[2:], "k": 2, "tower": tower} for tower in requests}
+    for tower in requests:
+        first, second = recommender.recommend(parse([requests[tower], alone[tower]]))
         if tower == "llm":
             assert (first.used, first.unknown, second.fallback) == (3, [], None)
             assert "N2" not in {item.parent_asin for item in first.items}
-            plain = recommender.recommend(parse([{**told[tower], "history": events[:2]}]))[0]
+            plain = recommender.recommend(parse([{**requests[tower], "history": events[:2]}]))[0]
             assert plain.items[0].score != first.items[0].score, "its title is read"
         else:
             assert (first.used, first.unknown, second.fallback) == (2, ["N2"], "popular")
             recommends = tower in ("cf", "blend")  # what is unknown in a history, too
-            everything = {**told[tower], "k": 30 if recommends else 28}
+            everything = {**requests[tower], "k": 30 if recommends else 28}
             (answer,) = recommender.recommend(parse([everything]))
             assert not {"N2", "B3", "B8"} & {item.parent_asin for item in answer.items}, (
                 "nobody is shown what they have"
@@ -184,9 +184,9 @@ def test_what_they_cost_is_each_users_ndcg_with_them_minus_without(extended: Ext
 
 
 def test_the_gate_judges_it_as_any_other_and_refuses_what_costs_too_much(
-    here: Extended, capsys: Any, tmp_path: Path
+    repository: Extended, capsys: Any, tmp_path: Path
 ) -> None:
-    params = here.root / "params.yaml"
+    params = repository.root / "params.yaml"
     text = params.read_text()
     params.write_text(text.replace("    margin: 0.01 ", "    margin: 0.9 "))
     try:
@@ -202,9 +202,9 @@ def test_the_gate_judges_it_as_any_other_and_refuses_what_costs_too_much(
         params.write_text(text)
 
 
-def test_evidence_of_added_items_that_was_altered_is_refused(here: Extended, tmp_path: Path) -> None:
-    version = here.client.get_model_version("gated", "2")
-    location = here.client.get_run(version.run_id).info.artifact_uri.removeprefix("file://")
+def test_evidence_of_added_items_that_was_altered_is_refused(repository: Extended, tmp_path: Path) -> None:
+    version = repository.client.get_model_version("gated", "2")
+    location = repository.client.get_run(version.run_id).info.artifact_uri.removeprefix("file://")
     path = Path(location) / "reports/added.json"
     text = path.read_text()
     for altered in (text.replace('"items": 3', '"items": 2'), None):
@@ -212,36 +212,36 @@ def test_evidence_of_added_items_that_was_altered_is_refused(here: Extended, tmp
         if altered:
             path.write_text(altered)
         with (
-            tracking.existing(here.root, "-") as client,
+            tracking.existing(repository.root, "-") as client,
             pytest.raises(DataError, match="are not those that were logged"),
         ):
             evidence.evaluated(client, version, tmp_path / str(altered is None))
         path.write_text(text)
 
 
-def test_more_items_can_be_added_and_the_cost_is_that_of_all(here: Extended, capsys: Any, tmp_path: Path) -> None:
+def test_more_items_can_be_added_and_the_cost_is_that_of_all(repository: Extended, capsys: Any, tmp_path: Path) -> None:
     file = write(tmp_path / "more.jsonl", [{"parent_asin": "M1", "title": "Bottle no 9"}])
     assert cli.main(["items", "add", str(file), "--model", "gated/2"]) == 0
     assert "gated version 3 has them" in capsys.readouterr().out
-    longest = here.bundle(3)
+    longest = repository.bundle(3)
     assert (len(longest.items), longest.trained, longest.config["extends"]["version"]) == (34, 30, "gated/2")
-    card = here.client.get_model_version("gated", "3").description
+    card = repository.client.get_model_version("gated", "3").description
     assert "30 items of the training, 4 that it never saw" in card and card.count("# gated version 3") == 1
     with pytest.raises(DataError, match='`parent_asin` is "N1", which the version\'s catalogue has already'):
         from llmsrec.items import lines
 
-        lines.read(here.root / "new.jsonl", longest.items["parent_asin"])
+        lines.read(repository.root / "new.jsonl", longest.items["parent_asin"])
 
 
 def test_promoting_over_a_longer_catalogue_says_what_is_dropped_and_how_to_add_it_again(
-    here: Extended, capsys: Any
+    repository: Extended, capsys: Any
 ) -> None:
     """Version 1, which lacks what 2 has by title, is judged against it; the command that is named adds it again."""
-    here.client.set_registered_model_alias("gated", "staging", "2")
+    repository.client.set_registered_model_alias("gated", "staging", "2")
     try:
         assert cli.main(["promote", "gated/1", "--to", "staging"]) in (0, 1)
     finally:
-        here.client.set_registered_model_alias("gated", "staging", "1")
+        repository.client.set_registered_model_alias("gated", "staging", "1")
     shown = capsys.readouterr().out.splitlines()
     line = next(line for line in shown if "items added by title to version 2 in staging that it does not have" in line)
     assert line.startswith("  !!") and " 3; a version with them: " in line

@@ -38,8 +38,8 @@ def first(clone: Any, built: str) -> str:
 def runs(clone: Any) -> dict[str, Any]:
     """System -> its newest MLflow run."""
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{clone.folder}/mlruns/mlflow.db")
-    found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    return {run.data.tags["system"]: run for run in reversed(found) if "system" in run.data.tags}
+    logged = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    return {run.data.tags["system"]: run for run in reversed(logged) if "system" in run.data.tags}
 
 
 def test_each_is_trained_ranked_and_logged(clone: Any, first: str) -> None:
@@ -59,15 +59,15 @@ def test_each_is_trained_ranked_and_logged(clone: Any, first: str) -> None:
 
 
 def test_runs_compare_without_preparation(clone: Any, first: str) -> None:
-    found = runs(clone)
-    assert {*found} == {"gru4rec", "tallrec"}
-    gru4rec = found["gru4rec"].data
+    actual = runs(clone)
+    assert {*actual} == {"gru4rec", "tallrec"}
+    gru4rec = actual["gru4rec"].data
     written = json.loads((clone.folder / "reports/ranks/gru4rec-retrieval.json").read_text())
     assert gru4rec.metrics["test/full/ndcg_10"] == pytest.approx(written["gru4rec"]["test"]["full"]["ndcg_10"])
     assert gru4rec.params["gru4rec.hidden"] == "16" and gru4rec.params["split.negatives"] == "20"
     assert not any(key.startswith(("model.", "train.")) for key in gru4rec.params), "it reads neither"
     assert gru4rec.metrics["time/train_s"] > 0
-    titles = found["tallrec"].data
+    titles = actual["tallrec"].data
     assert 0 <= titles.metrics["test/uni19_generated/hr_1"] <= titles.metrics["test/uni19_generated/valid_ratio"] <= 1
     assert "model.d_prime" in titles.params
 

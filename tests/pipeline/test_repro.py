@@ -20,8 +20,8 @@ def client(clone: Any) -> mlflow.MlflowClient:
 
 def runs(clone: Any) -> list[Any]:
     """LLM-SRec's."""
-    found = client(clone)
-    logged = found.search_runs([experiment.experiment_id for experiment in found.search_experiments()])
+    opened = client(clone)
+    logged = opened.search_runs([experiment.experiment_id for experiment in opened.search_experiments()])
     return [run for run in logged if "system" not in run.data.tags]
 
 
@@ -79,11 +79,11 @@ def test_a_clone_elsewhere_runs_nothing_and_registers_from_the_files(clone: Any,
 
     output = other.run("make", "-o", "setup", "repro")  # what is installed here will do
     assert other.stages_run(output) == ["register"], "and `dvc repro` before it ran nothing"
-    (here,), (there,) = runs(clone), runs(other)
-    measured = {key: value for key, value in here.data.metrics.items() if not key.startswith("time/")}
-    assert there.data.params == here.data.params and there.data.metrics == measured, "nothing took time there"
-    assert there.data.tags["llmsrec.digest"] == here.data.tags["llmsrec.digest"]
-    assert client(other).get_model_version_by_alias("llm-srec", "candidate").run_id == there.info.run_id
+    (ours,), (theirs,) = runs(clone), runs(other)
+    measured = {key: value for key, value in ours.data.metrics.items() if not key.startswith("time/")}
+    assert theirs.data.params == ours.data.params and theirs.data.metrics == measured, "nothing took time there"
+    assert theirs.data.tags["llmsrec.digest"] == ours.data.tags["llmsrec.digest"]
+    assert client(other).get_model_version_by_alias("llm-srec", "candidate").run_id == theirs.info.run_id
     assert other.run("git", "diff", "HEAD", "--name-only").split() == ["dvc.lock", "metrics/registered.json"]
     assert other.stages_run(other.run("make", "-o", "setup", "repro")) == []
 

@@ -38,13 +38,13 @@ def client(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowClient
     monkeypatch.setattr(actions, "smoke", quick_smoke)
     monkeypatch.setenv("DVC_ROOT", str(root))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    found = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
-    for alias in found.get_registered_model("gated").aliases:
-        found.delete_registered_model_alias("gated", alias)
-    ledger = existing_ledger(found, "gated")
+    opened = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
+    for alias in opened.get_registered_model("gated").aliases:
+        opened.delete_registered_model_alias("gated", alias)
+    ledger = existing_ledger(opened, "gated")
     if ledger:
-        found.delete_run(ledger.run_id)
-    yield found
+        opened.delete_run(ledger.run_id)
+    yield opened
 
 
 def run(capsys: Any, *arguments: str, fails: bool = False) -> str:
@@ -59,7 +59,7 @@ def promote(capsys: Any, version: str, *more: str, to: str = "staging", fails: b
     return run(capsys, "promote", version, "--to", to, *more, fails=fails)
 
 
-def there(client: MlflowClient) -> dict[str, int]:
+def aliased(client: MlflowClient) -> dict[str, int]:
     return aliases.read(client, "gated")
 
 
@@ -68,17 +68,17 @@ def test_a_versions_life(client: MlflowClient, capsys: Any) -> None:
     shown = promote(capsys, "1")
     assert shown.startswith("bringing gated version 1 and its reports") and "smoke load: 10 requests of each" in shown
     assert "rule 6, load: holds" in shown and "nothing was changed" in shown
-    assert there(client) == {} and existing_ledger(client, "gated") is None
+    assert aliased(client) == {} and existing_ledger(client, "gated") is None
     promote(capsys, "1", "--yes")
     promote(capsys, "2", "--yes")
-    assert there(client) == {"staging": 2, "previous": 1}
+    assert aliased(client) == {"staging": 2, "previous": 1}
     tags = client.get_model_version("gated", "2").tags
     assert (tags["validation"], tags["validation.decision"]) == ("passed", "2")
     assert tags["validation.bundle_sha256"] == tags["bundle_sha256"]
     promote(capsys, "staging", "--yes", to="champion")
-    assert there(client) == {"staging": 2, "previous": 1, "champion": 2}
+    assert aliased(client) == {"staging": 2, "previous": 1, "champion": 2}
     assert "staging is version 1 again" in run(capsys, "rollback", "staging", "--reason", "clicks fell")
-    assert there(client) == {"staging": 1, "champion": 2}
+    assert aliased(client) == {"staging": 1, "champion": 2}
     lines = run(capsys, "history").splitlines()
     assert [line.split()[2] for line in lines] == ["promote", "promote", "promote", "rollback"]
     assert all(" done " in line for line in lines) and "'clicks fell'" in lines[3]
@@ -86,17 +86,17 @@ def test_a_versions_life(client: MlflowClient, capsys: Any) -> None:
     assert "promote gated version 2 to staging" in text and "minus that of version 1 in staging" in text
     again = run(capsys, "rollback", "staging")  # as after a kill: it cannot know whether its outcome was seen
     assert "already so: decision 4 rolled staging back to version 1" in again
-    assert there(client) == {"staging": 1, "champion": 2} and len(run(capsys, "history").splitlines()) == 4
+    assert aliased(client) == {"staging": 1, "champion": 2} and len(run(capsys, "history").splitlines()) == 4
 
 
 def test_a_refusal_changes_nothing_and_says_by_how_much(client: MlflowClient, capsys: Any) -> None:
     before = client.get_model_version("gated", "3").tags
     said = promote(capsys, "3", "--yes", fails=True)
     assert "rule 4 (quality)" in said and "short by" in said and "rule 5 (order)" in said
-    assert there(client) == {} and client.get_model_version("gated", "3").tags == before
+    assert aliased(client) == {} and client.get_model_version("gated", "3").tags == before
     assert "without --reason" in promote(capsys, "3", "--yes", "--force", fails=True)
     promote(capsys, "3", "--yes", "--force", "--reason", "to see it live")
-    assert there(client) == {"staging": 3}
+    assert aliased(client) == {"staging": 3}
     assert client.get_model_version("gated", "3").tags["validation"] == "forced"
     assert "forced against: quality, order, towers  'to see it live'" in run(capsys, "history")
 
@@ -123,12 +123,12 @@ def test_who_is_named_is_told_of_a_promotion_and_of_a_rollback_and_cannot_undo_t
         path.write_text(text)
     assert "warning: http://127.0.0.1:9 was not told: ConnectionError after 4 tries; the promotion stands" in said
     assert "registry.after_promotion.command was told" in said and "secret" not in said
-    told = [json.loads(line + "}") for line in (tmp_path / "told").read_text().split("}") if line]
+    calls = [json.loads(line + "}") for line in (tmp_path / "told").read_text().split("}") if line]
     expected = [
         {"model": "gated", "version": v, "alias": "staging", "decision": d} for d, v in ((1, 1), (2, 2), (3, 1))
     ]
-    assert told == expected
-    assert there(client) == {"staging": 1}
+    assert calls == expected
+    assert aliased(client) == {"staging": 1}
 
 
 def test_a_reason_is_kept_wherever_one_is_given(client: MlflowClient, capsys: Any) -> None:
@@ -148,7 +148,7 @@ def test_a_version_is_named_with_its_model(
         assert "staging is version 1; decision 1, see `llmsrec history 1 --model gated`" in said
         promote(capsys, "gated/2", "--yes")
         promote(capsys, "models:/gated@staging", "--yes", to="champion")
-        assert there(client) == {"staging": 2, "previous": 1, "champion": 2}
+        assert aliased(client) == {"staging": 2, "previous": 1, "champion": 2}
         run(capsys, "rollback", "gated@staging")
         assert len(run(capsys, "history", "--model", "gated").splitlines()) == 4
         for more in (("gated/1",), ("models:/gated@staging",), ("--model", "gated/1"), ("1", "--model", "gated")):
@@ -174,7 +174,7 @@ def test_a_version_is_named_with_its_model(
 )
 def test_bad_input_is_one_line(client: MlflowClient, version: str, to: str, said: str, capsys: Any) -> None:
     assert said in promote(capsys, version, "--yes", to=to, fails=True)
-    assert there(client) == {}
+    assert aliased(client) == {}
 
 
 def test_altered_and_missing_files_are_refused(client: MlflowClient, root: Path, capsys: Any) -> None:
@@ -194,7 +194,7 @@ def test_altered_and_missing_files_are_refused(client: MlflowClient, root: Path,
             assert said in promote(capsys, "1", *force, fails=True)
         finally:
             path.write_bytes(kept)
-        assert there(client) == {}
+        assert aliased(client) == {}
     client.delete_run(version.run_id)
     try:
         assert "mlflow runs restore" in promote(capsys, "1", *force, fails=True)
@@ -205,7 +205,7 @@ def test_altered_and_missing_files_are_refused(client: MlflowClient, root: Path,
 @pytest.mark.parametrize("alias", ["staging", "previous"])
 def test_a_registry_that_fails_in_the_middle(client: MlflowClient, root: Path, alias: str, capsys: Any) -> None:
     promote(capsys, "1", "--yes")
-    before, tags = there(client), client.get_model_version("gated", "2").tags
+    before, tags = aliased(client), client.get_model_version("gated", "2").tags
     trigger = (
         "CREATE TRIGGER broken BEFORE {} ON registered_model_aliases WHEN NEW.alias = '{}' "
         "BEGIN SELECT RAISE(ABORT, 'read-only'); END"
@@ -219,7 +219,7 @@ def test_a_registry_that_fails_in_the_middle(client: MlflowClient, root: Path, a
         database.execute("DROP TRIGGER broken")
         database.commit()
         database.close()
-    assert there(client) == before
+    assert aliased(client) == before
     assert client.get_model_version("gated", "2").tags == tags
     assert " undone " in run(capsys, "history").splitlines()[-1]
     promote(capsys, "2", "--yes")
@@ -227,12 +227,12 @@ def test_a_registry_that_fails_in_the_middle(client: MlflowClient, root: Path, a
 
 def test_a_registry_that_can_only_be_read(client: MlflowClient, root: Path, monkeypatch: Any, capsys: Any) -> None:
     promote(capsys, "1", "--yes")
-    before, tags = there(client), client.get_model_version("gated", "2").tags
+    before, tags = aliased(client), client.get_model_version("gated", "2").tags
     monkeypatch.chdir(root)  # MLflow makes an empty folder `file:` here
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{root}/mlruns/mlflow.db?mode=ro&uri=true")
     assert "nothing was changed" in promote(capsys, "2")
     assert "readonly database" in promote(capsys, "2", "--yes", fails=True)
-    assert there(client) == before and client.get_model_version("gated", "2").tags == tags
+    assert aliased(client) == before and client.get_model_version("gated", "2").tags == tags
 
 
 def test_a_version_that_no_run_made(client: MlflowClient, capsys: Any) -> None:
@@ -240,7 +240,7 @@ def test_a_version_that_no_run_made(client: MlflowClient, capsys: Any) -> None:
     orphan = str(client.create_model_version("gated", model.artifact_location).version)
     try:
         assert "no run" in promote(capsys, orphan, "--yes", "--force", "--reason", "no matter", fails=True)
-        assert there(client) == {}
+        assert aliased(client) == {}
     finally:
         client.delete_model_version("gated", orphan)
 
@@ -255,7 +255,7 @@ def test_rules_that_changed_meanwhile(client: MlflowClient, root: Path, capsys: 
             actions.promote(root, verdict)
     finally:
         (root / "params.yaml").write_text(text)
-    assert there(client) == {}
+    assert aliased(client) == {}
 
 
 def test_what_is_so_already_is_no_error_and_no_decision(client: MlflowClient, capsys: Any) -> None:
@@ -293,7 +293,7 @@ def test_a_decision_settled_from_elsewhere_while_its_maker_lives(
 
     monkeypatch.setattr(aliases, "_move", stall)
     assert "undid decision 2; nothing of yours was done" in promote(capsys, "2", "--yes", fails=True)
-    assert there(client) == {"staging": 1} and client.get_model_version("gated", "2").tags == before
+    assert aliased(client) == {"staging": 1} and client.get_model_version("gated", "2").tags == before
     promote(capsys, "2", "--yes")
     assert [line.split()[7] for line in run(capsys, "history").splitlines()] == ["done", "undone", "done"]
 
@@ -308,7 +308,7 @@ def test_an_alias_that_other_hands_moved_after_a_kill_stays(client: MlflowClient
     client.set_registered_model_alias("gated", "previous", "1")  # killed here
     client.set_registered_model_alias("gated", "staging", "3")  # in MLflow's UI
     assert aliases.last(client, "gated", root, settle=True) == 2
-    assert there(client) == {"staging": 3}
+    assert aliased(client) == {"staging": 3}
     assert [decision.outcome for decision in ledger.decisions()] == ["done", "undone"]
 
 
@@ -316,16 +316,16 @@ def test_two_at_once_from_two_processes(client: MlflowClient, root: Path, capsys
     promote(capsys, "1", "--yes")
     won, said = promote_at_once({2: root, 3: root})
     assert "made decision 2 at the same time" in said
-    assert there(client) == {"staging": won, "previous": 1}
+    assert aliased(client) == {"staging": won, "previous": 1}
 
 
 def test_a_bundle_answers_in_a_fresh_process_and_says_how_far_it_is(tiny: Any, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(tiny.bundle, tmp_path / "bundle"))
     said: list[str] = []
-    found = smoke(bundle, 10, said.append)
-    assert found.problem is None
-    assert found.latency_ms and set(found.latency_ms) == {"teacher", "cf", "llm", "blend"}
-    assert found.peak_mb > 50
+    measured = smoke(bundle, 10, said.append)
+    assert measured.problem is None
+    assert measured.latency_ms and set(measured.latency_ms) == {"teacher", "cf", "llm", "blend"}
+    assert measured.peak_mb > 50
     towers = ("teacher", "cf", "llm", "blend")
     assert said[0].startswith("loaded in ")
     assert [line for line in said if "13 of 13" in line] == [

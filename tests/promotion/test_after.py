@@ -58,17 +58,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.server_close()
 
 
-def told(url: str | None = None, command: str | None = None) -> list[str]:
+def lines_of(url: str | None = None, command: str | None = None) -> list[str]:
     return after.tell(AfterPromotion(url=url, command=command), "shop", MADE)
 
 
 def test_nobody_is_told_where_nobody_is_named() -> None:
-    assert told() == []
+    assert lines_of() == []
 
 
 def test_a_server_that_fails_twice_is_told_by_the_third_try(server: Server) -> None:
     server.statuses = [503, 500, 200]
-    assert told(server.url) == [f"http://127.0.0.1:{server.server_address[1]} was told"]
+    assert lines_of(server.url) == [f"http://127.0.0.1:{server.server_address[1]} was told"]
     assert server.bodies == [BODY] * 3
 
 
@@ -86,7 +86,7 @@ def test_what_cannot_be_told_is_one_line_without_the_secret_of_its_address(
 ) -> None:
     monkeypatch.setattr(after, "ANSWER_S", 0.2)
     server.statuses = statuses
-    (line,) = told(server.url)
+    (line,) = lines_of(server.url)
     assert line.startswith(f"warning: http://127.0.0.1:{server.server_address[1]} was not told: ") and said in line
     assert line.endswith("; the promotion stands") and "secret" not in line and "hidden" not in line
     assert len(server.bodies) == tries
@@ -97,7 +97,7 @@ def test_a_server_that_is_not_there_and_an_address_that_cannot_be(server: Server
     server.shutdown()
     server.server_close()
     for url in (f"http://user:hunter22@127.0.0.1:{port}/x", "http://127.0.0.1:99999/x", "http://[::1/x"):
-        (line,) = told(url)
+        (line,) = lines_of(url)
         assert "was not told" in line and "hunter22" not in line and "\n" not in line
 
 
@@ -106,7 +106,9 @@ def test_a_command_gets_the_same_on_its_input_and_may_read_the_environment(
 ) -> None:
     monkeypatch.setenv("DEPLOY_TOKEN", "hunter22")
     out = tmp_path / "out"
-    assert told(command=f"cat > {out}; echo $DEPLOY_TOKEN >> {out}") == ["registry.after_promotion.command was told"]
+    assert lines_of(command=f"cat > {out}; echo $DEPLOY_TOKEN >> {out}") == [
+        "registry.after_promotion.command was told"
+    ]
     body, token = out.read_text().replace("}", "}\n").splitlines()
     assert json.loads(body) == BODY and token == "hunter22"
 
@@ -116,7 +118,7 @@ def test_a_command_that_fails_is_tried_again_and_its_last_line_shown_without_sec
 ) -> None:
     monkeypatch.setattr(after, "BACKOFF_S", 0.01)
     monkeypatch.setenv("DEPLOY_TOKEN", "hunter22")
-    (line,) = told(command=f"echo >> {tmp_path}/tries; echo no $DEPLOY_TOKEN >&2; exit 3")
+    (line,) = lines_of(command=f"echo >> {tmp_path}/tries; echo no $DEPLOY_TOKEN >&2; exit 3")
     assert "command was not told: exit status 3 after 4 tries, no ***; the promotion stands" in line
     assert len((tmp_path / "tries").read_text().splitlines()) == 4
 
@@ -126,9 +128,9 @@ def test_a_command_that_hangs_is_ended_with_all_that_it_started_and_one_that_lea
 ) -> None:
     monkeypatch.setattr(after, "COMMAND_S", 0.3)
     began = time.monotonic()
-    assert "took more than 0.3 s" in told(command="sleep 30 | sleep 31")[0]
+    assert "took more than 0.3 s" in lines_of(command="sleep 30 | sleep 31")[0]
     monkeypatch.setattr(after, "COMMAND_S", 20)
-    assert told(command="sleep 5 & exit 0") == ["registry.after_promotion.command was told"]
+    assert lines_of(command="sleep 5 & exit 0") == ["registry.after_promotion.command was told"]
     assert time.monotonic() - began < 5
 
 
@@ -137,6 +139,6 @@ def test_what_goes_wrong_in_telling_is_a_line_too(monkeypatch: pytest.MonkeyPatc
         raise RuntimeError("no more files")
 
     monkeypatch.setattr(after, "_run", broken)
-    assert told(command="true")[0] == (
+    assert lines_of(command="true")[0] == (
         "warning: registry.after_promotion.command was not told: RuntimeError: no more files; the promotion stands"
     )

@@ -63,17 +63,17 @@ def rule(name: str, rules: list[gate.Rule]) -> gate.Rule:
 
 def test_a_version_at_every_limit_passes() -> None:
     rules = gate.judge(GOOD, None, "staging", SMOKE, LIMITS)
-    assert [found.name for found in rules] == list(gate.RULES)
-    assert [line for found in rules for line in found.failures()] == []
+    assert [actual.name for actual in rules] == list(gate.RULES)
+    assert [line for actual in rules for line in actual.failures()] == []
 
 
 @pytest.mark.parametrize("key", ["config", "comparison", "checks"])
 def test_checks_must_be_of_exactly_the_data(key: str) -> None:
     other = {"data": DATA | {"split": "a" * 63 + "b"}}  # the beginning that is shown is the same
     changed = dataclasses.replace(GOOD, **{key: getattr(GOOD, key) | other})
-    found = rule("data", gate.judge(changed, None, "staging", SMOKE, LIMITS))
-    assert not found.holds
-    assert all("split data" in line for line in found.failures())
+    actual = rule("data", gate.judge(changed, None, "staging", SMOKE, LIMITS))
+    assert not actual.holds
+    assert all("split data" in line for line in actual.failures())
 
 
 def test_failed_checks_and_unrecorded_data() -> None:
@@ -94,8 +94,8 @@ def test_a_bundle_with_a_problem() -> None:
 def test_parity() -> None:
     parity = GOOD.parity | {"largest_difference": {"f_user": 3e-4}}
     parity |= {"top_10": {"llm": {"users": 40, "identical": 39, "same": 39}}}
-    found = rule("parity", gate.judge(dataclasses.replace(GOOD, parity=parity), None, "staging", SMOKE, LIMITS))
-    assert [figure.short for figure in found.figures if figure.holds is False] == [pytest.approx(2e-4), 1]
+    actual = rule("parity", gate.judge(dataclasses.replace(GOOD, parity=parity), None, "staging", SMOKE, LIMITS))
+    assert [figure.short for figure in actual.figures if figure.holds is False] == [pytest.approx(2e-4), 1]
 
 
 def towers_of(cf: float, teacher: float) -> dict[str, Any]:
@@ -165,12 +165,14 @@ def test_equal_is_not_inferior_but_not_better() -> None:
 
 
 def test_what_is_in_staging_is_compared_on_the_same_candidates() -> None:
-    there = evidence([0] * 20, [0] * 20, version=4)
-    found = list(gate.quality(evidence([2] * 20, [2] * 20), there, "staging", LIMITS))
-    difference = next(figure for figure in found if figure.name == "NDCG@10 full minus that of version 4 in staging")
+    incumbent = evidence([0] * 20, [0] * 20, version=4)
+    actual = list(gate.quality(evidence([2] * 20, [2] * 20), incumbent, "staging", LIMITS))
+    difference = next(figure for figure in actual if figure.name == "NDCG@10 full minus that of version 4 in staging")
     assert difference.value == pytest.approx(-0.5)
-    other = dataclasses.replace(there, comparison=there.comparison | {"paired_by": {"candidates.parquet": "d" * 64}})
-    assert gate.paired(GOOD, there) and not gate.paired(GOOD, other)
+    other = dataclasses.replace(
+        incumbent, comparison=incumbent.comparison | {"paired_by": {"candidates.parquet": "d" * 64}}
+    )
+    assert gate.paired(GOOD, incumbent) and not gate.paired(GOOD, other)
     gone = list(gate.quality(GOOD, DataError("its run is deleted"), "staging", LIMITS))
     assert (gone[-1].value, gone[-1].holds) == ("its run is deleted", False)
 
@@ -185,9 +187,9 @@ def added(low: float, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("low", "holds"), [(-0.0101, False), (-0.01, False), (-0.0099, True), (0.0, True)])
 def test_what_added_items_cost_a_served_tower_is_judged_by_the_margin(low: float, holds: bool) -> None:
     longer = dataclasses.replace(GOOD, added=added(low))
-    found = rule("quality", gate.judge(longer, None, "staging", SMOKE, LIMITS))
-    assert found.holds == holds
-    (limited,) = (figure for figure in found.figures if "added items" in figure.name and figure.limit)
+    actual = rule("quality", gate.judge(longer, None, "staging", SMOKE, LIMITS))
+    assert actual.holds == holds
+    (limited,) = (figure for figure in actual.figures if "added items" in figure.name and figure.limit)
     assert limited.name == "NDCG@10 full, llm, among 12 added items too, minus without, lower bound"
     cf = LIMITS.model_copy(update={"towers": ["llm", "cf"]})
     assert not rule("quality", gate.judge(longer, None, "staging", SMOKE, cf)).holds, "cf costs more"
@@ -217,15 +219,15 @@ def test_vectors_that_were_not_computed_as_those_of_the_training_break_parity() 
 
 def test_what_was_tested_on_other_data_is_paired_over_the_users_that_were_kept() -> None:
     """Users 2, 3 and 12: ranks 0, unknown and 2 make 1, 0 and .5; the challenger has rank 0, 1, each time."""
-    there = gate.OnOtherData(4, np.array([2, 3, 12]), ASKED)
-    figures = {figure.name: figure for figure in gate.quality(GOOD, there, "staging", LIMITS)}
+    incumbent = gate.OnOtherData(4, np.array([2, 3, 12]), ASKED)
+    figures = {figure.name: figure for figure in gate.quality(GOOD, incumbent, "staging", LIMITS)}
     name = "NDCG@10 full minus that of version 4 in staging"
     assert figures[name].value == pytest.approx(0.5)
     assert figures[f"{name}, warm (2 users)"].value == pytest.approx(0.5)
     assert "tested on other data" in str(figures["version 4 in staging"].value)
     assert figures["their last items that it does not know, each a miss"].value == "1 of 3"
     worse = evidence([2] * 20, [2] * 20)
-    best = dataclasses.replace(there, asked=dataclasses.replace(ASKED, ranks={"full": np.zeros(3, dtype=np.int32)}))
+    best = dataclasses.replace(incumbent, asked=dataclasses.replace(ASKED, ranks={"full": np.zeros(3, dtype=np.int32)}))
     assert any(figure.holds is False for figure in gate.quality(worse, best, "staging", LIMITS))
 
 
@@ -234,8 +236,8 @@ def test_users_are_found_by_their_ids_where_not_all_are_tested() -> None:
     ours = dataclasses.replace(GOOD, **{
         name: getattr(GOOD, name).with_columns(pl.col("user_id") * 2) for name in ("ranks", "slices")
     })  # fmt: skip
-    there = gate.OnOtherData(4, np.array([4, 6, 24]), ASKED)
-    figures = {figure.name: figure for figure in gate.quality(ours, there, "staging", LIMITS)}
+    incumbent = gate.OnOtherData(4, np.array([4, 6, 24]), ASKED)
+    figures = {figure.name: figure for figure in gate.quality(ours, incumbent, "staging", LIMITS)}
     name = "NDCG@10 full minus that of version 4 in staging"
     assert figures[name].value == pytest.approx(0.5)
     assert figures[f"{name}, warm (2 users)"].value == pytest.approx(0.5)
@@ -268,8 +270,8 @@ def test_order_must_cost_more_than_noise() -> None:
 @pytest.mark.parametrize(("field", "name"), [("latency_ms", "p99 in ms, cf"), ("peak_mb", "peak memory in MB")])
 def test_load_above_a_limit(field: str, name: str) -> None:
     value = 4100.0 if field == "peak_mb" else {"cf": {"p50": 1.0, "p99": 104.0}}
-    found = gate.load(dataclasses.replace(SMOKE, **{field: value}), LIMITS)
-    (failed,) = [figure for figure in found if figure.holds is False]
+    actual = gate.load(dataclasses.replace(SMOKE, **{field: value}), LIMITS)
+    (failed,) = [figure for figure in actual if figure.holds is False]
     assert (failed.name, failed.short) == (name, 4.0)
 
 
@@ -284,15 +286,15 @@ def alone(ours: list[int], shuffled: list[int] | None = None) -> Evidence:
 
 def test_a_recommender_by_itself_is_judged_by_its_own_ranks_and_is_told_what_does_not_apply() -> None:
     rules = gate.judge(alone([0] * 20, [99] * 20), None, "staging", SMOKE, LIMITS)
-    assert [line for found in rules for line in found.failures()] == []
+    assert [line for actual in rules for line in actual.failures()] == []
     said = decision.table(rules)
     assert "SASRec" in said and "not compared: this is GRU4Rec by itself, without a teacher" in said
     assert "does not apply: this is GRU4Rec by itself" in said
     (warned,) = [figure for figure in rule("towers", rules).figures if figure.warns]
     assert warned.name == "tower llm of registry.gate.towers" and "requests that name it will be refused" in str(warned)
     of_teacher = LIMITS.model_copy(update={"towers": ["teacher"]})
-    found = rule("towers", gate.judge(alone([0] * 20, [99] * 20), None, "staging", SMOKE, of_teacher))
-    assert not any(figure.warns for figure in found.figures)
+    actual = rule("towers", gate.judge(alone([0] * 20, [99] * 20), None, "staging", SMOKE, of_teacher))
+    assert not any(figure.warns for figure in actual.figures)
     assert not rule("order", gate.judge(alone([0] * 20), None, "staging", SMOKE, LIMITS)).holds
 
 
@@ -300,18 +302,20 @@ def test_a_recommender_by_itself_is_judged_by_its_own_ranks_and_is_told_what_doe
 def test_versions_of_both_kinds_compete_for_one_alias(kinds: str) -> None:
     better, worse = [0] * 20, [2] * 20  # NDCG@10 of 1 and of .5
     make = {"GRU4Rec": alone, "LLM-SRec": lambda ours, shuffled=None: evidence(ours, ours, shuffled)}
-    ours, there = {
+    ours, incumbent = {
         "LLM-SRec in staging": ("GRU4Rec", "LLM-SRec"),
         "GRU4Rec in staging": ("LLM-SRec", "GRU4Rec"),
         "both GRU4Rec": ("GRU4Rec", "GRU4Rec"),
     }[kinds]
     for challenger, holder, difference in ((better, worse, 0.5), (worse, better, -0.5)):
-        found = rule(
-            "quality", gate.judge(make[ours](challenger, [99] * 20), make[there](holder), "staging", SMOKE, LIMITS)
+        actual = rule(
+            "quality", gate.judge(make[ours](challenger, [99] * 20), make[incumbent](holder), "staging", SMOKE, LIMITS)
         )
-        named = [figure for figure in found.figures if figure.name == "NDCG@10 full minus that of version 5 in staging"]
+        named = [
+            figure for figure in actual.figures if figure.name == "NDCG@10 full minus that of version 5 in staging"
+        ]
         assert [figure.value for figure in named] == [pytest.approx(difference)]
-        assert found.holds == (difference > 0)
+        assert actual.holds == (difference > 0)
 
 
 def test_the_tower_that_is_asked_of_a_version_is_one_that_it_has() -> None:

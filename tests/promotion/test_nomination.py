@@ -38,9 +38,9 @@ def client(registry: Any) -> MlflowClient:
     ],
 )
 def test_who_takes_the_alias(client: MlflowClient, version: int, nominate: str, tags: Any, said: str) -> None:
-    found = nomination.refusal(client, "nominated", "candidate", version, nominate, tags)
-    assert said in found if said else found == ""
-    assert not found or f"`llmsrec nominate nominated/{version}` moves it" in found
+    actual = nomination.refusal(client, "nominated", "candidate", version, nominate, tags)
+    assert said in actual if said else actual == ""
+    assert not actual or f"`llmsrec nominate nominated/{version}` moves it" in actual
 
 
 def test_an_alias_of_nobody_is_taken_by_whoever_comes_first(client: MlflowClient) -> None:

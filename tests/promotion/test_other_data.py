@@ -32,11 +32,11 @@ def client(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowClient
     monkeypatch.setattr(actions, "smoke", quick_smoke)
     monkeypatch.setenv("DVC_ROOT", str(root))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    found = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
-    for alias in found.get_registered_model("gated").aliases:
-        found.delete_registered_model_alias("gated", alias)
+    opened = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
+    for alias in opened.get_registered_model("gated").aliases:
+        opened.delete_registered_model_alias("gated", alias)
     assert cli.main(["promote", "1", "--to", "staging", "--yes"]) == 0
-    yield found
+    yield opened
 
 
 def files_of(client: MlflowClient, number: str) -> tuple[Path, Path]:

@@ -18,8 +18,8 @@ LIMITS = params.load(Path(__file__).parents[2] / "params.yaml").registry.gate
 GOOD, FAIR, POOR = [0, 0, 0, 50], [0, 0, 50, 50], [0, 50, 50, 50]
 
 
-def ranks(model: str, found: list[int]) -> report.Ranks:
-    table = np.array(found, dtype=np.int32)
+def ranks(model: str, placed: list[int]) -> report.Ranks:
+    table = np.array(placed, dtype=np.int32)
     return {model: {split: dict.fromkeys(PROTOCOLS, table) for split in SPLITS}}
 
 
@@ -28,30 +28,30 @@ def registry_of_systems(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A version with SASRec's ranks; GRU4Rec better than SASRec, CTRL worse; TALLRec of other candidates."""
     root = tmp_path_factory.mktemp("systems")
 
-    def log(client: Any, place: str, model: str, found: list[int], paired: dict[str, str]) -> str:
+    def log(client: Any, place: str, model: str, placed: list[int], paired: dict[str, str]) -> str:
         folder = tmp_path_factory.mktemp(model)
-        report.write_ranks(folder / "ranks.parquet", ranks(model, found))
-        told = record.Record(
+        report.write_ranks(folder / "ranks.parquet", ranks(model, placed))
+        entry = record.Record(
             digest=model * 3,
             name=model,
             params={},
-            evaluation=report.evaluation(ranks(model, found), {}, {}),
+            evaluation=report.evaluation(ranks(model, placed), {}, {}),
             curve=[],
             tags={record.SYSTEM: model, record.FORM: "retrieval"} | record.paired(paired),
             files={"reports": [folder / "ranks.parquet"]},
             model=model,
         )
-        return tracking.ensure_run(client, place, told)
+        return tracking.ensure_run(client, place, entry)
 
     with tracking.connected(root) as client:
         place = tracking.experiment(client, "llm-srec", root)
         run_id = client.create_run(place).info.run_id
-        for model, found, paired in (
+        for model, placed, paired in (
             ("gru4rec", GOOD, PAIRED),
             ("ctrl", POOR, PAIRED),
             ("tallrec", GOOD, {**PAIRED, "candidates.parquet": "o" * 64}),
         ):
-            log(client, place, model, found, paired)
+            log(client, place, model, placed, paired)
     return root, run_id
 
 
@@ -79,9 +79,9 @@ def test_the_best_is_chosen_by_validation_among_the_same_candidates(
     client: Any, registry_of_systems: Any, tmp_path: Path
 ) -> None:
     _, run_id = registry_of_systems
-    found = rivals.find(client, run_id, ours(tmp_path, FAIR), "best")
-    assert found is not None and found.system == "gru4rec"
-    assert found.scores.tolist() == [1.0, 1.0, 1.0, 0.0]
+    actual = rivals.find(client, run_id, ours(tmp_path, FAIR), "best")
+    assert actual is not None and actual.system == "gru4rec"
+    assert actual.scores.tolist() == [1.0, 1.0, 1.0, 0.0]
     assert rivals.find(client, run_id, ours(tmp_path, GOOD), "best") is None  # SASRec is
     assert rivals.find(client, run_id, ours(tmp_path, GOOD), "sasrec") is None
     named = rivals.find(client, run_id, ours(tmp_path, GOOD), "ctrl")
@@ -101,13 +101,13 @@ def test_a_version_that_is_worse_than_the_rival_is_refused(
     assert all(figure.holds is not False for figure in gate.quality(version, None, "staging", LIMITS))  # type: ignore[arg-type]
 
 
-def by_itself(tmp_path: Path, system: str, found: list[int]) -> gate.Evaluated:
+def by_itself(tmp_path: Path, system: str, placed: list[int]) -> gate.Evaluated:
     """A version that is a compared system itself, in the experiment that has its run."""
     import dataclasses
 
     import polars as pl
 
-    report.write_ranks(tmp_path / f"{system}.parquet", ranks(system, found))
+    report.write_ranks(tmp_path / f"{system}.parquet", ranks(system, placed))
     of = ours(tmp_path, FAIR)
     comparison = of.comparison | {"model": system, "teacher": system}
     return dataclasses.replace(of, comparison=comparison, ranks=pl.read_parquet(tmp_path / f"{system}.parquet"))

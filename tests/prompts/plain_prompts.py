@@ -34,7 +34,7 @@ class PlainPrompts:
         return pad([self.trunk(*row) for row in zip(items, timestamps, shortest, strict=True)])
 
     def items(self, item_ids: np.ndarray) -> PromptBatch:
-        found = []
+        rows = []
         for item in item_ids.tolist():
             embedded = self.settings.item_embedding
             head = self.begin + self.words(prompts.ITEM if embedded else prompts.ITEM_A)
@@ -42,8 +42,8 @@ class PlainPrompts:
             room = self.max_tokens - len(head + comma + tail + self.end) - 1 - embedded
             text = head + self.title(item)[:room] + comma
             slots = [0] * len(text) + [item] * embedded + [0] * len(tail) + [OUT] + [0] * len(self.end)
-            found.append(([*text, *[0] * embedded, *tail, 0, *self.end], slots))
-        return pad(found)
+            rows.append(([*text, *[0] * embedded, *tail, 0, *self.end], slots))
+        return pad(rows)
 
     def ending(self) -> tuple[list[int], list[int]]:
         tail = self.words(prompts.GENERATE_C if self.settings.user_representation else prompts.GENERATE)

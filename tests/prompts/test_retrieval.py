@@ -46,9 +46,9 @@ def show(tokenizer: Any, prompts: PromptBatch, row: int) -> str:
     return text + tokenizer.decode(run)
 
 
-def assert_same(found: PromptBatch, expected: PromptBatch) -> None:
+def assert_same(actual: PromptBatch, expected: PromptBatch) -> None:
     for name in ("token_ids", "slots", "lengths", "branches", "visible"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
+        np.testing.assert_array_equal(getattr(actual, name), getattr(expected, name), name)
 
 
 @pytest.mark.parametrize("max_tokens", [150, 170, 200, 400])

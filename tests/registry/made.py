@@ -129,7 +129,7 @@ def register_gated(
     bundle = Path(shutil.copytree(tiny.bundle, made / "bundle"))
     write_json(bundle / "parity.json", read_json(bundle / "parity.json") | {"number": number})
     seal(bundle)
-    told = record.Record(
+    entry = record.Record(
         digest=f"gated{number}" * 10,
         name=f"gated {number}",
         params={"train.epochs": 4},
@@ -138,7 +138,7 @@ def register_gated(
         tags={record.SEALED: record.seal(made / "reports")},
         files={"reports": [made / "reports" / name for name in (*record.REPORTS, record.TEST_USERS)]},
     )
-    run_id = tracking.ensure_run(client, place, told)
+    run_id = tracking.ensure_run(client, place, entry)
     assert tracking.ensure_version(client, place, run_id, "gated", bundle, {}) == number
     card.attach(client, "gated", number, "A card.")
 

@@ -68,7 +68,7 @@ def shop(tiny: Any, alone: Any, registry: Any, tmp_path_factory: pytest.TempPath
     for name in ("checks.json", "test_users.parquet"):
         shutil.copy(left / "reports" / name, left / "evidence")
     evaluation = report.evaluation(ranks, groups, {})
-    told = record.Record(
+    entry = record.Record(
         digest="gru4rec" * 9,
         name="GRU4Rec, retrieval on Sample",
         params=PARAMS,
@@ -79,11 +79,11 @@ def shop(tiny: Any, alone: Any, registry: Any, tmp_path_factory: pytest.TempPath
         model="gru4rec",
     )
     with tracking.connected(root) as client:
-        run_id = tracking.ensure_run(client, tracking.experiment(client, "llm-srec", root), told)
+        run_id = tracking.ensure_run(client, tracking.experiment(client, "llm-srec", root), entry)
     outs = versions.Outs(alone.bundle, left / "evidence", evaluation, [{"step": 1}, {"step": 2}])
-    found = Shop(root, MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db"), run_id, left / "data", outs)
-    assert found.register(run_id, outs) == 1
-    return found
+    created = Shop(root, MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db"), run_id, left / "data", outs)
+    assert created.register(run_id, outs) == 1
+    return created
 
 
 @pytest.fixture(autouse=True)
@@ -127,9 +127,9 @@ def test_it_stands_in_staging_and_llm_srec_is_judged_against_it(
         for number, new in ((2, 0), (3, 3)):
             register_gated(client, shop.root, tmp_path / str(number), tiny, number, better=2, order=True, new=new)
     for wanted, asked in (("2", "NDCG@10 full minus that of version 1 in staging"), ("3", "tested on other data, so")):
-        found = actions.review(shop.root, wanted, "staging", settle=False)
-        assert isinstance(found, actions.Verdict)
-        (quality,) = [rule for rule in found.rules if rule.name == "quality"]
+        actual = actions.review(shop.root, wanted, "staging", settle=False)
+        assert isinstance(actual, actions.Verdict)
+        (quality,) = [rule for rule in actual.rules if rule.name == "quality"]
         assert any(asked in str(figure) for figure in quality.figures)
     assert cli.main(["items", "add", str(tmp_path / "new.jsonl"), "--model", "gated@staging"]) == 1
     assert "gated/1 is gru4rec by itself, which reads no titles" in capsys.readouterr().err
@@ -149,8 +149,8 @@ def test_mlflow_models_serve_answers_as_its_bundle_does(shop: Shop, tmp_path: Pa
         status, body = post(f"{address}/invocations", {"inputs": inputs})
         refused, said = post(f"{address}/invocations", {"inputs": [inputs[0] | {"tower": "llm"}]})
     assert status == 200
-    for found, answer in zip(
+    for actual, answer in zip(
         body["predictions"], Recommender.load(shop.outs.bundle).recommend(parse(inputs)), strict=True
     ):
-        assert_same_answer(found, answer.model_dump())
+        assert_same_answer(actual, answer.model_dump())
     assert refused == 400 and "this model is gru4rec by itself and has no tower but 'teacher'" in said["message"]

@@ -19,7 +19,7 @@ PARAMS = parameters.load(Path(__file__).parents[2] / "params.yaml")
 def facts(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> card.Facts:
     folder = tmp_path_factory.mktemp("outs")
     write_outs(folder, tiny)
-    told = record.Record(
+    entry = record.Record(
         digest="d" * 64,
         name="no uniformity on Sample, embedded",
         params=record.used(PARAMS),
@@ -27,7 +27,7 @@ def facts(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> card.Facts:
         curve=[{"step": 1}, {"step": 2}],
         tags={"data.category": "Sample", "data.source": "sample"},
     )
-    return card.read("llm-srec", 3, "run", told, folder / "data", folder / "reports", tiny.bundle)
+    return card.read("llm-srec", 3, "run", entry, folder / "data", folder / "reports", tiny.bundle)
 
 
 def test_every_section_says_something(facts: card.Facts) -> None:
@@ -85,12 +85,12 @@ def test_a_number_in_a_text_comes_from_the_data(facts: card.Facts) -> None:
     [(0.01, 0.03, "better"), (-0.03, -0.01, "worse"), (-0.01, 0.03, "neither better nor worse beyond noise")],
 )
 def test_limits_say_what_the_interval_says(facts: card.Facts, low: float, high: float, said: str) -> None:
-    found = {"difference": (low + high) / 2, "low": low, "high": high}
+    actual = {"difference": (low + high) / 2, "low": low, "high": high}
     comparison = facts.comparison | {
-        "differences": {"llm_srec_minus_sasrec": {"full": {"ndcg_10": found}}},
+        "differences": {"llm_srec_minus_sasrec": {"full": {"ndcg_10": actual}}},
     }
     text = card.text(dataclasses.replace(facts, comparison=comparison))
-    assert f"Against SASRec, among all items: {said}, NDCG@10 {found['difference']:+.4f} [" in text
+    assert f"Against SASRec, among all items: {said}, NDCG@10 {actual['difference']:+.4f} [" in text
     assert "cold items" not in text
 
 
@@ -98,7 +98,7 @@ def test_without_distillation_there_is_no_cf_tower(facts: card.Facts) -> None:
     params = facts.logged.params | {"model.distill": False, "model.uniform": False}
     measured = facts.comparison["towers"]
     towers = {
-        key: {tower: found for tower, found in measured[key].items() if tower != "cf"}
+        key: {tower: actual for tower, actual in measured[key].items() if tower != "cf"}
         for key in ("ndcg_10", "hr_10", "minus_teacher")
     }
     changed = dataclasses.replace(

@@ -87,9 +87,9 @@ def test_figures_are_those_of_the_answers_and_go_to_the_versions_run(
         ranks = np.array([plainly(recommender, user, tower) for user in users])
         for metric in ("ndcg_10", "hr_10"):
             expected = per_user(ranks, metric).mean()
-            found = run.data.metrics[f"on/{data}/full/{metric}/tower_{tower}"]
-            assert found == pytest.approx(expected, abs=0.02), "near-equal scores may change places"
-            assert run.data.metrics[f"on/{data}/uni99/{metric}/tower_{tower}"] >= found
+            actual = run.data.metrics[f"on/{data}/full/{metric}/tower_{tower}"]
+            assert actual == pytest.approx(expected, abs=0.02), "near-equal scores may change places"
+            assert run.data.metrics[f"on/{data}/uni99/{metric}/tower_{tower}"] >= actual
     assert run.data.metrics[f"on/{data}/unknown_targets"] == unknown
     kept = json.loads(
         Path(client.download_artifacts(registry.run_id, f"evaluations/{data}.json", str(root))).read_text()

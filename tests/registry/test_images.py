@@ -39,15 +39,15 @@ def listed(*files: str) -> list[Requirement]:
 
 def installed_by(files: list[str]) -> set[str]:
     """Names of the distributions that pip brings for requirements files, followed through what is installed here."""
-    found: set[str] = set()
+    packages: set[str] = set()
     queue = [canonicalize_name(requirement.name) for requirement in listed(*files)]
     while queue:
         name = queue.pop()
-        if name not in found:
-            found.add(name)
+        if name not in packages:
+            packages.add(name)
             needed = [Requirement(text) for text in requires(name) or []]
             queue += [canonicalize_name(r.name) for r in needed if not r.marker or r.marker.evaluate({"extra": ""})]
-    return found
+    return packages
 
 
 @IMAGES
@@ -168,8 +168,8 @@ def test_the_serving_image_answers_for_all_towers_without_torch(registry: Any, t
         theirs = torchs.similar(parse_similar(titled)).items
         assert [item["parent_asin"] for item in similar] == [item.parent_asin for item in theirs]
         (right,) = torchs.recommend([parse_rank(ranked)])
-        found = asked("/rank", ranked)["items"]
-        assert [item["parent_asin"] for item in found] == [item.parent_asin for item in right.items]
+        actual = asked("/rank", ranked)["items"]
+        assert [item["parent_asin"] for item in actual] == [item.parent_asin for item in right.items]
         for pid in descendants(service.pid):
             assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
     finally:
@@ -179,9 +179,9 @@ def test_the_serving_image_answers_for_all_towers_without_torch(registry: Any, t
 
 def tool(name: str) -> str:
     """A linter that requirements.txt pins; it is one binary in the folder of Python itself."""
-    found = shutil.which(name, path=str(Path(sys.executable).parent))
-    assert found, f"{name} is not installed; `make setup`"
-    return found
+    executable = shutil.which(name, path=str(Path(sys.executable).parent))
+    assert executable, f"{name} is not installed; `make setup`"
+    return executable
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:

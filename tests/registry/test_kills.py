@@ -89,21 +89,21 @@ def client(root: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     """Version 2 in staging after 1 by two decisions, and 3 with an older tag."""
     monkeypatch.setattr(actions, "smoke", quick_smoke)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    found = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
-    ledger = existing_ledger(found, "killed")
+    opened = MlflowClient(f"sqlite:///{root}/mlruns/mlflow.db")
+    ledger = existing_ledger(opened, "killed")
     if ledger:
-        found.delete_run(ledger.run_id)
+        opened.delete_run(ledger.run_id)
     for alias, version in {"previous": "1", "staging": "2", "champion": "1"}.items():
-        found.set_registered_model_alias("killed", alias, version)
-    for tag in found.get_model_version("killed", "3").tags:
+        opened.set_registered_model_alias("killed", alias, version)
+    for tag in opened.get_model_version("killed", "3").tags:
         if tag.startswith("validation"):
-            found.delete_model_version_tag("killed", "3", tag)
-    found.set_model_version_tag("killed", "3", "validation", "of an older decision")
-    ledger = open_ledger(found, "killed", root)
+            opened.delete_model_version_tag("killed", "3", tag)
+    opened.set_model_version_tag("killed", "3", "validation", "of an older decision")
+    ledger = open_ledger(opened, "killed", root)
     for number in (1, 2):
         ledger.claim(aliases.decide("promote", number, "staging", {"staging": number - 1}, {"staging": number}, number))
         ledger.close(number, "done")
-    return found
+    return opened
 
 
 def kill(promoter: subprocess.Popen[str], root: Path, before: int) -> int:

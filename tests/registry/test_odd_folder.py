@@ -30,10 +30,10 @@ def root(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("larger") / NAME
     (root / "metrics").mkdir(parents=True)
     shutil.copy(REPOSITORY / "params.yaml", root)
-    told = dataclasses.replace(Record(**RECORD), files={"": [root / "params.yaml"]})
+    entry = dataclasses.replace(Record(**RECORD), files={"": [root / "params.yaml"]})
     with tracking.connected(root) as client:
         place = tracking.experiment(client, "llm-srec", root)
-        run_id = tracking.ensure_run(client, place, told)
+        run_id = tracking.ensure_run(client, place, entry)
         version = tracking.ensure_version(client, place, run_id, "llm-srec", tiny.bundle, {})
     registered = {"name": "llm-srec", "version": version, "run_id": run_id, "bundle_sha256": verify(tiny.bundle)}
     write_json(root / "metrics/registered.json", registered)

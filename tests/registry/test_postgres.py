@@ -65,15 +65,15 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tiny: Any, postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """With `gated` versions 1 and 2, each better than the one before, and the worse 3, registered over HTTP."""
-    found = Server(postgres, tmp_path_factory.mktemp("server") / "files")
+    started = Server(postgres, tmp_path_factory.mktemp("server") / "files")
     root = tmp_path_factory.mktemp("trainer")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", found.uri)
+        patch.setenv("MLFLOW_TRACKING_URI", started.uri)
         with tracking.connected(root) as client:
             for number, (better, order) in enumerate([(2, True), (4, True), (-4, False)], start=1):
                 register_gated(client, root, tmp_path_factory.mktemp("made"), tiny, number, better, order)
-    yield found
-    found.kill()
+    yield started
+    started.kill()
 
 
 @pytest.fixture
@@ -122,8 +122,8 @@ def test_a_versions_life_over_http(
 
     bundle = tracking.bundle_of("models:/gated@staging", root)
     asked = parse([{"history": [{"parent_asin": "B3", "timestamp": 1_391_040_000_000}], "k": 3, "tower": "cf"}])
-    (found,), (expected,) = (Recommender.load(place).recommend(asked) for place in (bundle, tiny.bundle))
-    assert_same_answer(found.model_dump(), expected.model_dump())
+    (actual,), (expected,) = (Recommender.load(place).recommend(asked) for place in (bundle, tiny.bundle))
+    assert_same_answer(actual.model_dump(), expected.model_dump())
 
 
 def test_two_machines_at_once(
@@ -185,7 +185,7 @@ def test_no_password_is_left_anywhere_in_a_versions_life(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with tracking.connected(root) as client:
         place = tracking.experiment(client, "llm-srec", root)
-        told = Record(
+        entry = Record(
             digest="5" * 64,
             name="secrets",
             params={"backbone.model": f"https://{SECRET}@hub.example/m"},
@@ -194,7 +194,7 @@ def test_no_password_is_left_anywhere_in_a_versions_life(
             tags={"backbone": direct},
             files={"": [root / "params.yaml"]},
         )
-        tracking.ensure_run(client, place, told)
+        tracking.ensure_run(client, place, entry)
         register_gated(client, root, tmp_path_factory.mktemp("made"), tiny, 4, 4, True)
     promote(capfd, "1")
     run(capfd, "promote", "4", "--to", "staging", "--yes", "--reason", f"see {direct}")

@@ -16,15 +16,15 @@ def test_flatten_keeps_params_yamls_names() -> None:
 
 
 def test_used_leaves_out_what_no_stage_of_this_run_reads() -> None:
-    found = record.used(PARAMS)
-    assert (found["model.uniform"], found["sample.users"], found["train.seed"]) == (True, 2000, 0)
-    assert not [key for key in found if key.startswith(("registry.", "export.", "data.dir", "data.revision"))]
-    assert {"backbone.embedded.layers"} <= found.keys() and "backbone.revision" not in found
+    actual = record.used(PARAMS)
+    assert (actual["model.uniform"], actual["sample.users"], actual["train.seed"]) == (True, 2000, 0)
+    assert not [key for key in actual if key.startswith(("registry.", "export.", "data.dir", "data.revision"))]
+    assert {"backbone.embedded.layers"} <= actual.keys() and "backbone.revision" not in actual
 
     hub = change(change(PARAMS, "backbone", model="owner/name", revision="0" * 40), "data", source="hub")
-    found = record.used(hub)
-    assert {"data.revision", "backbone.revision"} <= found.keys()
-    assert not [key for key in found if key.startswith(("sample.", "backbone.embedded.", "data.dir"))]
+    actual = record.used(hub)
+    assert {"data.revision", "backbone.revision"} <= actual.keys()
+    assert not [key for key in actual if key.startswith(("sample.", "backbone.embedded.", "data.dir"))]
 
 
 def test_metrics_have_the_contracts_names_and_are_few() -> None:
@@ -43,8 +43,8 @@ def test_metrics_have_the_contracts_names_and_are_few() -> None:
             "valid": {"full": {"ndcg_10": 0.0625}},
         },
     }
-    found = record.metrics(evaluation)
-    assert found == {
+    actual = record.metrics(evaluation)
+    assert actual == {
         "test/uni99/ndcg_10": 0.5,
         "test/full/hr_20": 0.25,
         "test/full/ndcg_10/cold": 0.125,
@@ -52,7 +52,7 @@ def test_metrics_have_the_contracts_names_and_are_few() -> None:
         "user_vectors/distance": 0.75,
         "sasrec/test/uni99/ndcg_10": 0.0625,
     }
-    assert next(iter(found)) == "test/uni99/ndcg_10"  # what MLflow's plots show first
+    assert next(iter(actual)) == "test/uni99/ndcg_10"  # what MLflow's plots show first
 
 
 def test_a_check_is_kept_apart_from_the_evaluation_of_all_users() -> None:

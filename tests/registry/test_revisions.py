@@ -28,7 +28,7 @@ def test_files_and_experiments_of_other_revisions(tmp_path: Path) -> None:
     assert revisions.params(tmp_path, "HEAD") == {"a": 2}
     assert revisions.params(tmp_path, "no-such") == {}
     assert revisions.experiments(tmp_path, "tubby-gobs") == [head]
-    assert revisions.experiments_here(tmp_path) == {"new": head}
+    assert revisions.experiments_at_head(tmp_path) == {"new": head}
     assert revisions.experiments(tmp_path, "EXEC_HEAD") == []
 
 

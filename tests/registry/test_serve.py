@@ -31,11 +31,11 @@ def test_all_towers_answer_as_the_bundle_does(registry: Any, url: str) -> None:
     inputs.append({"history": [{"parent_asin": "X1", "timestamp": 1_391_040_000_000}], "k": 2, "tower": "cf"})
     status, body = post(url, {"inputs": inputs})
     assert (status, set(body)) == (200, {"predictions"})
-    for found, answer in zip(
+    for actual, answer in zip(
         body["predictions"], Recommender.load(registry.bundle).recommend(parse(inputs)), strict=True
     ):
-        assert list(found) == ["items", "used", "unknown", "fallback"]
-        assert_same_answer(found, answer.model_dump())
+        assert list(actual) == ["items", "used", "unknown", "fallback"]
+        assert_same_answer(actual, answer.model_dump())
     assert body["predictions"][3] | {"items": None} == {
         "items": None, "used": 0, "unknown": ["X1"], "fallback": "popular"
     }  # fmt: skip

@@ -97,9 +97,9 @@ def test_a_run_that_was_cut_short_is_completed_not_doubled(registry: Any, client
     with tracking.connected(registry.root) as connected:
         tracking._log(connected, cut.info.run_id, cut.info.start_time, record)  # killed before it was marked finished
         assert tracking.ensure_run(connected, place(client), record) == cut.info.run_id
-    (found,) = runs(client, record.digest)
-    assert found.info.status == "FINISHED"
-    assert found.data.params["model.weights.distill"] == "1.0"
+    (actual,) = runs(client, record.digest)
+    assert actual.info.status == "FINISHED"
+    assert actual.data.params["model.weights.distill"] == "1.0"
     assert len(client.get_metric_history(cut.info.run_id, "train/loss")) == 699
     assert len(client.get_run(cut.info.run_id).inputs.dataset_inputs) == 2
 

@@ -33,12 +33,12 @@ def test_each_form(text: str, expected: tuple[str | None, str]) -> None:
 
 @given(st.text(alphabet="ab1/@:- ", max_size=8))
 def test_any_text_is_read_as_two_parts_or_refused(text: str) -> None:
-    found = versions.read(text)
-    if found is None:
+    actual = versions.read(text)
+    if actual is None:
         with pytest.raises(RequestError, match="names no version"):
             versions.split(text)
     else:
-        model, which = found
+        model, which = actual
         assert which and not set(which) & set("/@:")
         assert text in {which, f"{model}/{which}", f"{model}@{which}"}
 
@@ -56,7 +56,7 @@ def test_a_model_may_be_said_beside_it_but_not_another_one() -> None:
 
 
 @pytest.fixture
-def here(registry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def repository(registry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository whose `registry.model` is another one's, with the registry of these tests."""
     write_params(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
@@ -64,7 +64,7 @@ def here(registry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-def test_every_command_takes_every_form(here: Path, registry: Any, data: Path, capsys: Any) -> None:
+def test_every_command_takes_every_form(repository: Path, registry: Any, data: Path, capsys: Any) -> None:
     """Each of them with its model, where `registry.model` is `gated`; and without it, where that is `llm-srec`."""
     commands = {
         "recommend": ["recommend", "--tower", "teacher", "--history", "B1@1391040000000", "--model"],
@@ -75,7 +75,7 @@ def test_every_command_takes_every_form(here: Path, registry: Any, data: Path, c
             "--histories",
             str(data),
             "--out",
-            str(here / "out.parquet"),
+            str(repository / "out.parquet"),
             "--model",
         ],
         "nominate": ["nominate"],
@@ -84,8 +84,8 @@ def test_every_command_takes_every_form(here: Path, registry: Any, data: Path, c
     for form in EVERY_FORM:
         for name, command in commands.items():
             assert cli.main([*command, form]) == 0, (name, form, capsys.readouterr().err)
-    text = (here / "params.yaml").read_text()
-    (here / "params.yaml").write_text(text.replace("model: gated", "model: llm-srec"))
+    text = (repository / "params.yaml").read_text()
+    (repository / "params.yaml").write_text(text.replace("model: gated", "model: llm-srec"))
     for name, command in commands.items():
         assert cli.main([*command, "candidate"]) == 0, (name, capsys.readouterr().err)
     capsys.readouterr()

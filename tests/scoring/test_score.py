@@ -38,10 +38,10 @@ def of_data(data: Path) -> Histories:
     """Every event of every user, the plain way."""
     users = dict(pl.read_parquet(data / "users.parquet").rows())
     asins = dict(pl.read_parquet(data / "items.parquet").select("item_id", "parent_asin").rows())
-    found: Histories = {}
+    histories: Histories = {}
     for user, item, time in pl.read_parquet(data / "interactions.parquet").rows():
-        found.setdefault(users[user], []).append((asins[item], time))
-    return found
+        histories.setdefault(users[user], []).append((asins[item], time))
+    return histories
 
 
 def slow(recommender: Recommender, read: Histories, tower: str, k: int = 10) -> dict[str, list[tuple[str, float]]]:

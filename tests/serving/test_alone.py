@@ -71,8 +71,8 @@ def test_items_are_alike_by_its_own_vectors_and_titles_are_refused(alone: Any, r
     directions = items / np.linalg.norm(items, axis=1, keepdims=True)
     cosines = directions @ directions[6]
     cosines[6] = -np.inf
-    found = recommender.similar(parse_similar({"parent_asin": "B7", "k": 4})).items
-    assert [item.parent_asin for item in found] == [f"B{index + 1}" for index in np.argsort(-cosines)[:4]]
+    actual = recommender.similar(parse_similar({"parent_asin": "B7", "k": 4})).items
+    assert [item.parent_asin for item in actual] == [f"B{index + 1}" for index in np.argsort(-cosines)[:4]]
     with pytest.raises(RequestError, match='is "Rose water", but this model is gru4rec by itself, which reads'):
         recommender.similar(parse_similar({"title": "Rose water"}))
 

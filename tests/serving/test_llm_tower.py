@@ -29,12 +29,12 @@ def test_the_engine_gives_the_vectors_of_whole_prompts(shape: str, request: pyte
     histories = [tiny.sequences.of(user) for user in range(1, 9)]
     prompts = tower._prompts.users([items for items, _ in histories], [times for _, times in histories])
     inputs, out, seen = tower._item_inputs, tower._user_out, tower._some_user_inputs(8) if tower._explicit else None
-    found = tower._language.read_out(prompts, inputs, out, seen)
+    actual = tower._language.read_out(prompts, inputs, out, seen)
     as_tensors = [None if values is None else torch.from_numpy(values) for values in (inputs, out, seen)]
     with torch.no_grad():
         plain = read_out(tower._language.model, prompts, as_tensors[0].__getitem__, *as_tensors[1:])
     assert tower._language.decoder is not None
-    torch.testing.assert_close(torch.from_numpy(found), plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
+    torch.testing.assert_close(torch.from_numpy(actual), plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
 
 
 def test_who_comes_back_gets_the_answers_of_who_comes_first(tiny: Any) -> None:

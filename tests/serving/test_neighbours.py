@@ -54,9 +54,9 @@ def test_directions_against_cosines_one_by_one() -> None:
     np.testing.assert_allclose(directions.cosines(wanted), expected, atol=1e-6)
     items, among = np.array([0, 5, 7]), np.array([2, 3, 8])
     near, cosines = directions.nearest(items, among)
-    for item, other, found in zip(items, near, cosines, strict=True):
+    for item, other, actual in zip(items, near, cosines, strict=True):
         all_of_them = {j: cosine(vectors[:, item], vectors[:, j]) for j in among.tolist()}
         assert (
-            abs(all_of_them[int(other)] - max(all_of_them.values())) < 1e-6 and abs(found - all_of_them[other]) < 1e-6
+            abs(all_of_them[int(other)] - max(all_of_them.values())) < 1e-6 and abs(actual - all_of_them[other]) < 1e-6
         )
     assert not directions.cosines(np.zeros(4, dtype=np.float32)).any()

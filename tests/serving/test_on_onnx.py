@@ -49,11 +49,11 @@ def test_hidden_states_are_those_of_torchs_own_pass(shape: str, request: pytest.
     items, inputs = tower._prompts.items(np.arange(1, 31)), tower._item_inputs
     seen = tower._some_user_inputs(8) if tower._explicit else None
     for prompts, out, of_users in ((users, tower._user_out, seen), (items, tower._item_out, None)):
-        found = torch.from_numpy(tower._language.read_out(prompts, inputs, out, of_users))
+        actual = torch.from_numpy(tower._language.read_out(prompts, inputs, out, of_users))
         tensors = [None if values is None else torch.from_numpy(values) for values in (inputs, out, of_users)]
         with torch.no_grad():
             plain = read_out(built.model.backbone, prompts, tensors[0].__getitem__, *tensors[1:])  # type: ignore[union-attr,arg-type]
-        torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
+        torch.testing.assert_close(actual, plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
 
 
 @pytest.mark.parametrize("limit", [0, 40_000, UNLIMITED], ids=["nothing kept", "a little", "all"])

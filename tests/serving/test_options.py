@@ -34,12 +34,12 @@ def asked(tower: str = "cf", **options: Any) -> dict[str, Any]:
 
 
 def answer(recommender: Recommender, request: dict[str, Any]) -> dict[str, Any]:
-    (found,) = recommender.recommend(parse([request]))
-    return found.model_dump()
+    (answered,) = recommender.recommend(parse([request]))
+    return answered.model_dump()
 
 
-def ids(found: dict[str, Any]) -> list[str]:
-    return [item["parent_asin"] for item in found["items"]]
+def ids(answered: dict[str, Any]) -> list[str]:
+    return [item["parent_asin"] for item in answered["items"]]
 
 
 def cosines(tiny: Any, tower: str) -> np.ndarray:
@@ -79,15 +79,15 @@ def test_lists_and_filters_against_leaving_out_by_hand(
     ]
     for options, holds in cases:
         for k in (3, 30):
-            found = answer(recommender, {**base, **options, "k": k})
+            actual = answer(recommender, {**base, **options, "k": k})
             keep = set() if options.get("exclude_history") is False else bought
             expected = [item for item in everything["items"] if holds(rows[item["parent_asin"]])]
             expected = [item for item in expected if item["parent_asin"] not in keep][:k]
-            assert ids(found) == [item["parent_asin"] for item in expected], (options, k)
+            assert ids(actual) == [item["parent_asin"] for item in expected], (options, k)
             np.testing.assert_allclose(
-                [item["score"] for item in found["items"]], [item["score"] for item in expected], rtol=1e-4, atol=1e-4
+                [item["score"] for item in actual["items"]], [item["score"] for item in expected], rtol=1e-4, atol=1e-4
             )
-            assert found.get("unknown_candidates") == (["X1"] if "allow" in options else None)
+            assert actual.get("unknown_candidates") == (["X1"] if "allow" in options else None)
 
 
 @pytest.mark.parametrize("tower", TOWERS)
@@ -100,9 +100,9 @@ def test_diversity_against_the_formula_over_all_scores(tiny: Any, recommender: R
     directions = torch.nn.functional.normalize(vectors, dim=1).numpy()[order]
     means = []
     for diversity in (0.0, 0.5, 1.0):
-        found = answer(recommender, asked(tower, diversity=diversity, k=5))
-        assert ids(found) == [f"B{order[place] + 1}" for place in diverse(scores, directions, 5, diversity)]
-        places = [int(asin[1:]) - 1 for asin in ids(found)]
+        actual = answer(recommender, asked(tower, diversity=diversity, k=5))
+        assert ids(actual) == [f"B{order[place] + 1}" for place in diverse(scores, directions, 5, diversity)]
+        places = [int(asin[1:]) - 1 for asin in ids(actual)]
         means.append(float(np.mean([alike[i, j] for i in places for j in places if i < j])))
     assert means[2] < means[0], "a diverse list is less alike"
     assert ids(answer(recommender, asked(tower, diversity=0, k=5))) == ids(everything)[:5]
@@ -111,15 +111,15 @@ def test_diversity_against_the_formula_over_all_scores(tiny: Any, recommender: R
 @pytest.mark.parametrize("tower", TOWERS)
 def test_each_item_is_explained_by_the_nearest_of_the_history(tiny: Any, recommender: Recommender, tower: str) -> None:
     alike = cosines(tiny, tower)
-    found = answer(recommender, asked(tower, explain=True, k=6))
-    for item in found["items"]:
+    actual = answer(recommender, asked(tower, explain=True, k=6))
+    for item in actual["items"]:
         near = {other: alike[int(item["parent_asin"][1:]) - 1, other - 1] for other in BOUGHT}
         because = item["because"]
         assert because["parent_asin"] == f"B{max(near, key=near.__getitem__)}"
         assert because["title"] == f"Bottle no {because['parent_asin'][1:]} of rose water"
         assert because["similarity"] == pytest.approx(max(near.values()), abs=1e-5)
     plain = answer(recommender, asked(tower, k=6))
-    assert ids(plain) == ids(found) and not any("because" in item for item in plain["items"])
+    assert ids(plain) == ids(actual) and not any("because" in item for item in plain["items"])
     unknown = {"history": [{"parent_asin": "X"}], "explain": True, "tower": tower}
     assert not any("because" in item for item in answer(recommender, unknown)["items"])
 
@@ -160,20 +160,20 @@ def test_a_time_of_iso_is_read_in_full_or_not_at_all(text: str, ms: int | None) 
 def test_candidates_are_ranked_as_the_whole_catalogue_ranks_them(recommender: Recommender, tower: str) -> None:
     candidates = ["B9", "X2", "B5", "B30", "B1", "B9", *(f"X{n}" for n in range(3, 40))]
     base = {"history": asked()["history"], "tower": tower, "candidates": candidates}
-    (found,) = recommender.recommend([parse_rank(base)])
+    (actual,) = recommender.recommend([parse_rank(base)])
     whole = answer(recommender, asked(tower, exclude_history=False))
-    assert ids(found.model_dump()) == [asin for asin in ids(whole) if asin in candidates]
-    assert found.unknown_candidates == ["X2", *(f"X{n}" for n in range(3, 40))]
+    assert ids(actual.model_dump()) == [asin for asin in ids(whole) if asin in candidates]
+    assert actual.unknown_candidates == ["X2", *(f"X{n}" for n in range(3, 40))]
 
 
 def test_items_like_one_against_all_cosines(tiny: Any, recommender: Recommender) -> None:
     alike = cosines(tiny, "llm")
     for item in (1, 17, 30):
-        found = recommender.similar(parse_similar({"parent_asin": f"B{item}", "k": 30})).model_dump()
+        actual = recommender.similar(parse_similar({"parent_asin": f"B{item}", "k": 30})).model_dump()
         row = alike[item - 1].copy()
         row[item - 1] = -2
-        assert ids(found) == [f"B{n + 1}" for n in np.argsort(-row, kind="stable")[:29]]
-        np.testing.assert_allclose([i["score"] for i in found["items"]], np.sort(row)[::-1][:29], atol=1e-5)
+        assert ids(actual) == [f"B{n + 1}" for n in np.argsort(-row, kind="stable")[:29]]
+        np.testing.assert_allclose([i["score"] for i in actual["items"]], np.sort(row)[::-1][:29], atol=1e-5)
     options = {"k": 4, "filter": {"store": ["Shop 1"]}, "block": ["B4"]}
     some = recommender.similar(parse_similar({"parent_asin": "B1", **options})).model_dump()
     shop = {row["parent_asin"] for row in tiny.catalogue.to_dicts() if row["store"] == "Shop 1"} - {"B1", "B4"}
@@ -188,17 +188,17 @@ def test_items_like_a_title_against_the_plain_item_prompt(tiny: Any, recommender
         hidden = read_out(model.backbone, prompt, lambda slots: torch.zeros(len(slots), 32), model.item_out)
         vector = model.f_item(hidden)
         expected = torch.nn.functional.cosine_similarity(vector, model.item_vectors()[1:]).numpy()
-    found = recommender.similar(parse_similar({"title": "Bottle no 7 of rose water", "k": 30})).model_dump()
-    assert ids(found) == [f"B{n + 1}" for n in np.argsort(-expected, kind="stable")]
-    np.testing.assert_allclose([item["score"] for item in found["items"]], np.sort(expected)[::-1], atol=1e-4)
+    actual = recommender.similar(parse_similar({"title": "Bottle no 7 of rose water", "k": 30})).model_dump()
+    assert ids(actual) == [f"B{n + 1}" for n in np.argsort(-expected, kind="stable")]
+    np.testing.assert_allclose([item["score"] for item in actual["items"]], np.sort(expected)[::-1], atol=1e-4)
     odd = recommender.similar(Similar(title="</s> \u732b \U0001f431 [UserOut]", k=3))
     assert len(odd.items) == 3
 
 
 def test_requests_of_both_kinds_are_answered_in_their_order(recommender: Recommender) -> None:
     (request,), similar = parse([asked(k=3)]), parse_similar({"parent_asin": "B3", "k": 2})
-    found = recommender.answer([similar, request, similar])
-    assert found == [recommender.similar(similar), recommender.recommend([request])[0], recommender.similar(similar)]
+    actual = recommender.answer([similar, request, similar])
+    assert actual == [recommender.similar(similar), recommender.recommend([request])[0], recommender.similar(similar)]
 
 
 def test_a_filter_that_no_item_of_an_older_catalogue_could_pass_is_refused(tiny: Any) -> None:

@@ -238,8 +238,8 @@ def test_the_bundles_own_code_suffices_and_cf_and_teacher_need_no_torch(
     done = subprocess.run([sys.executable, "-c", SCRIPT, bundle], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     expected = recommender.recommend([request([1, 2, 3], tower=tower) for tower in ("cf", "teacher", "llm")])
-    for found, answer in zip(json.loads(done.stdout.splitlines()[-1]), expected, strict=True):
-        assert_same_answer(found, answer.model_dump())
+    for actual, answer in zip(json.loads(done.stdout.splitlines()[-1]), expected, strict=True):
+        assert_same_answer(actual, answer.model_dump())
 
 
 def test_the_cf_tower_of_a_model_without_distillation_is_refused(tiny: Any) -> None:
@@ -329,8 +329,8 @@ def test_where_repeats_are_kept_a_held_out_target_is_ranked_among_all_items(tiny
             "target": ["B9", "B7"],
         }
     )
-    found = held_out.rank(bundle, users, "cf").ranks["full"]
-    for row, rank in zip(users.to_dicts(), found.tolist(), strict=True):
+    actual = held_out.rank(bundle, users, "cf").ranks["full"]
+    for row, rank in zip(users.to_dicts(), actual.tolist(), strict=True):
         items = [int(asin[1:]) for asin in row["history"]]
         (answer,) = keeping.recommend([request(items, k=30)])
         assert [item.parent_asin for item in answer.items].index(row["target"]) == rank

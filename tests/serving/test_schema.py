@@ -94,9 +94,9 @@ def test_what_is_no_list_of_requests_is_refused() -> None:
 
 def test_what_was_sent_is_shown_as_json_and_can_be_sent_back() -> None:
     for tower, shown in (("gpt", '"gpt"'), ("\ud800", '"\\ud800"'), ("x" * 200, f'"{"x" * 56}...')):
-        with pytest.raises(RequestError) as told:
+        with pytest.raises(RequestError) as refused:
             parse([{"history": [], "tower": tower}])
-        assert f"`tower` is {shown}: must be" in str(told.value).encode().decode()
+        assert f"`tower` is {shown}: must be" in str(refused.value).encode().decode()
 
 
 @given(st.one_of(st.integers(), st.sampled_from([EARLIEST - 1, EARLIEST, LATEST, LATEST + 1, 1_391_040_000])))

@@ -89,7 +89,7 @@ def test_ctrls_control_is_the_main_ways_sasrec(place):
     assert [row["control/loss"] for row in curve] == [row["loss"] for row in rows]
     ranked = ctrl.rank(given)
     assert list(ranked.beside) == ["ctrl_random"]
-    users = teacher.load(given.folder, "ctrl").user_vectors(given.asked["test"].histories).numpy()[1:]
+    users = teacher.load(given.folder, "ctrl").user_vectors(given.cases["test"].histories).numpy()[1:]
     assert np.array_equal(ctrl.vectors(given, "ctrl")["test"], users), "what ranks is what teaches"
 
 

@@ -93,18 +93,18 @@ def test_a_llmrec_reads_the_codes_of_its_stage_1_and_trains_no_language_model(pl
 def test_sasrecs_ranks_are_among_the_same_20_items(place: Path) -> None:
     given = task(place, "collm")
     teacher = teachers.load(given.models / "sasrec")
-    asked = given.asked["test"]
-    drawn = titles.stored(asked.users, "test")
-    vectors, items = teacher.user_vectors(asked.histories)[1:], teacher.item_vectors()
-    for row, rank in enumerate(titles.ranks_of_teacher(teacher, asked, drawn)):
+    cases = given.cases["test"]
+    drawn = titles.stored(cases.users, "test")
+    vectors, items = teacher.user_vectors(cases.histories)[1:], teacher.item_vectors()
+    for row, rank in enumerate(titles.ranks_of_teacher(teacher, cases, drawn)):
         scores = (vectors[row] @ items[drawn.items[row].astype(np.int64)].T).tolist()
         positive = scores[drawn.places[row]]
         assert rank == sum(score >= positive for score in scores) - 1
-        assert drawn.items[row, drawn.places[row]] == asked.targets[row]
+        assert drawn.items[row, drawn.places[row]] == cases.targets[row]
 
 
 def test_titles_of_other_users_are_one_clear_error(place: Path) -> None:
     frame = pl.read_parquet(titles.DRAWN)
     frame[:-1].write_parquet(titles.DRAWN)
     with pytest.raises(DataError, match=r"holds titles of 39 users of test, and the split asks about 40, not the same"):
-        titles.stored(task(place, "collm").asked["test"].users, "test")
+        titles.stored(task(place, "collm").cases["test"].users, "test")

@@ -95,12 +95,12 @@ def test_every_user_of_the_other_data_is_ranked_by_titles_alone(place: Path) -> 
     torch.testing.assert_close(vectors[OTHERS], vectors[OTHERS - 1])  # one title
     assert not torch.allclose(vectors[1], vectors[2])
     # The slow way, user by user: the trained model's own layers around prompts of the new titles.
-    asked = given.asked["test"]
+    cases = given.cases["test"]
     for user in range(0, 25, 8):
-        items, times = asked.histories.of(user + 1)
+        items, times = cases.histories.of(user + 1)
         with torch.no_grad():
             scores = vectors @ model.f_user(model.hidden_users([items], [times]))[0]
-        margin = scores[asked.negatives[user].astype(np.int64)] - scores[int(asked.targets[user])]
+        margin = scores[cases.negatives[user].astype(np.int64)] - scores[int(cases.targets[user])]
         at_least, at_most = int((margin > 1e-4).sum()), int((margin > -1e-4).sum())
         assert at_least <= ranked.ranks["test"]["uni99"][user] <= at_most
 

@@ -90,8 +90,8 @@ def test_all_users_are_learnt_from_and_a_negative_is_none_of_the_users_items(
         counts = {target: sum(pair[0] == target for pair in pairs) for target, _ in pairs}
         assert all(of[target] not in history[target] for target, count in counts.items() if count == 1)
         before = teacher.user_vectors(sequences.drop_last(1))[1:]
-        found = torch.cat(states)
-        assert all((found - row).abs().amax(dim=1).min() < 1e-4 for row in before), "states before the last event"
+        actual = torch.cat(states)
+        assert all((actual - row).abs().amax(dim=1).min() < 1e-4 for row in before), "states before the last event"
 
 
 def test_gradients_do_not_pile_up_and_the_losses_fall(given: tuple[Any, ...], tmp_path: Path) -> None:

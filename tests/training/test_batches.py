@@ -26,13 +26,13 @@ def cases(samples: Samples) -> list[tuple[int, list[int], int]]:
     items, _, shortest = samples.histories(rows)
     users, places = samples.targets(rows)
     targets = iter(zip(users.tolist(), samples.sequences.items[places].tolist(), strict=True))
-    found = []
+    triples = []
     for row, short in zip(items, shortest, strict=True):
         for end in range(short, len(row) + 1):
             user, target = next(targets)
-            found.append((user, row[:end].tolist(), target))
+            triples.append((user, row[:end].tolist(), target))
     assert next(targets, None) is None
-    return found
+    return triples
 
 
 def test_the_last_training_item_is_the_target(train: Sequences) -> None:
@@ -58,9 +58,9 @@ def test_every_item_but_the_first_is_a_target(train: Sequences) -> None:
 def test_all_targets_come_once_and_histories_are_half_as_long_as_allowed(length: int, history: int) -> None:
     items = np.arange(1, length + 1, dtype=np.int32)
     train = Sequences(np.array([0, 0, length]), items, items.astype(np.int64))
-    found = cases(Samples.of(train, length, "all", history))
-    assert [target for _, _, target in found] == list(range(2, length + 1))
-    for _, past, target in found:
+    actual = cases(Samples.of(train, length, "all", history))
+    assert [target for _, _, target in actual] == list(range(2, length + 1))
+    for _, past, target in actual:
         assert past == list(range(target - len(past), target)), "the events right before the target"
         assert min((history + 1) // 2, target - 1) <= len(past) <= history
 

@@ -159,15 +159,15 @@ def test_of_a_prefix_the_last_item_alone_is_a_target(monkeypatch, loss):
 @given(histories=st.lists(st.lists(st.integers(1, 9), max_size=7), min_size=1, max_size=6))
 @hypothesis.settings(max_examples=40, deadline=None)
 def test_samples_are_what_a_loop_over_the_sequences_cuts(samples, histories):
-    found = sasrec.Samples.of(sequences(histories), settings(samples=samples, max_length=3))
+    actual = sasrec.Samples.of(sequences(histories), settings(samples=samples, max_length=3))
     expected = []
     for history in histories:
         ends = range(2, len(history) + 1) if samples == "prefixes" else [len(history)] * (len(history) > 1)
         expected += [history[max(0, end - 4) : end] for end in ends]
-    assert found.lengths.tolist() == [len(sample) for sample in expected]
+    assert actual.lengths.tolist() == [len(sample) for sample in expected]
     for chosen in (np.arange(len(expected)), np.arange(len(expected))[::-2]):
         if len(chosen):
-            rows, longest = found.rows(chosen), max(len(expected[number]) for number in chosen)
+            rows, longest = actual.rows(chosen), max(len(expected[number]) for number in chosen)
             assert rows.dtype == np.int64
             plain = [[0] * (longest - len(expected[number])) + expected[number] for number in chosen]
             assert rows.tolist() == plain
@@ -179,7 +179,7 @@ def test_an_epochs_loss_is_the_mean_over_all_targets(samples):
     chosen = settings(batch_size=2, dropout=0.0, samples=samples)
     model = sasrec.build(ITEMS, chosen)
     nothing = torch.optim.SGD(model.parameters(), lr=0.0)
-    found = sasrec.train_epoch(model, nothing, sasrec.Samples.of(sequences(histories), chosen), chosen, 1)
+    actual = sasrec.train_epoch(model, nothing, sasrec.Samples.of(sequences(histories), chosen), chosen, 1)
     terms = []
     for history in histories:
         for end in range(2 if samples == "prefixes" else len(history), len(history) + 1):
@@ -188,7 +188,7 @@ def test_an_epochs_loss_is_the_mean_over_all_targets(samples):
             each = [float(row.logsumexp(0) - row[item - 1]) for row, item in zip(score, recent[1:], strict=True)]
             terms += each[-1:] if samples == "prefixes" else each
     assert len(terms) == (11 + 1 + 2 if samples == "prefixes" else 8 + 1 + 2)
-    assert found == pytest.approx(np.mean(terms), rel=1e-5)
+    assert actual == pytest.approx(np.mean(terms), rel=1e-5)
 
 
 @pytest.mark.parametrize(("schedule", "rates"), [("constant", [0.01] * 4), ("linear", [0.01, 0.0075, 0.005, 0.0025])])

@@ -51,19 +51,19 @@ def test_steps_and_vectors(
 ) -> None:
     chosen = Model(**{**tiny.config["model"], **changes})
     budget = STORES.get(kind, Budget())
-    found = []
+    results = []
     for place in (nullcontext("cpu"), other()):
         base = backbone.load(tiny.folder / "models/backbone")
         if kind == "LoRA":
             base = backbone.add_lora(base, 2, seed=0)
         if kind == "in a file":
-            budget = replace(budget, folder=tmp_path / str(len(found)))
+            budget = replace(budget, folder=tmp_path / str(len(results)))
         with place as device:
             base.model.to(device)
             model = built(tiny, base, chosen, budget)
             assert {parameter.device.type for parameter in model.parameters()} == {device}
-            found.append(steps(model, tiny.sequences, chosen, targets) | vectors(model, tiny.sequences))
-    close(found[1], found[0], rtol=1e-3, atol=1e-5)
+            results.append(steps(model, tiny.sequences, chosen, targets) | vectors(model, tiny.sequences))
+    close(results[1], results[0], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("system", ["tallrec", "llara, a step of text alone", "a_llmrec"])
@@ -73,7 +73,7 @@ def test_steps_and_vectors_of_the_systems_around_a_language_model(tiny: Any, sys
     chosen = Model(**{**tiny.config["model"], **alone})
     parts = Parts(item_embedding=system != "tallrec", cf_user=False)
     codes = torch.rand(31, 5, generator=torch.Generator().manual_seed(0)) if system == "a_llmrec" else None
-    found = []
+    results = []
     for place in (nullcontext("cpu"), other()):
         base = backbone.load(tiny.folder / "models/backbone")
         if system != "a_llmrec":
@@ -83,9 +83,9 @@ def test_steps_and_vectors_of_the_systems_around_a_language_model(tiny: Any, sys
             given = teacher.load(tiny.folder / "models/sasrec")
             model = LLMSRec(base, given, TITLES, chosen, 0, parts=parts, item_codes=codes)
             with model.text_alone() if "text alone" in system else nullcontext():
-                found.append(steps(model, tiny.sequences, chosen, "all"))
-            found[-1] |= vectors(model, tiny.sequences)
-    close(found[1], found[0], rtol=1e-3, atol=1e-5)
+                results.append(steps(model, tiny.sequences, chosen, "all"))
+            results[-1] |= vectors(model, tiny.sequences)
+    close(results[1], results[0], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("other", PLACES)
@@ -93,32 +93,32 @@ def test_a_training_and_one_that_goes_on_from_the_cpu(tiny: Any, tmp_path: Path,
     """What an other device's checkpoint holds is read on the CPU, and the other way round."""
     chosen = Model(**tiny.config["model"])
 
-    def trained(resume: Path, epochs: int, there: bool) -> dict[str, Any]:
+    def trained(resume: Path, epochs: int, on_other: bool) -> dict[str, Any]:
         base = backbone.load(tiny.folder / "models/backbone")
-        with other() if there else nullcontext("cpu") as device:
+        with other() if on_other else nullcontext("cpu") as device:
             base.model.to(device)
-            found = train(replace(tiny, model=built(tiny, base, chosen, Budget())), resume, epochs)
-        return {name: value.cpu() if torch.is_tensor(value) else value for name, value in found.items()}
+            results = train(replace(tiny, model=built(tiny, base, chosen, Budget())), resume, epochs)
+        return {name: value.cpu() if torch.is_tensor(value) else value for name, value in results.items()}
 
-    alone = trained(tmp_path / "here", 2, there=False)
-    close(trained(tmp_path / "there", 2, there=True), alone, rtol=1e-3, atol=5e-4)
-    trained(tmp_path / "here, then there", 1, there=False)
-    close(trained(tmp_path / "here, then there", 2, there=True), alone, rtol=1e-3, atol=5e-4)
-    trained(tmp_path / "there, then here", 1, there=True)
-    close(trained(tmp_path / "there, then here", 2, there=False), alone, rtol=1e-3, atol=5e-4)
+    alone = trained(tmp_path / "here", 2, on_other=False)
+    close(trained(tmp_path / "there", 2, on_other=True), alone, rtol=1e-3, atol=5e-4)
+    trained(tmp_path / "here, then there", 1, on_other=False)
+    close(trained(tmp_path / "here, then there", 2, on_other=True), alone, rtol=1e-3, atol=5e-4)
+    trained(tmp_path / "there, then here", 1, on_other=True)
+    close(trained(tmp_path / "there, then here", 2, on_other=False), alone, rtol=1e-3, atol=5e-4)
 
 
 @pytest.mark.parametrize("other", PLACES)
 def test_heads_alone_and_then_all(tiny: Any, tmp_path: Path, other: Place) -> None:
-    chosen, found = Model(**{**tiny.config["model"], "negatives": "all"}), []
+    chosen, results = Model(**{**tiny.config["model"], "negatives": "all"}), []
     for place in (nullcontext("cpu"), other()):
         base = backbone.load(tiny.folder / "models/backbone")
         with place as device:
             base.model.to(device)
             whole = replace(tiny, model=built(tiny, base, chosen, Budget()))
             trained = train(whole, tmp_path / device, 1, heads_first)
-        found.append({name: value.cpu() if torch.is_tensor(value) else value for name, value in trained.items()})
-    close(found[1], found[0], rtol=1e-3, atol=5e-4)
+        results.append({name: value.cpu() if torch.is_tensor(value) else value for name, value in trained.items()})
+    close(results[1], results[0], rtol=1e-3, atol=5e-4)
 
 
 @pytest.mark.parametrize("other", PLACES)
@@ -127,7 +127,7 @@ def test_steps_and_vectors_of_sasrec(samples: str, other: Place) -> None:
     chosen = settings(**(STRONG if samples == "prefixes" else {}) | {"dropout": 0.0})
     sequences = routes()[0]
     rows = torch.from_numpy(Samples.of(sequences, chosen).rows(np.arange(20)))
-    found = []
+    results = []
     for place in (nullcontext("cpu"), other()):
         with place as device:
             model = build(ITEMS, chosen).to(device)
@@ -135,15 +135,15 @@ def test_steps_and_vectors_of_sasrec(samples: str, other: Place) -> None:
             loss.backward()
             values = {"loss": loss.detach(), "users": model.user_vectors(sequences)}
             values |= {name: parameter.grad for name, parameter in model.named_parameters()}
-            found.append({name: value.cpu().numpy().copy() for name, value in values.items() if value is not None})
-    close(found[1], found[0], rtol=1e-3, atol=1e-5)
+            results.append({name: value.cpu().numpy().copy() for name, value in values.items() if value is not None})
+    close(results[1], results[0], rtol=1e-3, atol=1e-5)
 
 
 def test_what_is_forgotten_on_the_cpu_is_refused() -> None:
     with other_device() as device:
-        there = torch.arange(3.0, device=device)
-        assert (there * 2)[torch.tensor([1])].tolist() == [2.0]
+        held = torch.arange(3.0, device=device)
+        assert (held * 2)[torch.tensor([1])].tolist() == [2.0]
         with pytest.raises(RuntimeError, match="two devices"):
-            there + torch.ones(3)
+            held + torch.ones(3)
         with pytest.raises(RuntimeError, match="two devices"):
-            torch.ones(3)[there.long()]
+            torch.ones(3)[held.long()]

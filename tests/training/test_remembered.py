@@ -72,8 +72,8 @@ def test_heads_train_as_with_outputs_recomputed_at_every_step(
         made, validation.histories, validation, of, settings, tmp_path / "heads", losses_of=remembered.losses_of
     )
     assert len(curve) == len(expected) == 4
-    for found, wanted in zip(curve, expected, strict=True):
-        assert found == pytest.approx(wanted, abs=1e-5)
+    for actual, wanted in zip(curve, expected, strict=True):
+        assert actual == pytest.approx(wanted, abs=1e-5)
     users, histories = validation.users, validation.histories
     # f_item's last bias adds the same to all scores of a user, so its gradient is 0 but for rounding: left out.
     items = [vectors[1:] - vectors[1:].mean(dim=0) for vectors in (made.item_vectors(), model.item_vectors())]
@@ -82,8 +82,8 @@ def test_heads_train_as_with_outputs_recomputed_at_every_step(
         (made.user_vectors(histories, users), model.user_vectors(histories, users)),
         (made.f_cf_user(outputs.seen), model.f_cf_user(outputs.seen)),
     ]
-    for found, wanted in pairs:
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    for actual, wanted in pairs:
+        torch.testing.assert_close(actual, wanted, atol=1e-5, rtol=0)
 
 
 def test_outputs_are_computed_once_and_again_for_another_key(
@@ -102,8 +102,8 @@ def test_outputs_are_computed_once_and_again_for_another_key(
     assert f"the outputs in {path} are of other data or another model" in capsys.readouterr().out
     for name, tensor in vars(first).items():
         assert torch.equal(tensor, vars(second)[name]) and torch.equal(tensor, vars(other)[name]), name
-    found = sum(tensor.nbytes for tensor in vars(first).values())
-    assert remembered.size(load(tiny), validation.histories, validation, TRAIN) == found
+    actual = sum(tensor.nbytes for tensor in vars(first).values())
+    assert remembered.size(load(tiny), validation.histories, validation, TRAIN) == actual
 
 
 def test_a_disk_too_small_is_one_line_before_anything_is_computed(

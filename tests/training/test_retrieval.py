@@ -100,11 +100,11 @@ def test_a_second_trainer_on_one_resume_folder_is_refused(tiny: Any, tmp_path: P
 
 @pytest.mark.parametrize(("scored", "kept"), [([0.5, 0.4, 0.3], 0), ([0.1, 0.4, 0.3], 1)])
 def test_a_check_before_the_first_step_counts_as_any_other(scored: list[float], kept: int, tmp_path: Path) -> None:
-    weight, seen, told = torch.nn.Parameter(torch.zeros(())), list[float](), iter(scored)
+    weight, seen, answers = torch.nn.Parameter(torch.zeros(())), list[float](), iter(scored)
 
     def scores() -> dict[str, float]:
         seen.append(float(weight.detach()))
-        return {"valid/full/ndcg_10": next(told)}
+        return {"valid/full/ndcg_10": next(answers)}
 
     given = plan(batch_size=2, lr=0.1, lr_decay=0.5, epochs=2, patience=9, seed=0)
     parameters, lengths = {"weight": weight}, np.ones(6, dtype=np.int64)

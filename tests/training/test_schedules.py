@@ -142,16 +142,16 @@ def first_heads(model: LLMSRec, tiny: Any, resume: Path) -> list[dict[str, Any]]
 def test_heads_first_is_a_training_without_inputs_and_then_one_with_them(tiny: Any, tmp_path: Path) -> None:
     """The slow twin asks the language model anew in every step."""
     model, twin = whole(tiny), whole(tiny)
-    found = first_heads(model, tiny, tmp_path / "heads")
+    actual = first_heads(model, tiny, tmp_path / "heads")
     twin.start_inputs_at_the_size_of_words()
     given = twin, tiny.sequences.drop_last(1), validation(tiny), of_all(tiny)
     with only(twin.trainable(), lambda name: name.startswith(HEADS)):
         train(*given, TRAIN.model_copy(update=ALONE), tmp_path / "twin/heads")
     at_first = validation(tiny).scores(twin)
     expected = train(*given, TRAIN, tmp_path / "twin", warm=True)
-    assert found[0] == pytest.approx({"step": 0, "epoch": 0.0, "users": 30} | at_first, rel=1e-3, abs=1e-3)
-    assert len(found) == 3 and len(expected) == 2
-    for entry, wanted in zip(found[1:], expected, strict=True):
+    assert actual[0] == pytest.approx({"step": 0, "epoch": 0.0, "users": 30} | at_first, rel=1e-3, abs=1e-3)
+    assert len(actual) == 3 and len(expected) == 2
+    for entry, wanted in zip(actual[1:], expected, strict=True):
         assert entry == pytest.approx(wanted, rel=1e-3, abs=1e-3)
     users = np.arange(1, 31)
     pairs = [(one.user_vectors(tiny.sequences, users), one.item_vectors()[1:]) for one in (model, twin)]

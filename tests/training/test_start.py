@@ -29,9 +29,9 @@ ITEMS = [f"B{number}" for number in range(1, 31)]
 def begin(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> start.Start:
     folder = tmp_path_factory.mktemp("start")
     extract(Bundle.open(tiny.bundle), "shop/3", folder)
-    found = start.read(folder)
-    assert found is not None
-    return found
+    version = start.read(folder)
+    assert version is not None
+    return version
 
 
 def fresh_teacher(items: int) -> sasrec.SASRec:
@@ -49,9 +49,9 @@ def test_items_are_matched_by_parent_asin_and_new_ones_keep_fresh_rows(tiny: Any
         assert torch.equal(model.item_vectors()[row], expected), asin
     assert not model.item_vectors()[0].any()
     # A history of known items has the vector that the version gives it, whatever the items' numbers are now.
-    here = torch.tensor([[asins.index(asin) + 1 for asin in ("B7", "B30", "B12")]])
-    there = torch.tensor([[7, 30, 12]])
-    torch.testing.assert_close(model.last(here), tiny.model.teacher.last(there))
+    renumbered = torch.tensor([[asins.index(asin) + 1 for asin in ("B7", "B30", "B12")]])
+    original = torch.tensor([[7, 30, 12]])
+    torch.testing.assert_close(model.last(renumbered), tiny.model.teacher.last(original))
 
 
 def test_where_no_item_is_known_all_rows_are_fresh(begin: start.Start) -> None:
@@ -76,10 +76,12 @@ def test_heads_and_tokens_begin_as_the_versions(tiny: Any, begin: start.Start) -
 
 
 def test_all_settings_that_differ_are_named_and_others_may(begin: start.Start) -> None:
-    here = params.load(Path(__file__).parents[2] / "params.yaml")
+    committed = params.load(Path(__file__).parents[2] / "params.yaml")
     shape = {"dim", "blocks", "heads", "max_length"}
     with pytest.raises(ParamsError) as caught:
-        begin.check(start.shape_of("sasrec", here.sasrec, shape) | start.shape_of("model", here.model, {"d_prime"}))
+        begin.check(
+            start.shape_of("sasrec", committed.sasrec, shape) | start.shape_of("model", committed.model, {"d_prime"})
+        )
     said = str(caught.value)
     assert said.startswith("`train.start`: this training cannot begin from shop/3: ")
     for part in (

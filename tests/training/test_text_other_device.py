@@ -31,7 +31,7 @@ def with_gradients(model: nn.Module, losses: dict[str, Tensor]) -> dict[str, Any
 
 @pytest.mark.parametrize("phase", ["pretraining", "next_item"])
 def test_recformers_steps_and_vectors(phase: str) -> None:
-    texts, found = of_recformer.texts(), []
+    texts, results = of_recformer.texts(), []
     known, validation = of_recformer.routes()
     for place in (nullcontext("cpu"), other_device()):
         with place as device:
@@ -41,12 +41,12 @@ def test_recformers_steps_and_vectors(phase: str) -> None:
             histories = [np.array([1, 2]), np.array([7])]
             losses = getattr(made, phase)(histories, np.array([3, 8]), np.random.default_rng(0))
             vectors = {"users": model.vectors(texts, known), "items": made.items()}
-            found.append(kept(with_gradients(model, losses) | vectors))
-    close(found[1], found[0], rtol=1e-3, atol=1e-5)
+            results.append(kept(with_gradients(model, losses) | vectors))
+    close(results[1], results[0], rtol=1e-3, atol=1e-5)
 
 
 def test_ctrls_alignment() -> None:
-    found = []
+    results = []
     for place in (nullcontext("cpu"), other_device()):
         with place as device:
             generator = torch.Generator().manual_seed(0)
@@ -54,27 +54,27 @@ def test_ctrls_alignment() -> None:
             pair = Alignment(model, of_ctrl.vectors().to(device), generator).to(device).eval()
             histories, targets = torch.tensor([[0, 1, 2], [3, 4, 5]]), torch.tensor([3, 6])
             losses = {"contrast": pair(histories.to(device), targets.to(device))}
-            found.append(kept(with_gradients(pair, losses)))
-    close(found[1], found[0], rtol=1e-3, atol=1e-5)
+            results.append(kept(with_gradients(pair, losses)))
+    close(results[1], results[0], rtol=1e-3, atol=1e-5)
 
 
 def test_a_whole_alignment(tmp_path: Path) -> None:
     known, asked = of_ctrl.validation()
-    found = []
+    results = []
     for place in (nullcontext("cpu"), other_device()):
         with place as device:
             chosen, resume = of_ctrl.chosen(alignment_epochs=1), tmp_path / device
             given = of_ctrl.vectors(), known, asked, settings(dropout=0.0), chosen, resume, device
             model, curve = ctrl.first(*given)
-            found.append({**kept({"items": model.item_vectors()}), "loss": curve[0]["loss"]})
-    close(found[1], found[0], rtol=1e-2, atol=1e-3)
+            results.append({**kept({"items": model.item_vectors()}), "loss": curve[0]["loss"]})
+    close(results[1], results[0], rtol=1e-2, atol=1e-3)
 
 
 def test_text_vectors(tiny: Any) -> None:
-    found = []
+    results = []
     for place in (nullcontext("cpu"), other_device()):
         encoder = backbone.load(tiny.folder / "models/backbone")
         with place as device:
             encoder.model.to(device)
-            found.append({"texts": text_vectors(encoder, tiny.catalogue["title"].to_list())})
-    close(found[1], found[0], rtol=1e-3, atol=1e-5)
+            results.append({"texts": text_vectors(encoder, tiny.catalogue["title"].to_list())})
+    close(results[1], results[0], rtol=1e-3, atol=1e-5)

@@ -26,8 +26,8 @@ def train_recformer(resume: Path, epochs: int) -> dict[str, Any]:
 
 def test_recformer(tmp_path: Path) -> None:
     alone = train_recformer(tmp_path / "alone", 1)
-    for found in together.run(2, train_recformer, tmp_path / "two", 1):
-        close(found, alone, rtol=1e-2, atol=1e-3)
+    for actual in together.run(2, train_recformer, tmp_path / "two", 1):
+        close(actual, alone, rtol=1e-2, atol=1e-3)
 
 
 def align(resume: Path) -> dict[str, Any]:
@@ -39,8 +39,8 @@ def align(resume: Path) -> dict[str, Any]:
 
 def test_ctrls_alignment(tmp_path: Path) -> None:
     alone = align(tmp_path / "alone")
-    for found in together.run(2, align, tmp_path / "two"):
-        close(found, alone, rtol=1e-2, atol=1e-3)
+    for actual in together.run(2, align, tmp_path / "two"):
+        close(actual, alone, rtol=1e-2, atol=1e-3)
 
 
 def losses_of_one() -> dict[str, torch.Tensor]:
@@ -50,5 +50,5 @@ def losses_of_one() -> dict[str, torch.Tensor]:
 
 def test_a_process_without_a_row_of_its_own_takes_part() -> None:
     alone = {name: value.detach() for name, value in losses_of_one().items()}
-    for found in together.run(2, losses_of_one):
-        close(found, alone, rtol=1e-3, atol=1e-5)
+    for actual in together.run(2, losses_of_one):
+        close(actual, alone, rtol=1e-3, atol=1e-5)

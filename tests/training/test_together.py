@@ -22,12 +22,12 @@ from tests.training.test_next_item import ITEMS, STRONG, routes, settings
 ROWS = [np.arange(7), np.array([3, 9, 20]), np.array([5])]  # even, ragged, and too few for two
 
 
-def close(found: Any, expected: Any, rtol: float = 1e-4, atol: float = 1e-6) -> None:
-    assert found.keys() == expected.keys()
+def close(actual: Any, expected: Any, rtol: float = 1e-4, atol: float = 1e-6) -> None:
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        assert (value is None) == (found[name] is None), name
+        assert (value is None) == (actual[name] is None), name
         if value is not None:
-            np.testing.assert_allclose(found[name], np.asarray(value), rtol=rtol, atol=atol, err_msg=name)
+            np.testing.assert_allclose(actual[name], np.asarray(value), rtol=rtol, atol=atol, err_msg=name)
 
 
 def steps(model: Any, sequences: Any, chosen: Model, targets: Any) -> dict[str, Any]:
@@ -35,15 +35,15 @@ def steps(model: Any, sequences: Any, chosen: Model, targets: Any) -> dict[str, 
     from llmsrec import distributed
 
     samples = Samples.of(sequences, 30, targets, chosen.history)
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for number, rows in enumerate(ROWS):
         model.zero_grad(set_to_none=True)
         parts = llm_srec.step_losses(model, samples, rows, chosen, np.random.default_rng(number))
         sum(parts.values()).backward()
         distributed.add_up_gradients(model.trainable().values())
-        found |= {f"{number} {name}": loss.detach() for name, loss in parts.items()}
-        found |= {f"{number} {name}": p.grad for name, p in model.trainable().items()}
-    return {name: value if value is None else value.cpu().numpy().copy() for name, value in found.items()}
+        values |= {f"{number} {name}": loss.detach() for name, loss in parts.items()}
+        values |= {f"{number} {name}": p.grad for name, p in model.trainable().items()}
+    return {name: value if value is None else value.cpu().numpy().copy() for name, value in values.items()}
 
 
 @pytest.mark.parametrize("targets", ["last", "all"])
@@ -63,8 +63,8 @@ def test_a_step_of_two_processes_is_that_of_one(tiny: Any, changes: dict[str, An
     model = copy.deepcopy(tiny.model)
     alone = steps(model, tiny.sequences, chosen, targets)
     assert any(abs(value).max() > 0 for name, value in alone.items() if "user_out" in name)
-    for found in together.run(2, steps, model, tiny.sequences, chosen, targets):
-        close(found, alone)
+    for actual in together.run(2, steps, model, tiny.sequences, chosen, targets):
+        close(actual, alone)
 
 
 def held(model: LLMSRec, sequences: Any, chosen: Model) -> list[int]:
@@ -101,38 +101,38 @@ def train(tiny: Any, resume: Path, epochs: int, fit: Any = llm_srec.train) -> di
         sequences.drop_last(1), users, last, np.random.default_rng(0).integers(1, 31, (30, 9))
     )
     curve = fit(model, sequences.drop_last(1), validation, chosen, loop, resume)
-    found = {f"{row['step']} {name}": value for row in curve for name, value in row.items()}
+    values = {f"{row['step']} {name}": value for row in curve for name, value in row.items()}
     items = model.item_vectors()[1:]
-    found |= {"users": model.user_vectors(sequences, users), "items": items - items.mean(dim=0)}
+    values |= {"users": model.user_vectors(sequences, users), "items": items - items.mean(dim=0)}
     weights = {name: parameter.detach() for name, parameter in model.trainable().items()}
-    return found | {name: weight for name, weight in weights.items() if not re.fullmatch(r"f_item.*bias", name)}
+    return values | {name: weight for name, weight in weights.items() if not re.fullmatch(r"f_item.*bias", name)}
 
 
 def test_llm_srec_ends_with_the_same_weights_whatever_the_processes_before_and_after_a_stop(
     tiny: Any, tmp_path: Path
 ) -> None:
     alone = train(tiny, tmp_path / "alone", 2)
-    for found in together.run(2, train, tiny, tmp_path / "two", 2):
-        close(found, alone, rtol=1e-3, atol=5e-4)
+    for actual in together.run(2, train, tiny, tmp_path / "two", 2):
+        close(actual, alone, rtol=1e-3, atol=5e-4)
     train(tiny, tmp_path / "one then two", 1)
-    for found in together.run(2, train, tiny, tmp_path / "one then two", 2):
-        close(found, alone, rtol=1e-3, atol=5e-4)
+    for actual in together.run(2, train, tiny, tmp_path / "one then two", 2):
+        close(actual, alone, rtol=1e-3, atol=5e-4)
     together.run(2, train, tiny, tmp_path / "two then one", 1)
     close(train(tiny, tmp_path / "two then one", 2), alone, rtol=1e-3, atol=5e-4)
 
 
 def test_heads_alone_and_then_all_end_with_the_same_weights_in_two_processes(tiny: Any, tmp_path: Path) -> None:
     alone = train(tiny, tmp_path / "alone", 1, heads_first)
-    for found in together.run(2, train, tiny, tmp_path / "two", 1, heads_first):
-        close(found, alone, rtol=1e-3, atol=5e-4)
+    for actual in together.run(2, train, tiny, tmp_path / "two", 1, heads_first):
+        close(actual, alone, rtol=1e-3, atol=5e-4)
 
 
 def train_sasrec(resume: Path, changes: dict[str, Any]) -> dict[str, Any]:
     torch.set_default_dtype(torch.float64)  # the keys' biases have no gradient but rounding, which Adam makes steps of
     model, curve = sasrec.train(*routes(), ITEMS, settings(**({"dropout": 0.0, "epochs": 3} | changes)), resume)
     torch.set_default_dtype(torch.float32)
-    found = {f"{row['epoch']} {name}": value for row in curve for name, value in row.items()}
-    return found | {name: parameter.detach() for name, parameter in model.named_parameters()}
+    values = {f"{row['epoch']} {name}": value for row in curve for name, value in row.items()}
+    return values | {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_sasrec_ends_with_the_same_weights_whatever_the_processes_before_and_aft
 ) -> None:
     alone = train_sasrec(tmp_path / "alone", chosen)
     train_sasrec(tmp_path / "one then two", chosen | {"epochs": 1})
-    for found in together.run(2, train_sasrec, tmp_path / "one then two", chosen):
-        close(found, alone, rtol=1e-9, atol=1e-12)
+    for actual in together.run(2, train_sasrec, tmp_path / "one then two", chosen):
+        close(actual, alone, rtol=1e-9, atol=1e-12)
     together.run(2, train_sasrec, tmp_path / "two then one", chosen | {"epochs": 2})
     close(train_sasrec(tmp_path / "two then one", chosen), alone, rtol=1e-9, atol=1e-12)
 

@@ -87,9 +87,9 @@ def test_trials_that_do_not_begin_from_the_version_of_train_start_say_so(
 def test_each_trial_is_a_nested_run_once(tuned: Any) -> None:
     place, _ = tuned
     params = parameters.load(place.folder / "params.yaml")
-    found = study.find(params, place.folder)
-    files = report.write(found, place.folder / "reports/tuning")
-    command.log(found, params, place.folder, files)
+    actual = study.find(params, place.folder)
+    files = report.write(actual, place.folder / "reports/tuning")
+    command.log(actual, params, place.folder, files)
     client = MlflowClient(f"sqlite:///{place.folder}/mlruns/mlflow.db")
     place_id = client.get_experiment_by_name("llm-srec-tuning").experiment_id
     runs = client.search_runs([place_id], order_by=["attributes.start_time"])
@@ -98,7 +98,7 @@ def test_each_trial_is_a_nested_run_once(tuned: Any) -> None:
     (parent,) = parents
     trials = sorted((run for run in runs if run is not parent), key=lambda run: int(run.data.tags["llmsrec.trial"]))
     assert [run.data.tags["mlflow.parentRunId"] for run in trials] == [parent.info.run_id] * 3
-    for run, trial in zip(trials, found.trials, strict=True):
+    for run, trial in zip(trials, actual.trials, strict=True):
         assert run.info.status == "FINISHED"
         assert run.info.run_name.startswith(f"trial {trial.number}: model.d_prime {trial.params['model.d_prime']}, ")
         assert run.data.metrics["valid/uni99/ndcg_10"] == trial.value
@@ -106,22 +106,26 @@ def test_each_trial_is_a_nested_run_once(tuned: Any) -> None:
         assert run.data.params["train.epochs"] == "2"
         points = client.get_metric_history(run.info.run_id, "check/valid/uni99/ndcg_10")
         assert {point.step: point.value for point in points} == trial.intermediate_values
-    assert parent.data.metrics["valid/uni99/ndcg_10"] == found.best_value
+    assert parent.data.metrics["valid/uni99/ndcg_10"] == actual.best_value
     assert parent.data.params["tune.fidelity"] == "heads"
     assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {path.name for path in files}
 
 
 def test_the_report_holds_every_trial_and_the_figures_are_pictures(tuned: Any, tmp_path: Path) -> None:
     place, _ = tuned
-    found = study.find(parameters.load(place.folder / "params.yaml"), place.folder)
-    paths = report.write(found, tmp_path / "out")
-    told = json.loads(paths[0].read_text())
-    assert [trial["number"] for trial in told["trials"]] == [0, 1, 2]
-    assert told["best"]["value"] == found.best_value
-    assert (told["fidelity"], told["objective"], told["validation_users"]) == ("heads", "valid/uni99/ndcg_10", 1000)
-    assert told["importance"] == {}, "three trials tell nothing about importance"
+    actual = study.find(parameters.load(place.folder / "params.yaml"), place.folder)
+    paths = report.write(actual, tmp_path / "out")
+    content = json.loads(paths[0].read_text())
+    assert [trial["number"] for trial in content["trials"]] == [0, 1, 2]
+    assert content["best"]["value"] == actual.best_value
+    assert (content["fidelity"], content["objective"], content["validation_users"]) == (
+        "heads",
+        "valid/uni99/ndcg_10",
+        1000,
+    )
+    assert content["importance"] == {}, "three trials tell nothing about importance"
     assert [path.read_bytes()[:4] for path in paths[1:]] == [b"\x89PNG"] * 2
-    again = [path.read_bytes() for path in report.write(found, tmp_path / "again")]
+    again = [path.read_bytes() for path in report.write(actual, tmp_path / "again")]
     assert again == [path.read_bytes() for path in paths]
 
 

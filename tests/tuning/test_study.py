@@ -51,12 +51,12 @@ def worked(place: Any, train: Any, **edits: Any) -> optuna.Study:
 
 
 def test_the_first_trial_is_the_papers_and_once(place: Any) -> None:
-    found = worked(place, trained([0.1, 0.3, 0.2]))
-    assert found.trials[0].params == {"model.d_prime": 128, "model.weights.distill": 1.0, "model.candidates": 4}
-    assert found.trials[0].value == 0.3 + 0.128
-    assert found.trials[0].intermediate_values == pytest.approx({1: 0.228, 2: 0.428, 3: 0.328})
+    actual = worked(place, trained([0.1, 0.3, 0.2]))
+    assert actual.trials[0].params == {"model.d_prime": 128, "model.weights.distill": 1.0, "model.candidates": 4}
+    assert actual.trials[0].value == 0.3 + 0.128
+    assert actual.trials[0].intermediate_values == pytest.approx({1: 0.228, 2: 0.428, 3: 0.328})
     again = worked(place, trained([0.1]), tune__trials=5)
-    assert [trial.params == found.trials[0].params for trial in again.trials] == [True, False, False, False, False]
+    assert [trial.params == actual.trials[0].params for trial in again.trials] == [True, False, False, False, False]
     assert len(worked(place, trained([0.1])).trials) == 5, "a study that has all its trials runs none"
 
 
@@ -169,9 +169,9 @@ def test_a_trial_that_cannot_be_run_is_failed_and_three_in_a_row_end_the_worker(
             raise DataError("the training diverged")
         return trained([0.1])(params, resume, check)
 
-    found = worked(place, sometimes)
-    assert [trial.state.name for trial in found.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
-    assert found.trials[1].user_attrs["error"] == "the training diverged"
+    actual = worked(place, sometimes)
+    assert [trial.state.name for trial in actual.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert actual.trials[1].user_attrs["error"] == "the training diverged"
 
     def never(params: parameters.Params, resume: Path, check: Any) -> list[dict[str, Any]]:
         raise DataError("no space")
@@ -187,9 +187,9 @@ def test_a_full_trial_behind_the_median_is_pruned(place: Any) -> None:
         calls.append(params)
         return trained([0.1, 0.2, 0.3, 0.4] if len(calls) < 6 else [0.0, 0.0, 0.0, 0.0])(params, resume, check)
 
-    found = worked(place, worse, tune__fidelity="full", tune__trials=6)
-    assert [trial.state.name for trial in found.trials] == ["COMPLETE"] * 5 + ["PRUNED"]
-    assert found.trials[5].last_step == 2, "the first epoch's two checks are waited for"
+    actual = worked(place, worse, tune__fidelity="full", tune__trials=6)
+    assert [trial.state.name for trial in actual.trials] == ["COMPLETE"] * 5 + ["PRUNED"]
+    assert actual.trials[5].last_step == 2, "the first epoch's two checks are waited for"
     calls.clear()
     run_out = worked(place, worse, tune__study="heads", tune__fidelity="heads")
     assert {trial.state.name for trial in run_out.trials} == {"COMPLETE"}
@@ -228,5 +228,5 @@ def test_the_values_that_ran_are_the_values_that_are_shown(place: Any) -> None:
         ran.append(params.model.weights.distill)
         return trained([0.1])(params, resume, check)
 
-    found = worked(place, note)
-    assert ran == [space.values(trial.params)["model.weights.distill"] for trial in found.trials]
+    actual = worked(place, note)
+    assert ran == [space.values(trial.params)["model.weights.distill"] for trial in actual.trials]

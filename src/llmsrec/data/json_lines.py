@@ -73,7 +73,7 @@ def blocks(path: Path, size: int, digest: Any = None) -> Iterator[Block]:
         yield Block(line, 1, rest)
 
 
-class _Read(io.FileIO):
+class _DigestedFile(io.FileIO):
     """A file whose bytes go to a digest, too."""
 
     def __init__(self, path: Path, digest: Any) -> None:
@@ -90,7 +90,7 @@ class _Read(io.FileIO):
 @contextmanager
 def _open(path: Path, digest: Any) -> Iterator[IO[bytes]]:
     """The file, decompressed if its content is gzip, whatever its name."""
-    with io.BufferedReader(_Read(path, digest), READ) as file:
+    with io.BufferedReader(_DigestedFile(path, digest), READ) as file:
         if file.peek(2)[:2] == b"\x1f\x8b":
             with igzip.open(file, "rb") as stream:
                 yield stream

@@ -122,14 +122,14 @@ def convert(source: Path, target: Path, layout: Layout, block: int = BLOCK, dige
 
 
 def _one(folder: Path, stem: str) -> Path:
-    there = [path for path in (folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz") if path.exists()]
-    if not there:
+    files = [path for path in (folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz") if path.exists()]
+    if not files:
         raise DataError(f"{folder / stem}.jsonl[.gz] is not there: {_missing(folder, stem)}")
-    if len(there) == 2:
-        raise DataError(f"{there[0]} and {there[1].name} are both there; remove the one that is not meant.")
-    if not there[0].is_file() or there[0].stat().st_size == 0:
-        raise DataError(f"{there[0]} is empty or not a file; it should have one JSON object a line.")
-    return there[0]
+    if len(files) == 2:
+        raise DataError(f"{files[0]} and {files[1].name} are both there; remove the one that is not meant.")
+    if not files[0].is_file() or files[0].stat().st_size == 0:
+        raise DataError(f"{files[0]} is empty or not a file; it should have one JSON object a line.")
+    return files[0]
 
 
 def _missing(folder: Path, stem: str) -> str:
@@ -144,8 +144,8 @@ def _missing(folder: Path, stem: str) -> str:
         file, to = (shlex.quote(str(path)) for path in ((named or others)[0], folder))
         command = f"`llmsrec import {file} --to {to} --category {category}`"
     if named or (others and not categories):
-        there = ", ".join(path.name for path in (named or others)[:5])
-        return f"{there} in its place is not what ingest reads; {command} makes what it reads from such a file."
+        names = ", ".join(path.name for path in (named or others)[:5])
+        return f"{names} in its place is not what ingest reads; {command} makes what it reads from such a file."
     if category != stem and category in categories:
         return "put the catalogue of these reviews there, a line an item with its `parent_asin` and `title`."
     if not categories:

@@ -56,12 +56,12 @@ def run(root: Path, options: argparse.Namespace) -> int:
             "log more requests, or a larger share of them."
         )
     seen = reference.measure(bundle, histories, reference.answering(bundle))
-    found = report.Comparison(
+    comparison = report.Comparison(
         version, str(options.requests or options.data), known, seen, figures.compare(known, seen, limits)
     )
-    print(found.text())
-    _keep(root, found, options.out, log=options.bundle is None)
-    return DRIFT if found.drifts else 0
+    print(comparison.text())
+    _keep(root, comparison, options.out, log=options.bundle is None)
+    return DRIFT if comparison.drifts else 0
 
 
 def _histories(bundle: "Bundle", log: Path | None, data: Path | None) -> list["History"]:
@@ -81,14 +81,14 @@ def _histories(bundle: "Bundle", log: Path | None, data: Path | None) -> list["H
     return [read(asins, times) for frame in frames for _, asins, times in frame.rows()]
 
 
-def _keep(root: Path, found: "Comparison", out: Path | None, log: bool) -> None:
+def _keep(root: Path, comparison: "Comparison", out: Path | None, log: bool) -> None:
     with tempfile.TemporaryDirectory() as elsewhere:
         folder = out or Path(elsewhere)
-        found.write(folder)
+        comparison.write(folder)
         if out:
             print(f"\nwritten to {out}")
         if log:
             from llmsrec.registry import drift_run
 
-            run_id = drift_run.log(root, found.version, found.metrics(), found.drifts, folder)
+            run_id = drift_run.log(root, comparison.version, comparison.metrics(), comparison.drifts, folder)
             print(f"MLflow run {run_id}")

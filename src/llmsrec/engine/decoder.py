@@ -54,11 +54,11 @@ class Decoder:
         with torch.no_grad():
             expected = model(inputs_embeds=inputs, use_cache=False).last_hidden_state[0, [3, 6]].float()
             try:
-                found = decoder(inputs, read)[0]
+                actual = decoder(inputs, read)[0]
             except (RuntimeError, TypeError, ValueError, AttributeError):  # shapes or parts of another kind
                 return None
         tolerance = 1e-4 if embeddings.dtype == torch.float32 else 0.1
-        return decoder if (found - expected).norm() <= tolerance * expected.norm() else None
+        return decoder if (actual - expected).norm() <= tolerance * expected.norm() else None
 
     def compile(self) -> None:
         """Have torch.compile make kernels of all layers but the last when they first run; see `backbone.compiled`."""

@@ -245,8 +245,8 @@ def losses(
 
     titles = torch.from_numpy(lesson.titles)
     states = torch.einsum("rd,ade->rae", hidden[slots == OUT], reading[: titles.shape[1]])
-    told = F.log_softmax(states @ vocabulary.T, dim=2)
+    log_probs = F.log_softmax(states @ vocabulary.T, dim=2)
     present = words[titles] >= 0
-    of_title = (told.gather(2, words[titles].clamp(min=0)) * present).sum(dim=2) / present.sum(dim=2).clamp(min=1)
+    of_title = (log_probs.gather(2, words[titles].clamp(min=0)) * present).sum(dim=2) / present.sum(dim=2).clamp(min=1)
     weights = EARLIER ** torch.arange(titles.shape[1]) * (titles > 0)
     return following, -(weights * of_title).sum() / weights.sum()

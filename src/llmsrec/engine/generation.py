@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmsrec.engine.likelihood import Read, States, separately
+from llmsrec.engine.likelihood import Prefilled, States, separately
 from llmsrec.engine.vocabulary import Vocabulary
 
 
 @torch.no_grad()
-def greedy(model: Any, vocabulary: Vocabulary, prompts: Read, end: int, most: int, states: States) -> list[list[int]]:
+def greedy(
+    model: Any, vocabulary: Vocabulary, prompts: Prefilled, end: int, most: int, states: States
+) -> list[list[int]]:
     """What the model writes after each of `B` prompts, without the token that ends a text.
 
     Args:
@@ -27,7 +29,7 @@ def greedy(model: Any, vocabulary: Vocabulary, prompts: Read, end: int, most: in
     return [row[:size].tolist() for row, size in zip(token_ids, sizes, strict=True)]
 
 
-def _with_cache(model: Any, vocabulary: Vocabulary, prompts: Read, end: int, most: int) -> Tensor:
+def _with_cache(model: Any, vocabulary: Vocabulary, prompts: Prefilled, end: int, most: int) -> Tensor:
     cache, present = prompts.cache(model.config), prompts.present
     written = vocabulary(prompts.last).argmax(dim=1, keepdim=True)
     while written.shape[1] < most and not (written == end).any(dim=1).all():
@@ -42,7 +44,7 @@ def _with_cache(model: Any, vocabulary: Vocabulary, prompts: Read, end: int, mos
     return written
 
 
-def _plainly(model: Any, vocabulary: Vocabulary, prompts: Read, end: int, most: int) -> Tensor:
+def _plainly(model: Any, vocabulary: Vocabulary, prompts: Prefilled, end: int, most: int) -> Tensor:
     """The plain form: every token anew from the whole text, prompt by prompt."""
     written = torch.full((len(prompts.lengths), most), end, device=prompts.lengths.device)
     for row, length in enumerate(prompts.lengths.tolist()):

@@ -93,25 +93,25 @@ class Kept:
 
     def _begun(self, names: list[bytes]) -> list[Any]:
         """What is kept of a prompt's events, from the first to the last in a row."""
-        found = []
+        events = []
         for name in names:
             if name not in self._events:
                 break
-            found.append(self._events[name])
-        return found
+            events.append(self._events[name])
+        return events
 
-    def _keep(self, names: list[bytes], found: int, new: Any, ends: np.ndarray) -> None:
+    def _keep(self, names: list[bytes], reused: int, new: Any, ends: np.ndarray) -> None:
         """Keep a prompt's events.
 
         Args:
-            found: so many of them were kept.
+            reused: so many of them were kept.
             new: `[2 * layers, heads, L, d_head]` keys and values of what was computed.
             ends: where in there each event ends.
         """
         for number in reversed(range(len(names))):
             name = names[number]
-            if number >= found and name not in self._events:
-                start = ends[number - 1] if number > found else 0
+            if number >= reused and name not in self._events:
+                start = ends[number - 1] if number > reused else 0
                 self._events[name] = event = self._layers.joined([new[:, :, start : ends[number]]])
                 self._bytes += event.nbytes
             elif name in self._events:  # else it has made room meanwhile

@@ -30,7 +30,7 @@ LEFT_OUT = {"in_a_tree": "titles are not run in a tree:", "in_rows": "a prompt i
 
 
 @dataclass(frozen=True)
-class Read:
+class Prefilled:
     """`B` prompts that a model has read.
 
     Attributes:
@@ -50,9 +50,9 @@ class Read:
         """`[B, L]`, True where a prompt is and no padding."""
         return torch.arange(self.inputs.shape[1], device=self.lengths.device) < self.lengths[:, None]
 
-    def of(self, rows: Tensor) -> "Read":
+    def of(self, rows: Tensor) -> "Prefilled":
         """Some of the prompts."""
-        return Read(self.inputs[rows], self.lengths[rows], [part[rows] for part in self.parts], self.last[rows])
+        return Prefilled(self.inputs[rows], self.lengths[rows], [part[rows] for part in self.parts], self.last[rows])
 
     def cache(self, config: Any, copies: int = 1) -> Any:
         """A new cache that a pass may add to, in which each prompt stands `copies` times in a row."""
@@ -63,25 +63,25 @@ class Read:
         return cache
 
 
-States = Callable[[Any, Read, Answers], Tensor]  # model, prompts, answers -> `[P, d_llm]` of `Answers.places`
+States = Callable[[Any, Prefilled, Answers], Tensor]  # model, prompts, answers -> `[P, d_llm]` of `Answers.places`
 
 
 @torch.no_grad()
-def read(model: Any, inputs: Tensor, lengths: Tensor, states: States, decoder: Decoder | None = None) -> Read:
+def prefill(model: Any, inputs: Tensor, lengths: Tensor, states: States, decoder: Decoder | None = None) -> Prefilled:
     """Run `B` prompts `[B, L, d_llm]`, padded on the right, and keep their keys and values, if `states` needs them.
 
     Args:
         decoder: runs the model, if it is Llama-like.
     """
     if states is separately:
-        return Read(inputs, lengths, [], inputs[:, 0])
+        return Prefilled(inputs, lengths, [], inputs[:, 0])
     if decoder is not None:
-        return Read(inputs, lengths, *decoder.begin(inputs, lengths))
+        return Prefilled(inputs, lengths, *decoder.begin(inputs, lengths))
     cache: Any = DynamicCache(config=model.config)
     # Padding is on the right, where a causal model does not look: so no mask is needed.
     hidden = model(inputs_embeds=inputs, past_key_values=cache).last_hidden_state
     parts = [part for layer in cache.layers for part in (layer.keys, layer.values)]
-    return Read(inputs, lengths, parts, hidden[torch.arange(len(inputs), device=inputs.device), lengths - 1])
+    return Prefilled(inputs, lengths, parts, hidden[torch.arange(len(inputs), device=inputs.device), lengths - 1])
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Scores:
 
 
 @torch.no_grad()
-def score(model: Any, vocabulary: Vocabulary, prompts: Read, answers: Answers, states: States) -> Scores:
+def score(model: Any, vocabulary: Vocabulary, prompts: Prefilled, answers: Answers, states: States) -> Scores:
     """Score each answer; those with the same tokens have the same scores.
 
     Args:
@@ -122,7 +122,7 @@ def score(model: Any, vocabulary: Vocabulary, prompts: Read, answers: Answers, s
     return Scores(summed, summed / sizes, others.gather(1, same) == 0)
 
 
-def in_a_tree(model: Any, prompts: Read, answers: Answers) -> Tensor:
+def in_a_tree(model: Any, prompts: Prefilled, answers: Answers) -> Tensor:
     """`[P, d_llm]`: one pass, in which a prompt's answers stand one behind the other."""
     rows, which, steps = answers.places
     ends = steps == answers.sizes[rows, which] - 1  # nothing follows the last token, so it is not run
@@ -149,13 +149,13 @@ def in_a_tree(model: Any, prompts: Read, answers: Answers) -> Tensor:
     return _before_each(prompts, answers, hidden[torch.from_numpy(rows), torch.from_numpy(columns)])
 
 
-def in_rows(model: Any, prompts: Read, answers: Answers) -> Tensor:
+def in_rows(model: Any, prompts: Prefilled, answers: Answers) -> Tensor:
     """`[P, d_llm]`: prompt by prompt, a pass in which each answer has a row of its own."""
     hidden = [_rows_of(model, prompts, answers, row) for row in range(len(answers.sizes))]
     return _before_each(prompts, answers, torch.cat(hidden))
 
 
-def separately(model: Any, prompts: Read, answers: Answers) -> Tensor:
+def separately(model: Any, prompts: Prefilled, answers: Answers) -> Tensor:
     """`[P, d_llm]`: each answer with its prompt as a text of its own, one text a pass: right on any model."""
     hidden = []
     rows, which, _ = answers.places
@@ -201,11 +201,11 @@ def choose(
     A line is printed where it is not the first. Prompts should be as long as they can become, since a model may be
     right on short ones alone.
     """
-    plain = separately(model, read(model, inputs, lengths, separately), answers).float()
+    plain = separately(model, prefill(model, inputs, lengths, separately), answers).float()
     ways = [(in_a_tree, decoder)] if decoder is not None else []
     for way, by in [*ways, (in_a_tree, None), (in_rows, None)]:
         try:
-            apart = distance(way(model, read(model, inputs, lengths, way, by), answers).float(), plain)
+            apart = distance(way(model, prefill(model, inputs, lengths, way, by), answers).float(), plain)
             reason = f"states are {apart:.0e} apart"
         except torch.OutOfMemoryError:
             raise
@@ -217,14 +217,14 @@ def choose(
     return separately, None
 
 
-def _rows_of(model: Any, prompts: Read, answers: Answers, row: int) -> Tensor:
+def _rows_of(model: Any, prompts: Prefilled, answers: Answers, row: int) -> Tensor:
     """The hidden states at all tokens but the last of each answer of a prompt, one answer after the other."""
     kept = np.flatnonzero(answers.same[row] == np.arange(answers.sizes.shape[1]))
     sizes = torch.from_numpy(answers.sizes[row, kept]).to(prompts.lengths.device) - 1
     width, length = int(sizes.max()), int(prompts.lengths[row])
     if not width:
         return prompts.last[:0]
-    alone = Read(
+    alone = Prefilled(
         prompts.inputs[row : row + 1, :length],
         prompts.lengths[row : row + 1],
         [part[row : row + 1, :, :length] for part in prompts.parts],
@@ -241,7 +241,7 @@ def _rows_of(model: Any, prompts: Read, answers: Answers, row: int) -> Tensor:
     return hidden[present]
 
 
-def _before_each(prompts: Read, answers: Answers, hidden: Tensor) -> Tensor:
+def _before_each(prompts: Prefilled, answers: Answers, hidden: Tensor) -> Tensor:
     """States before each token, from those at all tokens but the last ones: before the first is the prompt's last."""
     rows, _, steps = answers.places
     first = torch.from_numpy(steps == 0).to(hidden.device)

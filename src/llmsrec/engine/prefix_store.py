@@ -169,13 +169,13 @@ def digest(model: nn.Module, token_ids: Sequence[np.ndarray]) -> str:
     """Hex sha256 of all that keys and values follow from: the weights and the configuration of the model, and the
     items' token ids, which follow from tokenizer, template and titles.
     """
-    found = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())  # type: ignore[operator, union-attr]
+    hasher = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())  # type: ignore[operator, union-attr]
     for name, tensor in model.state_dict().items():
-        found.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        found.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        hasher.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        hasher.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     for part in token_ids:
-        found.update(np.ascontiguousarray(part).data)
-    return found.hexdigest()
+        hasher.update(np.ascontiguousarray(part).data)
+    return hasher.hexdigest()
 
 
 def make_room(folder: Path, keep: Path, size: int, limit: int) -> None:

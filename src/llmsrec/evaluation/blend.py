@@ -80,7 +80,7 @@ def fit(users: Pair, item_vectors: Pair, targets: np.ndarray, offsets: np.ndarra
     for weight in WEIGHTS.round(2).tolist():
         blend = Blend(weight, (1 - weight) * inverse[0], weight * inverse[1])
         score = float(np.mean(ndcg(rank(blend.users(*users), joined, targets, offsets, history)["full"], 10)))
-        best = max(best, (score, blend), key=lambda found: found[0])
+        best = max(best, (score, blend), key=lambda scored: scored[0])
     return best[1]
 
 

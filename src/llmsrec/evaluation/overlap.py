@@ -24,7 +24,7 @@ def overlap(
         `[n]` float64 in 0..1: common items of both top k, divided by k (by the eligible items where they are fewer).
     """
     items = item_vectors[1:].astype(np.float64).T
-    found = np.empty(len(ours))
+    shares = np.empty(len(ours))
     rows = max(1, CHUNK_BYTES // (8 * max(1, items.shape[1])))
     for start in range(0, len(ours), rows):
         window = slice(start, min(start + rows, len(ours)))
@@ -32,8 +32,8 @@ def overlap(
         lengths = history_offsets[start + 1 : window.stop + 1] - history_offsets[start : window.stop]
         owner = np.repeat(np.arange(len(lengths)), lengths)
         tops = [_top(vectors[window].astype(np.float64) @ items, owner, seen, k) for vectors in (ours, theirs)]
-        found[window] = (tops[0] & tops[1]).sum(axis=1) / np.maximum(1, tops[0].sum(axis=1))
-    return found
+        shares[window] = (tops[0] & tops[1]).sum(axis=1) / np.maximum(1, tops[0].sum(axis=1))
+    return shares
 
 
 def without_history(ours: np.ndarray, theirs: np.ndarray, item_vectors: np.ndarray) -> np.ndarray:

@@ -50,8 +50,8 @@ class Bootstrap:
         """
         _require_pairs(ours, theirs)
         change, base = float(np.mean(ours - theirs)), float(np.mean(theirs))
-        found = {"difference": change, **self._interval(ours - theirs)}
-        return found if base == 0 else {**found, "relative": change / base}
+        estimate = {"difference": change, **self._interval(ours - theirs)}
+        return estimate if base == 0 else {**estimate, "relative": change / base}
 
     def change(self, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
         """The relative change of the mean from `theirs` to `ours`, with its interval (paper, Table 7: change ratio).

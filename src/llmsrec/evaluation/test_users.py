@@ -11,7 +11,7 @@ import polars as pl
 from llmsrec.data.held_out import BACK, HeldOut, last, sample
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
-from llmsrec.evaluation.asked import Asked
+from llmsrec.evaluation.cases import Cases
 from llmsrec.files import atomic
 
 SCHEMA = pl.Schema(
@@ -24,7 +24,7 @@ SCHEMA = pl.Schema(
 )
 
 
-def of_data(filtered: Path, most: int, seed: int, test: HeldOut | Asked | None = None) -> pl.DataFrame:
+def of_data(filtered: Path, most: int, seed: int, test: HeldOut | Cases | None = None) -> pl.DataFrame:
     """The users of the test split: `user_id`, their `history` (parent_asins, in order), its `timestamps`, the `target`.
 
     Args:
@@ -58,7 +58,7 @@ def of_data(filtered: Path, most: int, seed: int, test: HeldOut | Asked | None =
     return users.hstack(lists).select(SCHEMA.names()).cast(SCHEMA)  # type: ignore[arg-type]
 
 
-def write(reports: Path, filtered: Path, most: int, seed: int, test: HeldOut | Asked | None = None) -> None:
+def write(reports: Path, filtered: Path, most: int, seed: int, test: HeldOut | Cases | None = None) -> None:
     """Write what `of_data` returns to `reports`/test_users.parquet."""
     users = of_data(filtered, most, seed, test)
     with atomic(reports / "test_users.parquet") as temporary:

@@ -112,8 +112,12 @@ def table(towers: dict[str, Any]) -> Table:
     rows: list[tuple[str, ...]] = []
     for tower in (name for name in TOWERS if name in towers["ndcg_10"]):
         scores = [towers[metric][tower][protocol] for protocol in ("uni99", PROTOCOL) for metric in HEADLINE]
-        found = towers["minus_teacher"].get(tower, {}).get(PROTOCOL)
-        minus = "" if found is None else f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+        estimate = towers["minus_teacher"].get(tower, {}).get(PROTOCOL)
+        minus = (
+            ""
+            if estimate is None
+            else f"{estimate['difference']:+.4f} [{estimate['low']:+.4f}, {estimate['high']:+.4f}]"
+        )
         rows.append((tower, *(f"{score['mean']:.4f}" for score in scores), minus))
     header = ("tower", "uni99 NDCG@10", "HR@10", "full NDCG@10", "HR@10", "full NDCG@10 minus teacher")
     return Table("Towers, test", header, rows)

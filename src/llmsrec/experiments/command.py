@@ -48,7 +48,7 @@ def run(collection: Collection, root: Path, names: list[str], seeds: list[int], 
 
 
 def write(collection: Collection, root: Path, seeds: list[int], markdown: Path | None = None) -> str:
-    """The page of all sections whose runs are there, attached to the MLflow experiment; which are not is said on it.
+    """The page of all sections whose runs are complete, attached to the MLflow experiment; which are not is said on it.
 
     Where a section lacks some of the seeds, it is made of those that come before.
 
@@ -56,11 +56,13 @@ def write(collection: Collection, root: Path, seeds: list[int], markdown: Path |
         markdown: a file that the page is also written to, as Markdown without pictures.
     """
     workspace = Workspace(root)
-    there = {name: _seeds_there(collection, name, seeds, workspace) for name in collection.names}
-    missing = [collection.module(name).TITLE for name, number in there.items() if not number]
+    complete = {name: _complete_seeds(collection, name, seeds, workspace) for name in collection.names}
+    missing = [collection.module(name).TITLE for name, number in complete.items() if not number]
     with _registry(workspace) as (client, measures, place):
-        results = {n: Results(client, workspace, place / str(n), seeds[:n], measures) for n in set(there.values()) if n}
-        sections = [collection.module(name).make(results[number]) for name, number in there.items() if number]
+        results = {
+            n: Results(client, workspace, place / str(n), seeds[:n], measures) for n in set(complete.values()) if n
+        }
+        sections = [collection.module(name).make(results[number]) for name, number in complete.items() if number]
     params = parameters.load(root / "params.yaml")
     said = about(params)
     written = page.write(root / collection.folder, collection.title, sections, missing, said)
@@ -75,7 +77,7 @@ def write(collection: Collection, root: Path, seeds: list[int], markdown: Path |
     return f"{len(sections)} of {len(collection.names)} -> {written.relative_to(root)}; MLflow run {logged}"
 
 
-def _seeds_there(collection: Collection, name: str, seeds: list[int], workspace: Workspace) -> int:
+def _complete_seeds(collection: Collection, name: str, seeds: list[int], workspace: Workspace) -> int:
     """How many of the seeds, from the first on, have all runs of a section."""
     runs = collection.module(name).runs
     return next((n for n in range(len(seeds), 0, -1) if not queue.missing(runs(seeds[:n]), workspace)), 0)

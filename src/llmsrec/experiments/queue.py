@@ -21,7 +21,7 @@ ASKED = 10  # times at most, where DVC counts no worker and a run is at work
 
 def missing(wanted: list[Run], workspace: Workspace) -> list[Run]:
     """Those that were run neither on the commit that is checked out nor in the workspace."""
-    present = revisions.experiments_here(workspace.root)
+    present = revisions.experiments_at_head(workspace.root)
     return [run for run in wanted if run.name not in present and not workspace.has(run)]
 
 

@@ -48,7 +48,7 @@ class Results:
         self, client: MlflowClient, workspace: Workspace, place: Path, seeds: list[int], measures: Measures
     ) -> None:
         self.client, self.workspace, self.place, self.seeds, self.measures = client, workspace, place, seeds, measures
-        self._commits = revisions.experiments_here(workspace.root)
+        self._commits = revisions.experiments_at_head(workspace.root)
         self._sides: dict[Run, compare.Side] = {}
 
     def values(self, setting: str, model: str, split: str, protocol: str, metric: str) -> np.ndarray:

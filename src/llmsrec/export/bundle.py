@@ -183,7 +183,7 @@ def _write_onnx(
     }
     towers["blend"] = _blended(*towers["llm"], *towers["teacher"], blend)
     _write_parity(folder, differences, towers, tolerance)
-    return item_vectors, {tower: found for tower, ((_, found), _) in towers.items() if tower in ITEMS}
+    return item_vectors, {tower: actual for tower, ((_, actual), _) in towers.items() if tower in ITEMS}
 
 
 def _blended(users: Both, items: Both, seen: Both, own: Both, blend: Blend) -> tuple[Both, Both]:
@@ -221,8 +221,8 @@ def _export(folder: Path, cases: Cases, tolerance: float) -> tuple[dict[str, Bot
     cases = {name: (deepcopy(module).cpu().eval(), inputs) for name, (module, inputs) in cases.items()}
     onnx.export({name: (module, inputs[:2]) for name, (module, inputs) in cases.items()}, folder / "onnx")
     for name, (module, inputs) in cases.items():
-        expected, found, differences[name] = onnx.compare(module, folder / "onnx" / f"{name}.onnx", inputs)
-        outputs[name] = expected, found
+        expected, actual, differences[name] = onnx.compare(module, folder / "onnx" / f"{name}.onnx", inputs)
+        outputs[name] = expected, actual
         if not differences[name] <= tolerance:
             raise DataError(
                 f"{name}: torch and ONNX Runtime differ by {differences[name]:.1e}, more than export.tolerance "
@@ -237,8 +237,8 @@ def _write_parity(
     """Compare the top 10 of each tower, by its user and item vectors, and write parity.json."""
     tops = {}
     for tower, vectors in towers.items():
-        expected, found = zip(*vectors, strict=True)
-        tops[tower] = onnx.same_top(expected, found, tolerance)
+        expected, actual = zip(*vectors, strict=True)
+        tops[tower] = onnx.same_top(expected, actual, tolerance)
         if tops[tower]["same"] < tops[tower]["users"]:
             raise DataError(
                 f"tower {tower}: {tops[tower]['users'] - tops[tower]['same']} of {tops[tower]['users']} users get "

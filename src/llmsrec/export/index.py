@@ -48,8 +48,8 @@ def write(
         faiss.write_index(index.cells, str(folder / f"index/{name}.faiss"))
         for tower, vectors in of.items():
             asked = vectors[1::2] if len(vectors) > 1 else vectors
-            found = {"recall_10": index.recall(asked, index.truth(asked, RECALLED)), "users": len(asked)}
-            measured[tower] = found | {"cells": index.cells.nlist, "read": index.cells.nprobe}
+            quality = {"recall_10": index.recall(asked, index.truth(asked, RECALLED)), "users": len(asked)}
+            measured[tower] = quality | {"cells": index.cells.nlist, "read": index.cells.nprobe}
     parity = folder / "parity.json"
     write_json(parity, read_json(parity) | {"index": measured})
     return names

@@ -75,17 +75,17 @@ def replace(path: Path, before: np.ndarray, after: np.ndarray) -> None:
         DataError: not exactly one of its constants is `before`.
     """
     model = onnx.load(path)
-    found = [
+    matches = [
         tensor
         for tensor in model.graph.initializer
         if tuple(tensor.dims) == before.shape and np.array_equal(numpy_helper.to_array(tensor), before)
     ]
-    if len(found) != 1:
+    if len(matches) != 1:
         raise DataError(
-            f"{path.name} of the bundle holds its item table {len(found)} times, not once, so it gets no longer one; "
+            f"{path.name} of the bundle holds its item table {len(matches)} times, not once, so it gets no longer one; "
             "export the model again (`dvc repro export`)."
         )
-    found[0].CopyFrom(numpy_helper.from_array(after, found[0].name))
+    matches[0].CopyFrom(numpy_helper.from_array(after, matches[0].name))
     save(model, path)
 
 
@@ -99,16 +99,16 @@ def compare(module: nn.Module, path: Path, inputs: Tensor) -> tuple[np.ndarray, 
     run = Model(path)
     with torch.no_grad():
         expected = module(inputs).numpy()
-    found = run(inputs.numpy())
-    worst = np.abs(expected - found).max()
+    actual = run(inputs.numpy())
+    worst = np.abs(expected - actual).max()
     for size in BATCHES:
         rows = np.arange(size) % len(inputs)
         worst = max(worst, np.abs(expected[rows] - run(inputs[rows].numpy())).max())
-    return expected, found, float(worst / max(1.0, np.abs(expected).max()))
+    return expected, actual, float(worst / max(1.0, np.abs(expected).max()))
 
 
 def same_top(
-    expected: tuple[np.ndarray, np.ndarray], found: tuple[np.ndarray, np.ndarray], tolerance: float
+    expected: tuple[np.ndarray, np.ndarray], actual: tuple[np.ndarray, np.ndarray], tolerance: float
 ) -> dict[str, int]:
     """Count the users whose top 10 is the same from two pairs of user vectors `[n, d']` and item vectors `[I, d']`.
 
@@ -118,7 +118,7 @@ def same_top(
     Returns:
         `users`, `identical` (the same items in the same places), `same` (the same but for ties).
     """
-    scores, others = expected[0] @ expected[1].T, found[0] @ found[1].T
+    scores, others = expected[0] @ expected[1].T, actual[0] @ actual[1].T
     k = min(TOP, scores.shape[1])
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     theirs = np.argsort(-others, axis=1, kind="stable")[:, :k]

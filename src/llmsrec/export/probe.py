@@ -68,8 +68,10 @@ def main(folder: Path, requests: int) -> None:
         events = [{"parent_asin": asin, "timestamp": START + place * DAY} for place, asin in enumerate(history)]
         request = schema.parse([{"history": events, "k": length, "tower": tower}])
         (answer,) = recommender.recommend(request)
-        found = [item.parent_asin for item in answer.items]
-        assert len(set(found)) == length and not set(found) & set(history), f"{tower}: {found} for {history}"
+        recommended = [item.parent_asin for item in answer.items]
+        assert len(set(recommended)) == length and not set(recommended) & set(history), (
+            f"{tower}: {recommended} for {history}"
+        )
         assert all(math.isfinite(item.score) for item in answer.items), f"{tower}: a score is not finite"
         assert answer.used == length and not answer.unknown and answer.fallback is None, f"{tower}: {answer}"
 

@@ -25,7 +25,7 @@ def smoke(bundle: Path, requests: int, say: Callable[[str], None] = lambda line:
         What was measured, or the first problem.
     """
     command = [sys.executable, "-I", "-B", probe.__file__, str(bundle.resolve()), str(requests)]
-    measured = ""
+    last_line = ""
     with tempfile.TemporaryDirectory() as elsewhere, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, cwd=elsewhere, stdout=subprocess.PIPE, stderr=errors, text=True)
         late = threading.Event()
@@ -43,7 +43,7 @@ def smoke(bundle: Path, requests: int, say: Callable[[str], None] = lambda line:
                     step, mark, _ = line.strip().rpartition(probe.DONE)
                     if mark:
                         say(step)
-                    measured = line
+                    last_line = line
         finally:
             timer.cancel()
             process.kill()  # where this process was interrupted; one that has ended is left alone
@@ -53,5 +53,5 @@ def smoke(bundle: Path, requests: int, say: Callable[[str], None] = lambda line:
             errors.seek(0)
             lines = errors.read().decode(errors="replace").strip().splitlines()
             return Smoke((lines or [f"exit status {process.returncode}"])[-1][:500])
-    found = json.loads(measured)
-    return Smoke(None, requests, found["load_s"], found["latency_ms"], found["peak_mb"])
+    measured = json.loads(last_line)
+    return Smoke(None, requests, measured["load_s"], measured["latency_ms"], measured["peak_mb"])

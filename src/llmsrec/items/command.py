@@ -81,10 +81,10 @@ def run(root: Path, options: argparse.Namespace) -> None:
         shutil.copy(longer.folder / "parity.json", folder / "reports")
         (folder / "registered").mkdir()
         made = extension.register(root, version, longer.folder, folder / "reports", added, folder / "registered")
-    for tower, found in about["towers"].items():
+    for tower, estimate in about["towers"].items():
         print(
             f"{tower}: NDCG@10 of {about['users']:,} test users among all {len(longer.items):,} items "
-            f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+            f"{estimate['difference']:+.4f} [{estimate['low']:+.4f}, {estimate['high']:+.4f}]"
         )
     print(f"{version.name} version {made.version} has them; run {made.run_id}, which extends {name}")
     print(f"  llmsrec promote {version.name}/{made.version} --to staging\n      what the gate says of it")

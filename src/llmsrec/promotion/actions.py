@@ -76,7 +76,7 @@ def review(root: Path, wanted: str, to: str, settle: bool, model: str | None = N
         DataError: no registry, or the version's artifacts are missing or altered.
     """
     if to not in TARGETS:
-        raise RequestError(f"versions are promoted to {' or '.join(TARGETS)}, not to {to!r}: {_whose(to)}.")
+        raise RequestError(f"versions are promoted to {' or '.join(TARGETS)}, not to {to!r}: {_what_sets(to)}.")
     settings = parameters.load(root / "params.yaml")
     with tracking.existing(root, aliases.REMEDY) as client, tempfile.TemporaryDirectory() as folder:
         model, wanted = versions.of(wanted, model, settings.registry.model)
@@ -270,7 +270,7 @@ def _changed(trained: dict[str, str], params: Params) -> list[str]:
     return [f"{key} {value} -> {now[key]}" for key, value in trained.items() if now.get(key, value) != value]
 
 
-def _whose(alias: str) -> str:
+def _what_sets(alias: str) -> str:
     if alias == "previous":
         return "`previous` follows `staging`"
     if alias == "latest" or (alias[:1] == "v" and alias[1:].isdigit()):

@@ -202,10 +202,10 @@ def already(client: MlflowClient, model: str, alias: str, version: int) -> Decis
 
 def decide(action: str, version: int, alias: str, before: Aliases, after: Aliases, number: int) -> Decision:
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    return Decision(number, action, version, alias, before, after, _who(), at, "", [], secrets.token_hex(8))
+    return Decision(number, action, version, alias, before, after, _user(), at, "", [], secrets.token_hex(8))
 
 
-def _who() -> str:
+def _user() -> str:
     """MLflow's user where one is set, else the system's."""
     try:
         return os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()

@@ -46,7 +46,7 @@ class Columns(BaseModel):
     store: list[str] | None = None
 
 
-class Asked(BaseModel):
+class RawRequest(BaseModel):
     """A request as it was sent, with the types of `Request` for MLflow's signature; `predict` checks it.
 
     MLflow would answer a check that fails before `predict` with a dump of its types and of all that was sent.
@@ -100,10 +100,10 @@ class BundleModel(PythonModel):
         if described.is_file() and self.recommender.runtime:
             self.recommender.warm()
 
-    def predict(self, model_input: list[Asked]) -> list[Answer]:  # type: ignore[override]
+    def predict(self, model_input: list[RawRequest]) -> list[Answer]:  # type: ignore[override]
         """Answer requests; every error becomes a status and one message, never a traceback."""
         try:
-            return self.recommender.recommend(parse([asked.sent() for asked in model_input]))
+            return self.recommender.recommend(parse([request.sent() for request in model_input]))
         except RecursionError as error:
             raise Refused("the request is nested too deeply", error_code=INVALID_PARAMETER_VALUE) from error
         except RequestError as error:

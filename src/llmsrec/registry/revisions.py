@@ -36,7 +36,7 @@ def experiments(root: Path, name: str) -> list[str]:
     return [commit for (_, called), commit in _experiments(root).items() if called == name]
 
 
-def experiments_here(root: Path) -> dict[str, str]:
+def experiments_at_head(root: Path) -> dict[str, str]:
     """Name -> commit of the DVC experiments that were run on the commit that is checked out."""
     head = _git(root, "rev-parse", "HEAD").stdout.strip()
     return {name: commit for (baseline, name), commit in _experiments(root).items() if baseline == head}

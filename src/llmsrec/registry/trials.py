@@ -68,9 +68,9 @@ def log(root: Path, experiment: str, study: Study, files: list[Path]) -> str:
         place = tracking.experiment(client, f"{experiment}-tuning", root)
         parent = _parent(client, place, study)
         runs = client.search_runs([place], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'", max_results=MOST)
-        there = {int(run.data.tags[TRIAL]): run for run in runs}
+        logged = {int(run.data.tags[TRIAL]): run for run in runs}
         for trial in study.trials:
-            run = there.get(trial.number)
+            run = logged.get(trial.number)
             if run is None or run.info.status == RUNNING:
                 _child(client, place, parent, study, trial, run)
         complete = [trial for trial in study.trials if trial.state == "complete"]

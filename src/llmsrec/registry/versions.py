@@ -100,5 +100,5 @@ def find(client: MlflowClient, model: str, which: str) -> ModelVersion:
 
 def aliases(client: MlflowClient, model: str) -> str:
     """All aliases of a model with their versions, for a message."""
-    there = client.get_registered_model(model).aliases
-    return ", ".join(f"{alias} ({version})" for alias, version in sorted(there.items())) or "none"
+    versions = client.get_registered_model(model).aliases
+    return ", ".join(f"{alias} ({version})" for alias, version in sorted(versions.items())) or "none"

@@ -67,7 +67,7 @@ def rank(bundle: Bundle, users: pl.DataFrame, tower: str) -> HeldOut:
     known = np.array([len(history.items) > 0 for history in read], dtype=bool)
 
     protocols = ("full",) if negatives is None else ("full", "uni99")
-    found = {protocol: np.full(len(read), MISS, dtype=np.int32) for protocol in protocols}
+    ranks = {protocol: np.full(len(read), MISS, dtype=np.int32) for protocol in protocols}
     by_tower, by_count = np.flatnonzero(known & (targets > 0)), np.flatnonzero(~known & (targets > 0))
     counts = np.concatenate([[0], known_items["count"].to_numpy()])[:, None].astype(np.float64)
     vectors = _vectors([read[row] for row in by_tower], reader, len(bundle.items), len(read))
@@ -83,9 +83,9 @@ def rank(bundle: Bundle, users: pl.DataFrame, tower: str) -> HeldOut:
         seen = np.concatenate(excluded)
         others = None if negatives is None else negatives[rows]
         for name, of in ranking.rank(of_users, of_items, targets[rows], offsets, seen, others).items():
-            found[name][rows] = of
+            ranks[name][rows] = of
     return HeldOut(
-        ranks=found,
+        ranks=ranks,
         unknown_targets=int((targets == 0).sum()),
         events=sum(len(history.items) + len(history.unknown) for history in read),
         unknown_events=sum(len(history.unknown) for history in read),
@@ -96,13 +96,13 @@ def rank(bundle: Bundle, users: pl.DataFrame, tower: str) -> HeldOut:
 
 def _vectors(read: list[History], tower: Tower, catalogue: int, users: int) -> np.ndarray:
     """`[n, d]` user vectors of the histories, in their order; how far it is, of all `users`, is printed."""
-    found: list[np.ndarray] = [np.empty(0)] * len(read)
+    vectors: list[np.ndarray] = [np.empty(0)] * len(read)
     with Progress(users, users - len(read)) as progress:
         for batch in batches(read, tower, catalogue):
             for place, vector in zip(batch, tower.vectors([read[place] for place in batch]), strict=True):
-                found[place] = vector
+                vectors[place] = vector
             progress.add(len(batch))
-    return np.stack(found) if found else np.empty((0, 1))
+    return np.stack(vectors) if vectors else np.empty((0, 1))
 
 
 def _negatives(users: pl.DataFrame, ids: dict[str, int], targets: np.ndarray) -> np.ndarray:

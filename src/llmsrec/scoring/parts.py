@@ -52,8 +52,8 @@ class Parts:
     def write(self, number: int, table: pa.Table, counts: dict[str, int]) -> None:
         """Finish a part: whole, or not there."""
         with atomic(self._path(number)) as temporary:
-            told = {COUNTS: json.dumps(counts).encode()}
-            pq.write_table(table.replace_schema_metadata(told), temporary, compression="zstd")
+            metadata = {COUNTS: json.dumps(counts).encode()}
+            pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
 
     def join(self, numbers: int, schema: pa.Schema) -> dict[str, int]:
         """Write the output from parts 0 up to `numbers`, remove the hidden folder and return the sums of the counts."""

@@ -81,8 +81,8 @@ class Index:
         if PART * (len(self._rows) - len(exclude)) <= len(self._rows):
             return self._among(np.delete(np.arange(len(self._rows)), exclude), vector, k)
         if k <= MOST and len(exclude) <= SPARED:
-            _, (found,) = self.cells.search(vector[None], OVER * k + len(exclude))
-            candidates = np.setdiff1d(found, np.append(exclude, NONE))
+            _, (nearest,) = self.cells.search(vector[None], OVER * k + len(exclude))
+            candidates = np.setdiff1d(nearest, np.append(exclude, NONE))
             if len(candidates) >= k:
                 return self._among(candidates, vector, k)
         return self._exact.best(vector[None], k, [exclude])[0]
@@ -102,6 +102,6 @@ class Index:
         return titled[faiss.knn(vectors, rows, k, metric=faiss.METRIC_INNER_PRODUCT)[1]]
 
     def recall(self, vectors: np.ndarray, truth: np.ndarray) -> float:
-        """The mean share of the best items, as `truth` gives them, that are found for `[n, d]` vectors."""
-        found = self.best(vectors, truth.shape[1], [np.empty(0, dtype=np.int64)] * len(vectors))
-        return float(np.mean([np.isin(row, best).mean() for row, (best, _) in zip(truth, found, strict=True)]))
+        """The mean share of the best items, as `truth` gives them, that are retrieved for `[n, d]` vectors."""
+        retrieved = self.best(vectors, truth.shape[1], [np.empty(0, dtype=np.int64)] * len(vectors))
+        return float(np.mean([np.isin(row, best).mean() for row, (best, _) in zip(truth, retrieved, strict=True)]))

@@ -43,8 +43,8 @@ class Exact:
     def best(self, vectors: np.ndarray, k: int, exclude: Sequence[np.ndarray]) -> list[Best]:
         """See `Search`; ties by index, so always the same."""
         scores = vectors @ self.columns
-        found = [top(row, k, out[out < len(row)], self._last) for row, out in zip(scores, exclude, strict=True)]
-        return [(indices, row[indices]) for indices, row in zip(found, scores, strict=True)]
+        ranked = [top(row, k, out[out < len(row)], self._last) for row, out in zip(scores, exclude, strict=True)]
+        return [(indices, row[indices]) for indices, row in zip(ranked, scores, strict=True)]
 
 
 class Sum:
@@ -63,8 +63,8 @@ class Sum:
     def best(self, vectors: np.ndarray, k: int, exclude: Sequence[np.ndarray]) -> list[Best]:
         """See `Search`; ties by index."""
         scores = self._both(vectors).sum(axis=0)
-        found = [top(row, k, out, self._last) for row, out in zip(scores, exclude, strict=True)]
-        return [(indices, row[indices]) for indices, row in zip(found, scores, strict=True)]
+        ranked = [top(row, k, out, self._last) for row, out in zip(scores, exclude, strict=True)]
+        return [(indices, row[indices]) for indices, row in zip(ranked, scores, strict=True)]
 
     def shares(self, vector: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """`[2, n]` the two scores of some items for a user vector."""

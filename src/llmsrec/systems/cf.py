@@ -66,5 +66,5 @@ def train(task: Task) -> list[dict[str, Any]]:
 def rank(task: Task) -> Ranked:
     """Ranks by the trained model's user and item vectors."""
     model = teacher.load(task.folder, task.system)
-    vectors = {split: model.user_vectors(of.histories).numpy()[1:] for split, of in task.asked.items()}
+    vectors = {split: model.user_vectors(of.histories).numpy()[1:] for split, of in task.cases.items()}
     return task.rank_vectors(vectors | {"items": model.item_vectors().detach().numpy()})

@@ -65,7 +65,7 @@ def folder(task: Task, name: str) -> Path:
 def vectors(task: Task, name: str) -> dict[str, np.ndarray]:
     """The vectors of the items and of all users, by one of the two."""
     model = teacher.load(folder(task, name)).to(task.device)
-    users = {split: model.user_vectors(of.histories).cpu().numpy()[1:] for split, of in task.asked.items()}
+    users = {split: model.user_vectors(of.histories).cpu().numpy()[1:] for split, of in task.cases.items()}
     return {"items": model.item_vectors().detach().cpu().numpy(), **users}
 
 

@@ -63,8 +63,8 @@ def rank(task: Task) -> Ranked:
     teacher = task.models / read_json(task.folder / "config.json")["model"]["teacher"]
     model: LLMSRec = retrieval.load(task.folder, BACKBONE, teacher, task.catalogue, prefixes(task), own)
     vectors = {"items": model.item_vectors().numpy()}
-    for split, asked in task.asked.items():
-        vectors[split] = model.user_vectors(asked.histories, label=split).numpy()[1:]
+    for split, cases in task.cases.items():
+        vectors[split] = model.user_vectors(cases.histories, label=split).numpy()[1:]
     return task.rank_vectors(vectors)
 
 

@@ -32,5 +32,5 @@ def rank(task: Task) -> Ranked:
     """Rank by the cosine of the user's vector and the items' of the second stage."""
     model, texts, items = models.load(task.folder)
     model.to(task.device)
-    users = {split: model.vectors(texts, of.histories, split).numpy()[1:] for split, of in task.asked.items()}
+    users = {split: model.vectors(texts, of.histories, split).numpy()[1:] for split, of in task.cases.items()}
     return task.rank_vectors({"items": items.numpy(), **users})

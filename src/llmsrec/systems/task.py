@@ -11,8 +11,8 @@ import polars as pl
 from llmsrec.data import held_out
 from llmsrec.data.held_out import HeldOut
 from llmsrec.data.sequences import Sequences
-from llmsrec.evaluation import asked, report
-from llmsrec.evaluation.asked import Asked
+from llmsrec.evaluation import cases, report
+from llmsrec.evaluation.cases import Cases
 
 DATA, MODELS, BACKBONE = Path("data"), Path("models"), Path("models/backbone")
 Ranks = dict[str, dict[str, np.ndarray]]  # split -> protocol -> [n] int32, 0-based
@@ -98,10 +98,10 @@ class Task:
         return held_out.read(self.interactions, self.split, "valid", self.params.split.by)
 
     @cached_property
-    def asked(self) -> dict[str, Asked]:
+    def cases(self) -> dict[str, Cases]:
         """What is ranked: `valid`, `test` and `test_shuffled`."""
         params = self.params
-        return asked.read(self.interactions, self.split, params.split.by, params.data.repeats, params.evaluate.seed)
+        return cases.read(self.interactions, self.split, params.split.by, params.data.repeats, params.evaluate.seed)
 
     def rank_vectors(self, vectors: dict[str, np.ndarray]) -> Ranked:
         """Ranks under uni99 and full by dot products.
@@ -109,6 +109,6 @@ class Task:
         Args:
             vectors: `items` `[I + 1, d]`, and for each split `[n, d]` of its users.
         """
-        ranks = {split: of.rank(vectors[split], vectors["items"]) for split, of in self.asked.items()}
+        ranks = {split: of.rank(vectors[split], vectors["items"]) for split, of in self.cases.items()}
         described = report.describe(vectors["test"], vectors["test_shuffled"], self.params.evaluate.seed)
         return Ranked(ranks, user_vectors=described)

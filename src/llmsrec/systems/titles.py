@@ -15,7 +15,7 @@ from llmsrec.data.choices import Choices, Titles
 from llmsrec.engine import backbone as backbones
 from llmsrec.errors import DataError
 from llmsrec.evaluation import choice, ranks
-from llmsrec.evaluation.asked import Asked
+from llmsrec.evaluation.cases import Cases
 from llmsrec.evaluation.names import SASREC_TITLES, TITLES, VALID_RATIO
 from llmsrec.files import read_json
 from llmsrec.models.cf import teacher as teachers
@@ -63,10 +63,10 @@ def rank(task: Task) -> Ranked:
     model = build(task, read_json(task.folder / "config.json"), task.folder).fill(task.folder)
     teacher = model.teacher.system
     result = Ranked({}, beside={teacher: {}})
-    for split, asked in task.asked.items():
-        drawn = stored(asked.users, STORED[split])
-        result.ranks[split], valid = read(model, asked, drawn, split)
-        result.beside[teacher][split] = {SASREC_TITLES: ranks_of_teacher(model.teacher, asked, drawn)}
+    for split, cases in task.cases.items():
+        drawn = stored(cases.users, STORED[split])
+        result.ranks[split], valid = read(model, cases, drawn, split)
+        result.beside[teacher][split] = {SASREC_TITLES: ranks_of_teacher(model.teacher, cases, drawn)}
         result.figures[split] = {TITLES[-1]: {VALID_RATIO: valid}}
     return result
 
@@ -86,9 +86,9 @@ def build(task: Task, config: dict[str, Any], codes: Path) -> TitleModel:
     return TitleModel(backbone, teachers.load(task.models / of.teacher, of.teacher), task.titles, holds, seed, own)
 
 
-def read(model: TitleModel, asked: Asked, drawn: Choices, split: str) -> tuple[dict[str, np.ndarray], float]:
+def read(model: TitleModel, cases: Cases, drawn: Choices, split: str) -> tuple[dict[str, np.ndarray], float]:
     """The ranks of the positives by each reading, and the share of written texts that name a candidate."""
-    readings = model.read(asked.histories, drawn, label=split)
+    readings = model.read(cases.histories, drawn, label=split)
     which = choice.chosen(readings.texts, [[model.shown[item] for item in row] for row in drawn.items.tolist()])
     of = {
         "uni19_likelihood": choice.ranks(readings.summed, drawn.places),
@@ -98,11 +98,11 @@ def read(model: TitleModel, asked: Asked, drawn: Choices, split: str) -> tuple[d
     return of, float((which >= 0).mean())
 
 
-def ranks_of_teacher(teacher: Teacher, asked: Asked, drawn: Choices) -> np.ndarray:
+def ranks_of_teacher(teacher: Teacher, cases: Cases, drawn: Choices) -> np.ndarray:
     """`[n]` its ranks of the positives among the same 20 items."""
-    users, items = teacher.user_vectors(asked.histories)[1:], teacher.item_vectors()
+    users, items = teacher.user_vectors(cases.histories)[1:], teacher.item_vectors()
     vectors = users.detach().cpu().numpy(), items.detach().cpu().numpy()
-    return ranks.rank(*vectors, asked.targets, *asked.excluded, drawn.negatives)["uni99"]
+    return ranks.rank(*vectors, cases.targets, *cases.excluded, drawn.negatives)["uni99"]
 
 
 def stored(users: np.ndarray, split: str) -> Choices:

@@ -220,7 +220,7 @@ class Trainer:
         """Mean cross-entropy of the hidden words of a batch."""
         masked, hidden = mask(batch, self._settings.mask, self._texts.vocabulary, rng)
 
-        def told(rows: np.ndarray) -> Tensor:
+        def row_losses(rows: np.ndarray) -> Tensor:
             """`[len(rows)]` summed over each row's words."""
             places = hidden[rows]
             logits = self._model.words(self._model(masked.rows(rows))[torch.from_numpy(places).to(self._device)])
@@ -229,7 +229,7 @@ class Trainer:
             each = F.cross_entropy(logits, words, reduction="none")
             return torch.zeros(len(rows), device=self._device).index_add(0, owner, each)
 
-        return distributed.spread_rows(told, np.arange(len(hidden))).sum() / max(1, int(hidden.sum()))
+        return distributed.spread_rows(row_losses, np.arange(len(hidden))).sum() / max(1, int(hidden.sum()))
 
     def _vectors(self, histories: list[np.ndarray]) -> Tensor:
         """`[n, d]` the vectors of histories, shared by the processes."""
@@ -248,13 +248,13 @@ class Trainer:
 
 
 def mask(batch: Batch, share: float, vocabulary: int, rng: np.random.Generator) -> tuple[Batch, np.ndarray]:
-    """The batch with a share of its words to tell, and `[B, L]` where these are (BERT, Sec. 3.1).
+    """The batch with a share of its words to predict, and `[B, L]` where these are (BERT, Sec. 3.1).
 
-    Of these, 80 % become `MASK`, 10 % any word, 10 % stay. `<s>` and padding are never told.
+    Of these, 80 % become `MASK`, 10 % any word, 10 % stay. `<s>` and padding are never predicted.
     """
-    told = (rng.random(batch.tokens.shape) < share) & (batch.tokens >= KEYS)
+    targets = (rng.random(batch.tokens.shape) < share) & (batch.tokens >= KEYS)
     kind = rng.random(batch.tokens.shape)
     others = rng.integers(SPECIAL, vocabulary, batch.tokens.shape)
-    tokens = np.where(told & (kind < HIDDEN), MASK, batch.tokens)
-    tokens = np.where(told & (kind >= HIDDEN) & (kind < REPLACED), others, tokens)
-    return replace(batch, tokens=tokens), told
+    tokens = np.where(targets & (kind < HIDDEN), MASK, batch.tokens)
+    tokens = np.where(targets & (kind >= HIDDEN) & (kind < REPLACED), others, tokens)
+    return replace(batch, tokens=tokens), targets

@@ -84,7 +84,7 @@ class Validation:
             hidden: `[I + 1, d_llm]` the model's h_i; computed if None.
         """
         excluded = self.histories.excluded(self.repeats)
-        found = ranks.rank(
+        by_protocol = ranks.rank(
             model.user_vectors(self.histories, self.users).numpy(),
             model.item_vectors(hidden).numpy(),
             self.targets,
@@ -93,7 +93,7 @@ class Validation:
         )
         return {
             f"valid/{protocol}/{name}": value
-            for protocol, of_protocol in found.items()
+            for protocol, of_protocol in by_protocol.items()
             for name, value in metrics.summary(of_protocol).items()
         }
 

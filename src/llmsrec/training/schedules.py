@@ -102,16 +102,16 @@ def train_heads(
     heads = {name: values.detach() for name, values in model.trainable().items() if name.startswith(HEADS)}
     folder = resume / "heads"
     outputs, done = folder / "outputs.safetensors", folder / "trained.safetensors"
-    if (found := checkpoint.load(done, heads)) is None:
+    if (trained := checkpoint.load(done, heads)) is None:
         remembered = remember(outputs, resume.name, lambda: model, sequences, valid, given)
         alone = RememberedHeads(remembered, model.prompts, model.teacher, settings, given.seed)
         of = settings.model_copy(update={"negatives": "all"})
         train(alone, sequences, valid, of, given.model_copy(update=ALONE), folder, losses_of=losses_of)
-        found = {name: values.detach() for name, values in alone.trainable().items()}, {}
-        checkpoint.save(done, *found)
+        trained = {name: values.detach() for name, values in alone.trainable().items()}, {}
+        checkpoint.save(done, *trained)
         outputs.unlink(missing_ok=True)
     for name, values in heads.items():
-        values.copy_(found[0][name])
+        values.copy_(trained[0][name])
 
 
 SCHEDULES = {"joint": joint, "curriculum": curriculum, "two_steps": two_steps}

@@ -102,11 +102,11 @@ class Start:
         rows = pl.read_parquet(self.folder / ITEMS)
         theirs = dict(zip(rows["parent_asin"], rows["item_id"], strict=True))
         known = [(row, theirs[asin]) for row, asin in enumerate(asins, start=1) if asin in theirs]
-        here, there = torch.tensor(known, dtype=torch.int64).reshape(-1, 2).T
+        new, old = torch.tensor(known, dtype=torch.int64).reshape(-1, 2).T
         tensors = self._tensors(TEACHER)
         table = model.get_parameter(ITEM_TABLE)
         with torch.no_grad():
-            table[here.to(table.device)] = tensors.pop(ITEM_TABLE)[there].to(table)
+            table[new.to(table.device)] = tensors.pop(ITEM_TABLE)[old].to(table)
         self._fill({name: parameter for name, parameter in model.named_parameters() if name != ITEM_TABLE}, tensors)
         return len(known)
 

@@ -16,13 +16,17 @@ MOMENT = datetime(2024, 12, 24, 18, 30, 0, 250_000)
 @pytest.mark.parametrize(
     ("column", "way", "milliseconds"),
     [
-        (pa.array([MOMENT], pa.timestamp("ns")), times.Way("iso"), 1_735_065_000_250),
-        (pa.array([MOMENT], pa.timestamp("ms")), times.Way("iso", zone="Europe/Berlin"), 1_735_061_400_250),
-        (pa.array([MOMENT.replace(tzinfo=UTC)], pa.timestamp("us", "Asia/Tokyo")), times.Way("iso"), 1_735_065_000_250),
-        (pa.array([date(2024, 12, 24)]), times.Way("iso"), 1_734_998_400_000),
-        (pa.array([1_735_065_000], pa.uint32()), times.Way("s"), 1_735_065_000_000),
-        (pa.array([1_735_065_000.25]), times.Way("s"), 1_735_065_000_250),
-        (pa.array(["2024-12-24T18:30:00.250Z"]), times.Way("iso"), 1_735_065_000_250),
+        (pa.array([MOMENT], pa.timestamp("ns")), times.TimeFormat("iso"), 1_735_065_000_250),
+        (pa.array([MOMENT], pa.timestamp("ms")), times.TimeFormat("iso", zone="Europe/Berlin"), 1_735_061_400_250),
+        (
+            pa.array([MOMENT.replace(tzinfo=UTC)], pa.timestamp("us", "Asia/Tokyo")),
+            times.TimeFormat("iso"),
+            1_735_065_000_250,
+        ),
+        (pa.array([date(2024, 12, 24)]), times.TimeFormat("iso"), 1_734_998_400_000),
+        (pa.array([1_735_065_000], pa.uint32()), times.TimeFormat("s"), 1_735_065_000_000),
+        (pa.array([1_735_065_000.25]), times.TimeFormat("s"), 1_735_065_000_250),
+        (pa.array(["2024-12-24T18:30:00.250Z"]), times.TimeFormat("iso"), 1_735_065_000_250),
     ],
 )
 def test_times_of_any_type(tmp_path, column, way, milliseconds):

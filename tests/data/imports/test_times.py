@@ -10,27 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsrec.data.imports import times
-from llmsrec.data.imports.times import Way
+from llmsrec.data.imports.times import TimeFormat
 from llmsrec.errors import DataError, RequestError
 from llmsrec.times import EARLIEST, LATEST
 
 NOW = 1_391_040_000_123  # ms
 
 
-def plain(text: str, way: Way) -> int | None:
+def plain(text: str, time_format: TimeFormat) -> int | None:
     """One value, by Python alone."""
     text = text.strip()
-    if way.kind == "iso":
+    if time_format.kind == "iso":
         moment = times.iso_us(text)
         if moment is None:
             return None
-        local = moment[0].replace(tzinfo=UTC if moment[1] else ZoneInfo(way.zone))
+        local = moment[0].replace(tzinfo=UTC if moment[1] else ZoneInfo(time_format.zone))
         if not moment[1] and local.astimezone(UTC).astimezone(local.tzinfo).replace(tzinfo=None) != moment[0]:
             return None  # the clocks leave it out
         since = local.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
         milliseconds = (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
     else:
-        number = times.number_ms(text, times.UNITS[way.kind])
+        number = times.number_ms(text, times.UNITS[time_format.kind])
         if number is None:
             return None
         milliseconds = number
@@ -61,14 +61,14 @@ NUMBERS = st.one_of(
 
 @given(st.lists(ISO, min_size=1, max_size=6), st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]))
 def test_iso_is_read_as_python_reads_it(values, zone):
-    way = Way("iso", zone=zone)
-    assert times.to_ms(pl.Series(values), way).to_list() == [plain(value, way) for value in values]
+    time_format = TimeFormat("iso", zone=zone)
+    assert times.to_ms(pl.Series(values), time_format).to_list() == [plain(value, time_format) for value in values]
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=6), st.sampled_from(["s", "ms", "us", "ns"]))
 def test_numbers_are_read_as_decimals(values, unit):
-    way = Way(unit)
-    assert times.to_ms(pl.Series(values), way).to_list() == [plain(value, way) for value in values]
+    time_format = TimeFormat(unit)
+    assert times.to_ms(pl.Series(values), time_format).to_list() == [plain(value, time_format) for value in values]
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
@@ -77,20 +77,22 @@ def test_the_unit_of_a_column_is_that_of_most_values(unit):
     values = pl.Series([str(int(ms * per_ms)) for ms in (NOW, EARLIEST, LATEST - 1000)])
     counts = times.suits(values)
     assert counts[unit] == 3 and sum(counts.values()) == 3
-    assert times.choose(counts, "UTC", values[0]) == Way(unit)
-    assert times.to_ms(values, Way(unit))[0] == (NOW if unit != "s" else NOW // 1000 * 1000)
+    assert times.choose(counts, "UTC", values[0]) == TimeFormat(unit)
+    assert times.to_ms(values, TimeFormat(unit))[0] == (NOW if unit != "s" else NOW // 1000 * 1000)
 
 
 def test_a_stray_value_does_not_change_the_unit_and_is_explained():
     values = pl.Series(["1391040000"] * 3 + ["1391040000123", "-5", "0", "2024-01-01", "soon"])
-    way = times.choose(times.suits(values), "UTC", "")
-    assert way == Way("s")
-    assert times.to_ms(values, way).to_list() == [1_391_040_000_000] * 3 + [None] * 5
-    assert "suits milliseconds where the column has seconds" in times.why("1391040000123", way)
-    assert "as seconds outside the years 1990 to 2100" in times.why("-5", way)
-    assert "not a number where the column has seconds" in times.why("soon", way)
-    assert "not ISO 8601" in times.why("soon", Way("iso"))
-    assert "the clocks of Europe/Berlin leave out" in times.why("2024-03-31 02:30", Way("iso", zone="Europe/Berlin"))
+    time_format = times.choose(times.suits(values), "UTC", "")
+    assert time_format == TimeFormat("s")
+    assert times.to_ms(values, time_format).to_list() == [1_391_040_000_000] * 3 + [None] * 5
+    assert "suits milliseconds where the column has seconds" in times.why("1391040000123", time_format)
+    assert "as seconds outside the years 1990 to 2100" in times.why("-5", time_format)
+    assert "not a number where the column has seconds" in times.why("soon", time_format)
+    assert "not ISO 8601" in times.why("soon", TimeFormat("iso"))
+    assert "the clocks of Europe/Berlin leave out" in times.why(
+        "2024-03-31 02:30", TimeFormat("iso", zone="Europe/Berlin")
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,10 +123,10 @@ def test_days_and_months_are_never_guessed(value, hint):
 )
 def test_a_stated_format_in_a_zone(form, value, moment):
     times.check_form(form)
-    way = Way("format", form, "Europe/Berlin")
-    milliseconds = times.to_ms(pl.Series([value, "31.02.2025", "x", "2025-12-24"]), way).to_list()
+    time_format = TimeFormat("format", form, "Europe/Berlin")
+    milliseconds = times.to_ms(pl.Series([value, "31.02.2025", "x", "2025-12-24"]), time_format).to_list()
     assert milliseconds == [int(moment.replace(tzinfo=UTC).timestamp()) * 1000, None, None, None]
-    assert form in times.why("x", way)
+    assert form in times.why("x", time_format)
 
 
 def test_an_unknown_zone_is_an_error():

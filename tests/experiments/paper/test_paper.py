@@ -168,5 +168,5 @@ def test_a_page_takes_the_seeds_that_are_there(monkeypatch):
     """A section is made of the seeds up to the first that lacks a run."""
     missing = {"paper-shuffled-main-s1", "paper-last-target-main-s0"}
     monkeypatch.setattr(queue, "missing", lambda runs, workspace: [run for run in runs if run.name in missing])
-    there = {name: command._seeds_there(CLAIMS, name, [0, 1, 2], None) for name in ("groups", "order", "targets")}
-    assert there == {"groups": 3, "order": 1, "targets": 0}
+    complete = {name: command._complete_seeds(CLAIMS, name, [0, 1, 2], None) for name in ("groups", "order", "targets")}
+    assert complete == {"groups": 3, "order": 1, "targets": 0}

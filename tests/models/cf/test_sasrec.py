@@ -73,14 +73,14 @@ def attended(block: Block, x: Tensor) -> Tensor:
     length, dim = x.shape
     width = dim // block.heads
     query, key, value = block.query_key_value(x).chunk(3, dim=-1)
-    found = torch.zeros(length, dim)
+    joined = torch.zeros(length, dim)
     for i in range(length):
         for head in range(block.heads):
             part = slice(head * width, (head + 1) * width)
             scores = torch.stack([query[i, part] @ key[j, part] / width**0.5 for j in range(i + 1)])
             weights = scores.exp() / scores.exp().sum()
-            found[i, part] = sum(weights[j] * value[j, part] for j in range(i + 1))
-    return block.output(found)
+            joined[i, part] = sum(weights[j] * value[j, part] for j in range(i + 1))
+    return block.output(joined)
 
 
 def filtered(block: Block, x: Tensor, max_length: int) -> Tensor:
@@ -107,8 +107,8 @@ def test_a_padded_row_in_a_batch_equals_the_same_history_alone(form, rows):
     model = build(form, seed=1, size=1.0)
     with torch.no_grad():
         vectors = model(torch.tensor([padded(row, 6) for row in rows]))
-        for row, found in zip(rows, vectors, strict=True):
-            torch.testing.assert_close(found[-len(row) :], plain(model, row), rtol=1e-4, atol=1e-5)
+        for row, actual in zip(rows, vectors, strict=True):
+            torch.testing.assert_close(actual[-len(row) :], plain(model, row), rtol=1e-4, atol=1e-5)
 
 
 def test_parts_that_matter_agree_with_the_plain_form(model):
@@ -122,11 +122,11 @@ def test_the_last_vector_alone_is_the_last_of_all(model):
     rows = torch.tensor([[0, 0, 3, 1, 4, 1], [5, 9, 2, 6, 5, 3], [0, 0, 0, 0, 0, 7], [0, 0, 0, 0, 0, 0]])
     torch.testing.assert_close(model.last_only(rows), model.last(rows), rtol=1e-5, atol=1e-6)
     weights = torch.linspace(-1, 1, 8)  # any
-    found, expected = (
+    actual, expected = (
         torch.autograd.grad((vectors * weights).sum(), list(model.parameters()))
         for vectors in (model.last_only(rows), model.last(rows))
     )
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["pre", "post"])
@@ -148,8 +148,8 @@ def test_the_filters_matrix_is_a_fourier_transform_there_and_back(length):
     sequence = torch.randn(length, 3, generator=torch.Generator().manual_seed(0))
     waves = torch.fft.rfft(sequence, dim=0)
     waves[sasrec.LOWEST :] = 0
-    found = sasrec.low_pass_matrix(length) @ sequence
-    torch.testing.assert_close(found, torch.fft.irfft(waves, n=length, dim=0), rtol=1e-5, atol=1e-6)
+    actual = sasrec.low_pass_matrix(length) @ sequence
+    torch.testing.assert_close(actual, torch.fft.irfft(waves, n=length, dim=0), rtol=1e-5, atol=1e-6)
 
 
 def test_padding_does_not_matter(model):
@@ -309,7 +309,7 @@ def test_onnx_agrees_at_every_batch_size(form, tmp_path):
     for size in range(1, 65):
         rows = rng.integers(1, ITEMS + 1, (size, 6))
         rows[np.arange(6) < rng.integers(0, 7, size)[:, None]] = 0  # empty histories too
-        (found,) = session.run(None, {"history": rows})
+        (actual,) = session.run(None, {"history": rows})
         with torch.no_grad():
             expected = model.last(torch.from_numpy(rows)).numpy()
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)

@@ -97,8 +97,8 @@ def test_step_losses_equal_the_plain_form(
 
     weights = settings.weights.model_copy(update={"cf_retrieval": 0.5})
     settings = settings.model_copy(update={"negatives": negatives, "weights": weights})
-    found = losses_of(model, sequences, settings, targets)
-    sum(found.values()).backward()
+    actual = losses_of(model, sequences, settings, targets)
+    sum(actual.values()).backward()
     gradients = {name: parameter.grad for name, parameter in model.trainable().items()}
 
     samples = Samples.of(sequences, len(TITLES), targets, settings.history)
@@ -145,7 +145,7 @@ def test_step_losses_equal_the_plain_form(
         "uniform": losses.uniform(user, owners) + losses.uniform(cf, owners),
     }
     for name, value in plain.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(actual[name], value, rtol=1e-5, atol=1e-6)
     model.zero_grad()
     sum(plain.values()).backward()
     for name, parameter in model.trainable().items():
@@ -248,15 +248,15 @@ def test_bfloat16_is_as_near_to_float32_through_the_cache_as_in_the_plain_form(
     ids = torch.arange(1, len(TITLES) + 1)
     items, times = zip(*(sequences.of(user) for user in (3, 4, 5)), strict=True)
     with torch.no_grad():
-        for found, right, plain in (
+        for actual, right, plain in (
             (model.hidden_items(ids), exact.hidden_items(ids), model.prompts.items(ids.numpy())),
             (model.hidden_users(items, times), exact.hidden_users(items, times), model.prompts.users(items, times)),
         ):
             out = model.item_out if plain.slots.shape[0] == len(ids) else model.user_out
             separate = read_out(model.backbone, plain, model.item_inputs, out)
             for other in (separate, right):
-                assert ((found - other).norm(dim=1) / other.norm(dim=1)).max() < 0.02
-            assert not torch.equal(found, right), "else this is not bfloat16"
+                assert ((actual - other).norm(dim=1) / other.norm(dim=1)).max() < 0.02
+            assert not torch.equal(actual, right), "else this is not bfloat16"
     losses = [sum(losses_of(m, sequences, settings, "all").values()) for m in (model, exact)]
     torch.testing.assert_close(*losses, rtol=0.02, atol=0.0)
 
@@ -283,8 +283,8 @@ def test_compiled_layers_give_the_same_losses_and_gradients(
     counters.clear()
     plain = outcomes(compile=False)
     assert not counters["stats"]
-    for found, right in zip(outcomes(compile=True), plain, strict=True):
-        assert (found - right).norm() <= 1e-5 * right.norm() + 1e-6
+    for actual, right in zip(outcomes(compile=True), plain, strict=True):
+        assert (actual - right).norm() <= 1e-5 * right.norm() + 1e-6
     assert counters["stats"]["unique_graphs"] > 2, "more than the one that tries the compiler"
     assert not counters["unimplemented"] and not counters["recompile_limit"]
 
@@ -329,7 +329,7 @@ def test_quantized_weights_give_what_the_same_weights_give_unpacked(
 def test_adapters_of_a_bfloat16_backbone_are_float32_and_run_in_bfloat16(
     backbone_folder: Path, teacher: Any, sequences: Sequences, settings: Any
 ) -> None:
-    found = []
+    actual = []
     for dtype in ("bfloat16", "float32"):
         tuned = backbone.add_lora(backbone.load(backbone_folder, dtype), 2, seed=0)
         model = LLMSRec(tuned, teacher, TITLES, settings, seed=0)
@@ -342,7 +342,7 @@ def test_adapters_of_a_bfloat16_backbone_are_float32_and_run_in_bfloat16(
         sum(losses.values()).backward()
         assert seen == {getattr(torch, dtype)}
         assert {parameter.dtype for parameter in model.trainable().values()} == {torch.float32}
-        found.append((gradients(model), torch.stack(list(losses.values()))))
-    (half, half_losses), (exact, exact_losses) = found
+        actual.append((gradients(model), torch.stack(list(losses.values()))))
+    (half, half_losses), (exact, exact_losses) = actual
     torch.testing.assert_close(half_losses, exact_losses, rtol=0.02, atol=0.0)
     assert 0 < (half - exact).norm() < 0.05 * exact.norm()

@@ -113,8 +113,8 @@ def test_text_alone_is_for_a_while(tiny_backbone: Any, teacher: Any, sequences: 
     whole = model.hidden_items(ids)
     with model.text_alone():
         torch.testing.assert_close(model.hidden_items(ids), text.hidden_items(ids), rtol=1e-5, atol=1e-5)
-        found = model.hidden_users([items], [times], torch.zeros(1, 8))
-        torch.testing.assert_close(found, text.hidden_users([items], [times]), rtol=1e-5, atol=1e-5)
+        actual = model.hidden_users([items], [times], torch.zeros(1, 8))
+        torch.testing.assert_close(actual, text.hidden_users([items], [times]), rtol=1e-5, atol=1e-5)
         assert not {"f_I.0.weight", "f_U.0.weight"} & gradients(model, sequences, settings)
     torch.testing.assert_close(model.hidden_items(ids), whole, rtol=0, atol=0)
     assert {"f_I.0.weight", "f_U.0.weight"} <= gradients(model, sequences, settings)

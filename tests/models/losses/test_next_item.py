@@ -122,10 +122,10 @@ def test_full_cross_entropy_in_chunks_has_torchs_loss_and_gradients(monkeypatch,
     plain = torch.nn.functional.cross_entropy(users @ items[1:].T, targets - 1, label_smoothing=smoothing)
     expected = torch.autograd.grad(3 * plain, (users, items))
     loss = losses.cross_entropy(users, targets, items, smoothing)
-    found = torch.autograd.grad(3 * loss, (users, items))
+    actual = torch.autograd.grad(3 * loss, (users, items))
     torch.testing.assert_close(loss, plain, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert found[1][0].count_nonzero() == 0
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    assert actual[1][0].count_nonzero() == 0
 
 
 def test_full_cross_entropy_of_large_scores_is_finite():

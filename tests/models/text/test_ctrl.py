@@ -32,8 +32,8 @@ def test_the_table_is_the_texts_principal_components_each_of_the_same_variance()
     centred = texts[1:].double().numpy() - texts[1:].double().numpy().mean(axis=0)
     for column in range(4):
         plain = centred @ directions[:, -1 - column] / math.sqrt(values[-1 - column]) * 3 * INIT_STD
-        found = table[1:, column].numpy()
-        np.testing.assert_allclose(found * np.sign(found @ plain), plain, rtol=1e-3, atol=1e-5)
+        actual = table[1:, column].numpy()
+        np.testing.assert_allclose(actual * np.sign(actual @ plain), plain, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("items", "width", "rank"), [(40, 3, 3), (40, 6, 2), (3, 6, 6)])

@@ -61,8 +61,8 @@ def test_a_long_value_is_cut(texts, tokenizer):
         whole = texts.tokens[texts.offsets[item] : texts.offsets[item + 1]]
         starts = [*np.flatnonzero(whole < SPECIAL), len(whole)]
         words = [texts.words[token - SPECIAL] for a, b in pairwise(starts) for token in whole[a + 1 : b][:2]]
-        found = cut.tokens[cut.offsets[item] : cut.offsets[item + 1]]
-        assert [cut.words[token - SPECIAL] for token in found if token >= SPECIAL] == words
+        actual = cut.tokens[cut.offsets[item] : cut.offsets[item + 1]]
+        assert [cut.words[token - SPECIAL] for token in actual if token >= SPECIAL] == words
 
 
 def tiny() -> ItemTexts:

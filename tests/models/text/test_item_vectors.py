@@ -80,12 +80,12 @@ def test_the_table_is_that_of_a_loop_before_and_after(items, width, rank):
 def test_a_new_item_has_the_vector_of_its_title_and_the_mean_of_the_ids(items):
     texts = vectors(40, 12)
     model, whitening, learned = attached(items, texts)
-    found = item_vectors.detach(model, whitening)
-    assert found["projection"].shape == (12, 8) and found["bias"].shape == (8,)
+    actual = item_vectors.detach(model, whitening)
+    assert actual["projection"].shape == (12, 8) and actual["bias"].shape == (8,)
     if items != "text":
         learned["original1"] = learned["original1"][1:].mean(dim=0).expand(41, -1)
     expected = plain(items, texts, learned)[1:]
-    np.testing.assert_allclose(texts[1:] @ found["projection"] + found["bias"], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(texts[1:] @ actual["projection"] + actual["bias"], expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("items", KINDS)

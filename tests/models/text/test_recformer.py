@@ -40,7 +40,7 @@ def sequences(histories: list[np.ndarray]) -> Sequences:
 @torch.no_grad()
 def test_the_four_embeddings_are_summed_and_normalised(model):
     batch = layed_out(HISTORIES)
-    found = model.embed(batch)
+    actual = model.embed(batch)
     for row in range(len(HISTORIES)):
         for place in range(batch.tokens.shape[1]):
             total = torch.zeros(8)
@@ -50,7 +50,7 @@ def test_the_four_embeddings_are_summed_and_normalised(model):
             total += model.item_position.weight[batch.items[row, place]]
             spread = (total - total.mean()) / (total.var(correction=0) + 1e-5).sqrt()
             expected = spread * model.norm.weight + model.norm.bias
-            torch.testing.assert_close(found[row, place], expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(actual[row, place], expected, rtol=1e-4, atol=1e-5)
 
 
 def attend(block: Block, x: Tensor, real: int) -> Tensor:
@@ -70,12 +70,12 @@ def attend(block: Block, x: Tensor, real: int) -> Tensor:
 @torch.no_grad()
 def test_every_token_sees_every_other_and_padding_none(model):
     batch = layed_out(HISTORIES)
-    found, start = model(batch), model.start(batch)
+    actual, start = model(batch), model.start(batch)
     for row, length in enumerate(batch.lengths):
         x = model.embed(batch)[row]
         for block in model.blocks:
             x = attend(block, x, int(length))
-        torch.testing.assert_close(found[row, :length], x[:length], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(actual[row, :length], x[:length], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(start[row], x[0] / x[0].norm(), rtol=1e-4, atol=1e-5)
 
 
@@ -95,25 +95,25 @@ def test_the_newest_item_is_told_from_the_others(model):
 @pytest.mark.parametrize("tokens", [16_384, 1])
 def test_the_vectors_of_all_users_are_those_of_each_alone(model, monkeypatch, tokens):
     monkeypatch.setattr("llmsrec.models.text.recformer.BATCH_TOKENS", tokens)
-    found = model.vectors(TEXTS, sequences(HISTORIES))
+    actual = model.vectors(TEXTS, sequences(HISTORIES))
     with torch.no_grad():
         expected = torch.cat([model.start(layed_out([history])) for history in [HISTORIES[3], *HISTORIES]])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_item_is_a_history_of_its_own(model):
-    found = model.item_vectors(TEXTS)
+    actual = model.item_vectors(TEXTS)
     with torch.no_grad():
         expected = torch.cat([model.start(layed_out([np.array([item])])) for item in (1, 2, 3)])
-    torch.testing.assert_close(found[1:], expected, rtol=1e-4, atol=1e-5)
-    assert not found[0].any()
+    torch.testing.assert_close(actual[1:], expected, rtol=1e-4, atol=1e-5)
+    assert not actual[0].any()
 
 
 def test_vectors_are_without_dropout_and_leave_the_mode_as_it_was(model):
     model.train()
-    found = model.vectors(TEXTS, sequences(HISTORIES))
+    actual = model.vectors(TEXTS, sequences(HISTORIES))
     assert model.training
-    assert torch.equal(found, model.eval().vectors(TEXTS, sequences(HISTORIES)))
+    assert torch.equal(actual, model.eval().vectors(TEXTS, sequences(HISTORIES)))
 
 
 @torch.no_grad()

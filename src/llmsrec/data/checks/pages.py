@@ -86,9 +86,9 @@ def _examples(outcome: Mapping[str, Any]) -> str:
 
 def broken(suite: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The rules that do not hold; of a figure beyond both of its limits the one that fails."""
-    found = [outcome for outcome in suite["expectations"] if not outcome["success"]]
-    failed = {outcome.get("figure") for outcome in found if outcome["level"] == "fail"}
-    return [outcome for outcome in found if outcome["level"] != "warn" or outcome["figure"] not in failed]
+    violations = [outcome for outcome in suite["expectations"] if not outcome["success"]]
+    failed = {outcome.get("figure") for outcome in violations if outcome["level"] == "fail"}
+    return [outcome for outcome in violations if outcome["level"] != "warn" or outcome["figure"] not in failed]
 
 
 def _count(outcome: Mapping[str, Any]) -> str:

@@ -94,23 +94,23 @@ class Report:
         `unexpected_count` of `of` `rows` are on the wrong side. A limit has its figure's name and value (`share`), its
         `limit`, and what to do beyond it.
         """
-        found, rule = result.result, _rule(result)
+        details, rule = result.result, _rule(result)
         error = next(_exceptions(result.exception_info), None)
-        if error is None and not result.success and not found:
+        if error is None and not result.success and not details:
             error = "no result and no exception"
         plain = {
             "rule": rule.meta["rule"],
             "level": rule.meta.get("level", "fail"),
             "description": rule.description,
             "success": bool(result.success),
-            "observed": _scalar(found.get("observed_value", found.get("element_count"))),
-            "unexpected_count": found.get("unexpected_count", 0),
-            "of": found.get("element_count"),
+            "observed": _scalar(details.get("observed_value", details.get("element_count"))),
+            "unexpected_count": details.get("unexpected_count", 0),
+            "of": details.get("element_count"),
             "rows": rule.meta.get("rows", rows),
             "error": error,
         }
         if "share" not in rule.meta:
-            rows_named = found.get("partial_unexpected_index_list") or []
+            rows_named = details.get("partial_unexpected_index_list") or []
             return plain | {"examples": [{key: _scalar(value) for key, value in row.items()} for row in rows_named]}
         share = self.shares[rule.meta["share"]]
         return {

@@ -58,9 +58,9 @@ def columns(files: Files) -> pl.DataFrame:
     """A row for each column that a file should have or has: `file, column, expected, found` (types; "none" without)."""
     rows = []
     for name, expected in SCHEMA.items():
-        found = {column: str(kind) for column, kind in files[name].collect_schema().items()}
+        actual = {column: str(kind) for column, kind in files[name].collect_schema().items()}
         rows += [
-            (name, c, expected.get(c, "none"), found.get(c, "none")) for c in sorted(expected.keys() | found.keys())
+            (name, c, expected.get(c, "none"), actual.get(c, "none")) for c in sorted(expected.keys() | actual.keys())
         ]
     return pl.DataFrame(rows, schema=["file", "column", "expected", "found"], orient="row")
 

@@ -58,9 +58,9 @@ def run(request: Request) -> dict[str, Any]:
         read = sum(_gather(part, store, bought, refusals) for part, store in stores) + refusals.count
         if read == refusals.count:
             raise _nothing_left(request, read, refusals)
-        way = _way(request, [store for _, store in stores])
+        time_format = _time_format(request, [store for _, store in stores])
         sold = Catalogue()  # `bought` without the items whose every event has a time that cannot be read
-        written, first, last = _write_events(events, stores, way, sold, refusals)
+        written, first, last = _write_events(events, stores, time_format, sold, refusals)
         if written == 0:
             raise _nothing_left(request, read, refusals)
         catalogue = known = bought.frame().join(sold.frame(), on="item", how="semi", maintain_order="left")
@@ -75,7 +75,7 @@ def run(request: Request) -> dict[str, Any]:
         "category": request.category,
         "sources": [_described(part, "events") for part in parts]
         + ([_described(catalogue_part, "items")] if catalogue_part else []),
-        "times": {"rule": way.rule(), "first": first, "last": last},
+        "times": {"rule": time_format.rule(), "first": first, "last": last},
         "rows": {"in": read, "out": written, "refused": refusals.count, "first_refused": refusals.examples},
         "items": {"bought": known.height, "bought_with_title": titled, "in_catalogue": catalogue.height,
                   "refused": refused_items.count, "first_refused": refused_items.examples},
@@ -115,12 +115,12 @@ def _frames(part: Part, refusals: Refusals) -> Iterator[pl.DataFrame]:
             yield frame
 
 
-def _way(request: Request, stores: list[Path]) -> times.Way:
+def _time_format(request: Request, stores: list[Path]) -> times.TimeFormat:
     """How the times are written: as stated, or as most of them are."""
     if request.form is not None:
-        return times.Way("format", request.form, request.zone)
+        return times.TimeFormat("format", request.form, request.zone)
     if request.unit is not None:
-        return times.Way(request.unit, zone=request.zone)
+        return times.TimeFormat(request.unit, zone=request.zone)
     counts: Counter[str] = Counter()
     example = ""
     for store in stores:
@@ -132,7 +132,7 @@ def _way(request: Request, stores: list[Path]) -> times.Way:
 
 
 def _write_events(
-    path: Path, stores: list[tuple[Part, Path]], way: times.Way, sold: Catalogue, refusals: Refusals
+    path: Path, stores: list[tuple[Part, Path]], time_format: times.TimeFormat, sold: Catalogue, refusals: Refusals
 ) -> tuple[int, str, str]:
     """Write the events in the order of rows; how many there are, and the dates of the first and the last in time.
 
@@ -147,10 +147,12 @@ def _write_events(
         for part, store in stores:
             for batch in pq.ParquetFile(store).iter_batches(BATCH):
                 frame = pl.DataFrame(pl.from_arrow(batch))
-                frame = frame.with_columns(times.to_ms(frame["time"], way).alias("timestamp"))
+                frame = frame.with_columns(times.to_ms(frame["time"], time_format).alias("timestamp"))
                 misfit = pl.when(pl.col("timestamp").is_null()).then(pl.col("time"))
-                remedy = times.remedy(way)
-                frame = rows.refuse(frame, misfit, part.source.path, refusals, lambda v: times.why(v, way), remedy)
+                remedy = times.remedy(time_format)
+                frame = rows.refuse(
+                    frame, misfit, part.source.path, refusals, lambda v: times.why(v, time_format), remedy
+                )
                 refusals.check()
                 progress.update(batch.num_rows)
                 if frame.height == 0:

@@ -46,7 +46,7 @@ CLOCKS = (
 
 
 @dataclass(frozen=True)
-class Way:
+class TimeFormat:
     """How a column of times is read.
 
     Attributes:
@@ -105,7 +105,7 @@ def suits(values: pl.Series) -> Counter[str]:
     return Counter({**counts, ISO: int(text.str.contains(f"^{DATE}").sum())})
 
 
-def choose(counts: Counter[str], zone: str, example: str) -> Way:
+def choose(counts: Counter[str], zone: str, example: str) -> TimeFormat:
     """The way that suits most values.
 
     Args:
@@ -120,45 +120,47 @@ def choose(counts: Counter[str], zone: str, example: str) -> Way:
             f"no value of the column of times is a number in s, ms, us or ns of the years 1990 to 2100, or ISO 8601; "
             f"{shown(example)} is one of them. {format_hint(example)}"
         )
-    return Way(kind, zone=zone)
+    return TimeFormat(kind, zone=zone)
 
 
-def to_ms(values: pl.Series, way: Way) -> pl.Series:
+def to_ms(values: pl.Series, time_format: TimeFormat) -> pl.Series:
     """The times as ms since 1970, rounded down (int64); null where a value does not suit the way."""
     text = values.str.strip_chars()
-    if way.form is not None:
-        parsed = text.str.to_datetime(way.form, time_unit="us", strict=False)
-        milliseconds = _since_1970(_at_zone(parsed, way.zone) if parsed.dtype.time_zone is None else parsed)  # type: ignore[attr-defined]
-    elif way.kind == ISO:
-        milliseconds = _iso(text, way.zone)
+    if time_format.form is not None:
+        parsed = text.str.to_datetime(time_format.form, time_unit="us", strict=False)
+        milliseconds = _since_1970(_at_zone(parsed, time_format.zone) if parsed.dtype.time_zone is None else parsed)  # type: ignore[attr-defined]
+    elif time_format.kind == ISO:
+        milliseconds = _iso(text, time_format.zone)
     else:
-        milliseconds = _numbers(text, UNITS[way.kind])
+        milliseconds = _numbers(text, UNITS[time_format.kind])
     return pl.select(pl.when(milliseconds.is_between(EARLIEST, LATEST)).then(milliseconds)).to_series()
 
 
-def why(value: str, way: Way) -> str:
+def why(value: str, time_format: TimeFormat) -> str:
     """Why `to_ms` gives nothing for a value, and what to do."""
     text = value.strip()
     for unit, ms in UNITS.items():
         number = number_ms(text, ms)
-        if way.form is None and number is not None and EARLIEST <= number <= LATEST:
-            return f"time is {shown(value)}, which suits {SEVERAL[unit]} where the column has {SEVERAL[way.kind]}"
-    if way.form is not None:
-        return f"time is {shown(value)}, which is not {way.form!r} or not in the years 1990 to 2100"
-    if way.kind == ISO:
+        if time_format.form is None and number is not None and EARLIEST <= number <= LATEST:
+            return (
+                f"time is {shown(value)}, which suits {SEVERAL[unit]} where the column has {SEVERAL[time_format.kind]}"
+            )
+    if time_format.form is not None:
+        return f"time is {shown(value)}, which is not {time_format.form!r} or not in the years 1990 to 2100"
+    if time_format.kind == ISO:
         moment = iso_us(text)
         if moment is None:
             return f"time is {shown(value)}, not ISO 8601 (2024-12-31 18:30:00) where the column has that"
-        if _since_1970(_at_zone(pl.Series([moment[0]]), way.zone))[0] is None:
-            return f"time is {shown(value)}, which the clocks of {way.zone} leave out"
-    elif number_ms(text, UNITS[way.kind]) is None:
-        return f"time is {shown(value)}, not a number where the column has {SEVERAL[way.kind]}"
-    return f"time is {shown(value)}, as {SEVERAL[way.kind]} outside the years 1990 to 2100"
+        if _since_1970(_at_zone(pl.Series([moment[0]]), time_format.zone))[0] is None:
+            return f"time is {shown(value)}, which the clocks of {time_format.zone} leave out"
+    elif number_ms(text, UNITS[time_format.kind]) is None:
+        return f"time is {shown(value)}, not a number where the column has {SEVERAL[time_format.kind]}"
+    return f"time is {shown(value)}, as {SEVERAL[time_format.kind]} outside the years 1990 to 2100"
 
 
-def remedy(way: Way) -> str:
+def remedy(time_format: TimeFormat) -> str:
     """What to do about a value that does not suit."""
-    if way.form is not None:
+    if time_format.form is not None:
         return "mend it, or state another --time-format"
     return "mend it, or state how the whole column is written with --time-unit or --time-format"
 

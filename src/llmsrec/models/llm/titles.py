@@ -161,7 +161,7 @@ class TitleModel(Joined):
         for rows in reported(lengths, own, "users", label):
             of = choices.rows(rows)
             users = None if seen is None else seen[torch.from_numpy(rows)].to(self.device)
-            prompts = self._read(([items[row] for row in rows], [times[row] for row in rows]), users, of.items)
+            prompts = self._prefill(([items[row] for row in rows], [times[row] for row in rows]), users, of.items)
             answers = self.prompts.answers(of.items)
             of_batch = likelihood.score(self.backbone, self.vocabulary, prompts, answers, self.way)
             scores[:, torch.from_numpy(rows)] = torch.stack([of_batch.summed, of_batch.mean]).cpu()
@@ -186,11 +186,11 @@ class TitleModel(Joined):
         assert self.f_I is not None
         return self.f_I(self.item_codes[item_ids])
 
-    def _read(self, histories: Histories, seen: Tensor | None, candidates: np.ndarray) -> likelihood.Read:
+    def _prefill(self, histories: Histories, seen: Tensor | None, candidates: np.ndarray) -> likelihood.Prefilled:
         inputs, lengths = self._inputs(histories, seen, candidates)
-        return likelihood.read(self.backbone, inputs, lengths, self.way, self.decoder)
+        return likelihood.prefill(self.backbone, inputs, lengths, self.way, self.decoder)
 
-    def _write(self, prompts: likelihood.Read, answers: Answers, likeliest: Tensor) -> list[list[int]]:
+    def _write(self, prompts: likelihood.Prefilled, answers: Answers, likeliest: Tensor) -> list[list[int]]:
         """What the model writes after each prompt: a candidate's title where that is `likeliest` [B, C] throughout, as
         scoring has shown; only else is text generated."""
         place = likeliest.int().argmax(dim=1).tolist()

@@ -155,8 +155,8 @@ class RecFormer(nn.Module):
 
     def words(self, hidden: Tensor) -> Tensor:
         """Logits `[N, W]` of the hidden tokens, by hidden states `[N, d]` at their places (BERT's head, tied)."""
-        found = self.hidden_word_norm(F.gelu(self.hidden_word(hidden)))
-        return F.linear(found, self.word.weight, self.word_bias)
+        normed = self.hidden_word_norm(F.gelu(self.hidden_word(hidden)))
+        return F.linear(normed, self.word.weight, self.word_bias)
 
     @torch.no_grad()
     def vectors(self, texts: ItemTexts, histories: Sequences, label: str = "") -> Tensor:

@@ -1,4 +1,4 @@
-"""What models are asked in evaluation: valid, test, and test with each history shuffled."""
+"""The cases of evaluation: valid, test, and test with each history shuffled."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from llmsrec.evaluation import ranks
 
 
 @dataclass(frozen=True)
-class Asked:
+class Cases:
     """The users of a split, and what their target is ranked among.
 
     Attributes:
@@ -39,20 +39,20 @@ class Asked:
         return ranks.rank(users, items, *self.to_rank)
 
 
-def read(interactions: Sequences, split: Path, by: str, repeats: str, seed: int) -> dict[str, Asked]:
+def read(interactions: Sequences, split: Path, by: str, repeats: str, seed: int) -> dict[str, Cases]:
     """`valid`, `test` and `test_shuffled` of data/split, with all users who have a target.
 
     Args:
         by, repeats: split.by and data.repeats.
         seed: of the shuffle.
     """
-    valid, test = (_asked(interactions, split, name, by, repeats) for name in ("valid", "test"))
-    shuffled = Asked(test.users, test.histories.shuffled(seed), test.targets, test.excluded, test.negatives)
+    valid, test = (_cases(interactions, split, name, by, repeats) for name in ("valid", "test"))
+    shuffled = Cases(test.users, test.histories.shuffled(seed), test.targets, test.excluded, test.negatives)
     return {"valid": valid, "test": test, "test_shuffled": shuffled}
 
 
-def _asked(interactions: Sequences, split: Path, name: Literal["valid", "test"], by: str, repeats: str) -> Asked:
+def _cases(interactions: Sequences, split: Path, name: Literal["valid", "test"], by: str, repeats: str) -> Cases:
     held = held_out.read(interactions, split, name, by)
     known = held.histories.excluded(repeats)
     _, negatives = candidates.read(split / "candidates.parquet", name)
-    return Asked(held.users, held.histories, held.targets, (known.offsets[1:], known.items), negatives)
+    return Cases(held.users, held.histories, held.targets, (known.offsets[1:], known.items), negatives)
