@@ -10,8 +10,8 @@ import pytest
 
 from llmsrec import params as parameters
 from llmsrec.errors import DataError
-from llmsrec.promotion import decision, gate
-from llmsrec.promotion.gate import Evidence, Smoke
+from llmsrec.promotion import decision, facts, gate
+from llmsrec.promotion.facts import Evidence, Smoke
 from llmsrec.scoring.held_out import MISS, HeldOut
 
 LIMITS = parameters.load(Path(__file__).parents[2] / "params.yaml").registry.gate
@@ -172,7 +172,7 @@ def test_what_is_in_staging_is_compared_on_the_same_candidates() -> None:
     other = dataclasses.replace(
         incumbent, comparison=incumbent.comparison | {"paired_by": {"candidates.parquet": "d" * 64}}
     )
-    assert gate.paired(GOOD, incumbent) and not gate.paired(GOOD, other)
+    assert facts.paired(GOOD, incumbent) and not facts.paired(GOOD, other)
     gone = list(gate.quality(GOOD, DataError("its run is deleted"), "staging", LIMITS))
     assert (gone[-1].value, gone[-1].holds) == ("its run is deleted", False)
 
@@ -219,7 +219,7 @@ def test_vectors_that_were_not_computed_as_those_of_the_training_break_parity() 
 
 def test_what_was_tested_on_other_data_is_paired_over_the_users_that_were_kept() -> None:
     """Users 2, 3 and 12: ranks 0, unknown and 2 make 1, 0 and .5; the challenger has rank 0, 1, each time."""
-    incumbent = gate.OnOtherData(4, np.array([2, 3, 12]), ASKED)
+    incumbent = facts.OnOtherData(4, np.array([2, 3, 12]), ASKED)
     figures = {figure.name: figure for figure in gate.quality(GOOD, incumbent, "staging", LIMITS)}
     name = "NDCG@10 full minus that of version 4 in staging"
     assert figures[name].value == pytest.approx(0.5)
@@ -236,7 +236,7 @@ def test_users_are_found_by_their_ids_where_not_all_are_tested() -> None:
     ours = dataclasses.replace(GOOD, **{
         name: getattr(GOOD, name).with_columns(pl.col("user_id") * 2) for name in ("ranks", "slices")
     })  # fmt: skip
-    incumbent = gate.OnOtherData(4, np.array([4, 6, 24]), ASKED)
+    incumbent = facts.OnOtherData(4, np.array([4, 6, 24]), ASKED)
     figures = {figure.name: figure for figure in gate.quality(ours, incumbent, "staging", LIMITS)}
     name = "NDCG@10 full minus that of version 4 in staging"
     assert figures[name].value == pytest.approx(0.5)
@@ -342,7 +342,7 @@ def test_an_index_must_find_the_best_items_and_a_longer_catalogue_is_judged_by_i
 
 
 def test_items_that_the_holder_offers_by_title_and_the_challenger_does_not_are_a_warning_with_the_command() -> None:
-    dropped = gate.Dropped(4, 1200, "llmsrec items add --from shop/4 --model shop/5")
+    dropped = facts.Dropped(4, 1200, "llmsrec items add --from shop/4 --model shop/5")
     rules = gate.judge(GOOD, None, "staging", SMOKE, LIMITS, dropped=dropped)
     (figure,) = [
         figure for rule in rules for figure in rule.figures if figure.warns and "added by title" in figure.name
@@ -350,5 +350,5 @@ def test_items_that_the_holder_offers_by_title_and_the_challenger_does_not_are_a
     assert figure.name == "items added by title to version 4 in staging that it does not have"
     assert figure.value == "1,200; a version with them: llmsrec items add --from shop/4 --model shop/5"
     assert all(rule.holds for rule in rules)
-    rules = gate.judge(GOOD, None, "staging", SMOKE, LIMITS, dropped=gate.Dropped(4, 0, ""))
+    rules = gate.judge(GOOD, None, "staging", SMOKE, LIMITS, dropped=facts.Dropped(4, 0, ""))
     assert not any("added by title" in figure.name for rule in rules for figure in rule.figures)

@@ -9,7 +9,7 @@ import pytest
 from llmsrec import params, systems
 from llmsrec.errors import DataError
 from llmsrec.evaluation import report
-from llmsrec.promotion import gate, rivals
+from llmsrec.promotion import facts, gate, rivals
 from llmsrec.registry import record, tracking
 
 SPLITS, PROTOCOLS = ("valid", "test", "test_shuffled"), ("full", "uni99")
@@ -61,14 +61,14 @@ def client(registry_of_systems: Any) -> Any:
         yield client
 
 
-def ours(tmp_path: Path, sasrec: list[int]) -> gate.Evaluated:
+def ours(tmp_path: Path, sasrec: list[int]) -> facts.Evaluated:
     import polars as pl
 
     report.write_ranks(tmp_path / "ranks.parquet", ranks("llm_srec", FAIR) | ranks("sasrec", sasrec))
     interval = {"resamples": 50, "seed": 0}
     comparison = {"paired_by": PAIRED, "interval": interval}
     frame = pl.read_parquet(tmp_path / "ranks.parquet")
-    return gate.Evaluated(1, {}, comparison, frame, pl.DataFrame({"user_id": [1, 2, 3, 4]}), None)
+    return facts.Evaluated(1, {}, comparison, frame, pl.DataFrame({"user_id": [1, 2, 3, 4]}), None)
 
 
 def test_every_system_may_be_named() -> None:
@@ -101,7 +101,7 @@ def test_a_version_that_is_worse_than_the_rival_is_refused(
     assert all(figure.holds is not False for figure in gate.quality(version, None, "staging", LIMITS))  # type: ignore[arg-type]
 
 
-def by_itself(tmp_path: Path, system: str, placed: list[int]) -> gate.Evaluated:
+def by_itself(tmp_path: Path, system: str, placed: list[int]) -> facts.Evaluated:
     """A version that is a compared system itself, in the experiment that has its run."""
     import dataclasses
 

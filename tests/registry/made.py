@@ -13,12 +13,12 @@ from mlflow import MlflowClient
 from llmsrec.evaluation import report, test_users, towers
 from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.files import read_json, write_json
-from llmsrec.promotion import gate
+from llmsrec.promotion import facts
 from llmsrec.registry import card, record, tracking
 from llmsrec.serving.bundle import seal
 from tests.registered import copied
 
-MEASURED = gate.Smoke(None, 10, 1.0, {"cf": {"p50": 1.0, "p99": 2.0}, "llm": {"p50": 1.0, "p99": 2.0}}, 500.0)
+MEASURED = facts.Smoke(None, 10, 1.0, {"cf": {"p50": 1.0, "p99": 2.0}, "llm": {"p50": 1.0, "p99": 2.0}}, 500.0)
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 
@@ -143,7 +143,7 @@ def register_gated(
     card.attach(client, "gated", number, "A card.")
 
 
-def quick_smoke(bundle: Path, requests: int, say: Any) -> gate.Smoke:
+def quick_smoke(bundle: Path, requests: int, say: Any) -> facts.Smoke:
     """For `smoke`: what it took is not measured."""
     say("not measured")
     return MEASURED

@@ -18,7 +18,7 @@ from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.evaluation.tables import Table
 from llmsrec.export import smoke
 from llmsrec.files import read_json
-from llmsrec.promotion import gate
+from llmsrec.promotion import facts
 from llmsrec.registry import names, tracking
 from llmsrec.registry.names import Named
 from llmsrec.registry.record import SYSTEM, flatten
@@ -255,14 +255,14 @@ def _latency(models: list[Model | None], requests: int) -> Table:
     return Table("Latency", ("", "A", "B"), _side_by_side(rows), "; ".join([note, *problems]))
 
 
-def _try(model: Model | None, requests: int) -> gate.Smoke:
+def _try(model: Model | None, requests: int) -> facts.Smoke:
     """A smoke load of what is as it was registered; of nothing else is any code run."""
     if model is None:
-        return gate.Smoke("its bundle cannot be had")
+        return facts.Smoke("its bundle cannot be had")
     try:
         check(model.name, model.folder, model.tags)
     except DataError as error:
-        return gate.Smoke(str(error))
+        return facts.Smoke(str(error))
     return smoke.smoke(model.folder / "artifacts/bundle", requests)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llmsrec.export import probe
-from llmsrec.promotion.gate import Smoke
+from llmsrec.promotion.facts import Smoke
 
 LONGEST_S = 1800
 

@@ -8,7 +8,7 @@ from llmsrec.data.held_out import sample
 from llmsrec.errors import DataError
 from llmsrec.evaluation.metrics import of_users, per_user
 from llmsrec.evaluation.towers import PROTOCOL
-from llmsrec.promotion.gate import METRIC, Evaluated
+from llmsrec.promotion.facts import METRIC, Evaluated
 from llmsrec.scoring import held_out
 from llmsrec.serving.bundle import Bundle
 

@@ -13,7 +13,7 @@ from llmsrec import params as parameters
 from llmsrec.errors import DataError, LLMSRecError, ParamsError, RequestError
 from llmsrec.export.smoke import smoke
 from llmsrec.params import Gate, Params, Registry
-from llmsrec.promotion import aliases, decision, evidence, gate, other_data, rivals
+from llmsrec.promotion import aliases, decision, evidence, facts, gate, other_data, rivals
 from llmsrec.promotion.ledger import Aliases, Decision
 from llmsrec.registry import extension, tracking, versions
 from llmsrec.registry.record import SEALED, used
@@ -225,22 +225,22 @@ def nominate(root: Path, wanted: str, model: str | None = None) -> str:
 
 
 def _holder(
-    client: MlflowClient, model: str, number: int | None, ours: gate.Evidence, folder: Path, root: Path, limits: Gate
-) -> gate.Incumbent:
+    client: MlflowClient, model: str, number: int | None, ours: facts.Evidence, folder: Path, root: Path, limits: Gate
+) -> facts.Incumbent:
     if number is None:
         return None
     _say(f"bringing what is compared with: version {number}")
     try:
         holder = client.get_model_version(model, str(number))
         theirs = evidence.evaluated(client, holder, folder)
-        if gate.paired(ours, theirs):
+        if facts.paired(ours, theirs):
             return theirs
         return other_data.ask(client, holder, ours, folder, root, gate.tower(limits, theirs))
     except LLMSRecError as error:
         return error
 
 
-def _dropped(client: MlflowClient, model: str, holder: int | None, number: int, folder: Path) -> gate.Dropped | None:
+def _dropped(client: MlflowClient, model: str, holder: int | None, number: int, folder: Path) -> facts.Dropped | None:
     """What was added to the holder's catalogue and is not in the one of `folder`/ours; None where nothing was added."""
     if holder is None:
         return None
@@ -250,10 +250,10 @@ def _dropped(client: MlflowClient, model: str, holder: int | None, number: int, 
         return None
     known = pl.read_parquet(folder / "ours/model/artifacts/bundle/items.parquet", columns=["parent_asin"])
     again = f"llmsrec items add --from {model}/{holder} --model {model}/{number}"
-    return gate.Dropped(holder, len(set(ids) - set(known["parent_asin"])), again)
+    return facts.Dropped(holder, len(set(ids) - set(known["parent_asin"])), again)
 
 
-def _try(model: Path, requests: int) -> gate.Smoke:
+def _try(model: Path, requests: int) -> facts.Smoke:
     """A smoke load of a version's folder, which was verified when it was brought here."""
     _say(f"smoke load: {requests} requests of each tower, in a fresh process")
     return smoke(model / "artifacts/bundle", requests, lambda step: _say(f"  {step}"))

@@ -4,7 +4,8 @@ import platform
 from collections.abc import Iterable
 from importlib.metadata import version
 
-from llmsrec.promotion.gate import RULES, Figure, Rule
+from llmsrec.promotion.figures import Figure
+from llmsrec.promotion.gate import RULES, Rule
 from llmsrec.promotion.ledger import Decision
 from llmsrec.registry.tracking import SERVING
 

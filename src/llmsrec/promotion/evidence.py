@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
-from llmsrec.promotion.gate import Evaluated, Evidence
+from llmsrec.promotion.facts import Evaluated, Evidence
 from llmsrec.registry.record import ADDED, REPORTS, SEALED, TEST_USERS, seal
 from llmsrec.registry.verified import BUNDLE, verified
 

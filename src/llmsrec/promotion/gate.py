@@ -4,183 +4,22 @@ No rule here asks MLflow or reads a file: `evidence` and `smoke` have brought to
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from llmsrec.errors import LLMSRecError
 from llmsrec.evaluation import towers
-from llmsrec.evaluation.metrics import of_users, per_user
 from llmsrec.evaluation.names import MODELS, OURS
-from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.params import TOWERS, Gate
-from llmsrec.scoring.held_out import HeldOut
+from llmsrec.promotion.facts import PROTOCOL, Dropped, Evaluated, Evidence, Incumbent, Rival, Smoke
+from llmsrec.promotion.figures import Figure, above, at_least, at_most, below, equal, estimated, same
 
-METRIC, PROTOCOL = "ndcg_10", "full"
 PARTS = ("filtered", "split")  # of the data: what training and evaluation read
 ANSWERING = "whole and answering"
 RULES = ("data", "bundle", "parity", "quality", "order", "load", "towers")
 INTEGRITY = "bundle"  # the rule that nobody can vouch for: an altered or broken bundle is not served
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What was measured of a version: the reports of its run.
-
-    Attributes:
-        version: its number.
-        checks: reports/checks.json.
-        comparison: reports/comparison.json.
-        ranks: reports/ranks.parquet.
-        slices: reports/slices.parquet.
-        test_users: reports/test_users.parquet; None for a version from before they were kept.
-        added: reports/added.json, where items were added to the catalogue by title; the other reports are then those
-            of the training, among whose items the ranks are.
-    """
-
-    version: int
-    checks: dict[str, Any]
-    comparison: dict[str, Any]
-    ranks: pl.DataFrame
-    slices: pl.DataFrame
-    test_users: pl.DataFrame | None
-    added: dict[str, Any] | None = field(default=None, kw_only=True)
-
-    @property
-    def model(self) -> str:
-        """The model that these reports are about: LLM-SRec, or a sequential recommender by itself."""
-        return str(self.comparison.get("model", OURS))
-
-    @property
-    def teacher(self) -> str:
-        """The model that taught LLM-SRec; SASRec taught all from before there was a choice."""
-        return str(self.comparison.get("teacher", "sasrec"))
-
-    def scores(self, model: str, split: str = "test") -> np.ndarray:
-        """`[U]` float64: NDCG@10 among all items, of the users of test, by their ids."""
-        return of_users(self.ranks, model, split, PROTOCOL, METRIC)
-
-    def difference(self, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-        """The paired difference, with the resamples and the seed of the version's own report."""
-        interval = self.comparison["interval"]
-        return Bootstrap(interval["resamples"], interval["seed"]).difference(ours, theirs)
-
-
-@dataclass(frozen=True)
-class Evidence(Evaluated):
-    """What a version brings with it: its reports and what its bundle says of itself.
-
-    Attributes:
-        bundle_sha256: digest of the bundle, as the version is tagged.
-        config: the bundle's config.json.
-        parity: the bundle's parity.json.
-    """
-
-    bundle_sha256: str
-    config: dict[str, Any]
-    parity: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class OnOtherData:
-    """A version that was tested on other data, asked about the challenger's test users (`scoring.held_out`).
-
-    Attributes:
-        version: its number.
-        users: `[n]` user ids of the challenger's ranks.parquet.
-        asked: how it ranked what they took next.
-    """
-
-    version: int
-    users: np.ndarray
-    asked: HeldOut
-
-    def scores(self) -> np.ndarray:
-        """`[n]` float64: NDCG@10 among all items of its own catalogue; 0 for a target that it does not know."""
-        return per_user(self.asked.ranks[PROTOCOL], METRIC)
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A compared system (`rivals.find`).
-
-    Attributes:
-        system: its name.
-        scores: `[U]` NDCG@10 among all items, of the version's users.
-    """
-
-    system: str
-    scores: np.ndarray
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """Items that were added by title to the version that holds the alias, and that the challenger does not have.
-
-    Attributes:
-        version: the holder's number.
-        items: how many.
-        again: the command that adds them to the challenger.
-    """
-
-    version: int
-    items: int
-    again: str
-
-
-Incumbent = Evaluated | OnOtherData | LLMSRecError | None
-
-
-@dataclass(frozen=True)
-class Smoke:
-    """What a fresh process with nothing but the bundle's code did.
-
-    Attributes:
-        problem: why the bundle cannot be used, or None; the rest is then empty.
-        requests: answered by each tower, one after the other.
-        load_s: from the start of the process to the first tower's readiness, imports included.
-        latency_ms: tower -> `p50`, `p99`.
-        peak_mb: of the process, both towers loaded.
-    """
-
-    problem: str | None = None
-    requests: int = 0
-    load_s: float = 0.0
-    latency_ms: dict[str, dict[str, float]] | None = None
-    peak_mb: float = 0.0
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One number (or digest, or word) that a rule looks at.
-
-    Attributes:
-        name: what it is of.
-        value: what was found.
-        interval: low and high of `value`, where it is a mean over users.
-        limit: what it must be, in words; empty for what is only reported.
-        holds: whether it is so; None for what is only reported.
-        short: by how much it is not, in the figure's unit.
-        warns: whether people should read it before they go on, though no rule is broken.
-    """
-
-    name: str
-    value: float | str
-    interval: tuple[float, float] | None = None
-    limit: str = ""
-    holds: bool | None = None
-    short: float | None = None
-    warns: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.shown()}" + (f" (must be {self.limit})" if self.limit else "")
-
-    def shown(self) -> str:
-        """The value as people read it, with its interval."""
-        value = self.value if isinstance(self.value, str) else f"{self.value:.4g}"
-        return value if self.interval is None else f"{value} [{self.interval[0]:.4g}, {self.interval[1]:.4g}]"
 
 
 @dataclass(frozen=True)
@@ -250,19 +89,19 @@ def tower(limits: Gate, of: Evaluated) -> str:
 
 def data(ours: Evidence) -> Iterator[Figure]:
     """Rule 1: the checks passed, for the data that the model was trained and evaluated on."""
-    yield _equal("data checks", "passed" if ours.checks["passed"] else "failed", "passed")
+    yield equal("data checks", "passed" if ours.checks["passed"] else "failed", "passed")
     trained, evaluated, checked = ours.config.get("data", {}), ours.comparison["data"], ours.checks["data"]
     for part in PARTS:
-        yield _same(f"{part} data that it was trained on", trained.get(part), checked[part])
-        yield _same(f"{part} data that it was evaluated on", evaluated[part], checked[part])
+        yield same(f"{part} data that it was trained on", trained.get(part), checked[part])
+        yield same(f"{part} data that it was evaluated on", evaluated[part], checked[part])
 
 
 def bundle(ours: Evidence, smoke: Smoke) -> Iterator[Figure]:
     """Rule 2: the files are those of the manifest, load without this repository, and answer."""
     yield Figure("bundle_sha256", ours.bundle_sha256[:12])
-    yield _equal("its files, loaded and asked in a fresh process", smoke.problem or ANSWERING, ANSWERING)
+    yield equal("its files, loaded and asked in a fresh process", smoke.problem or ANSWERING, ANSWERING)
     if ours.added is not None:
-        yield _same("bundle in which its added items were measured", ours.added["bundle_sha256"], ours.bundle_sha256)
+        yield same("bundle in which its added items were measured", ours.added["bundle_sha256"], ours.bundle_sha256)
 
 
 def parity(ours: Evidence, limits: Gate) -> Iterator[Figure]:
@@ -271,23 +110,23 @@ def parity(ours: Evidence, limits: Gate) -> Iterator[Figure]:
     How alike the towers `llm` and `cf` are stands beside it.
     """
     largest = max(ours.parity["largest_difference"].values())
-    yield _at_most("largest difference of ONNX Runtime and torch", largest, ours.parity["tolerance"])
+    yield at_most("largest difference of ONNX Runtime and torch", largest, ours.parity["tolerance"])
     for tower, top in ours.parity["top_10"].items():
-        yield _at_least(f"users of {top['users']} with the same top 10, {tower}", top["same"], top["users"])
+        yield at_least(f"users of {top['users']} with the same top 10, {tower}", top["same"], top["users"])
     of_llm = ours.parity.get("language_model", {})  # not of bundles from before
     if of_llm.get("runtime") == "onnx":
         what = (
             f"share of torch's 10 best items by the language model on ONNX Runtime ({of_llm['prompts']} users, items)"
         )
-        yield _at_least(what, of_llm["overlap_10"], of_llm["least"])
+        yield at_least(what, of_llm["overlap_10"], of_llm["least"])
     if added := ours.parity.get("added"):
         what = f"largest difference of {added['items']} items' vectors, computed anew as those of the added ones were"
-        yield _at_most(what, added["largest_difference"], added["tolerance"])
+        yield at_most(what, added["largest_difference"], added["tolerance"])
     for tower, recall in index_of(ours).items():
         what = f"share of the exact 10 best items that the index finds, {tower} ({recall['users']} users)"
-        yield _at_least(what, recall["recall_10"], limits.recall)
+        yield at_least(what, recall["recall_10"], limits.recall)
     if "overlap_10" in ours.comparison["towers"]:
-        yield _measured("overlap@10 of the towers llm and cf", ours.comparison["towers"]["overlap_10"])
+        yield estimated("overlap@10 of the towers llm and cf", ours.comparison["towers"]["overlap_10"])
 
 
 def index_of(ours: Evidence) -> dict[str, dict[str, float]]:
@@ -358,9 +197,9 @@ def of_added(ours: Evidence, limits: Gate) -> Iterator[Figure]:
         return
     for tower, cost in ours.added["towers"].items():
         what = f"NDCG@10 {PROTOCOL}, {tower}, among {ours.added['items']} added items too, minus without"
-        yield _measured(what, cost)
+        yield estimated(what, cost)
         if tower in limits.towers:
-            yield _above(f"{what}, lower bound", cost["low"], -limits.margin)
+            yield above(f"{what}, lower bound", cost["low"], -limits.margin)
 
 
 def order(ours: Evidence, limits: Gate) -> Iterator[Figure]:
@@ -368,19 +207,19 @@ def order(ours: Evidence, limits: Gate) -> Iterator[Figure]:
     model = served(limits, ours)
     change = ours.difference(ours.scores(model, "test_shuffled"), ours.scores(model))
     what = f"NDCG@10 {PROTOCOL}, shuffled minus original"
-    yield _measured(what, change)
-    yield _below(f"{what}, upper bound", change["high"], 0.0)
+    yield estimated(what, change)
+    yield below(f"{what}, upper bound", change["high"], 0.0)
 
 
 def load(smoke: Smoke, limits: Gate) -> Iterator[Figure]:
     """Rule 6: latency and memory of a smoke load."""
     if smoke.latency_ms is None:
-        yield _equal("smoke load", "not measured", "measured")
+        yield equal("smoke load", "not measured", "measured")
         return
     for tower, latency in smoke.latency_ms.items():
         yield Figure(f"p50 of {smoke.requests} requests in ms, {tower}", latency["p50"])
-        yield _at_most(f"p99 in ms, {tower}", latency["p99"], getattr(limits.latency_ms, tower))
-    yield _at_most("peak memory in MB", smoke.peak_mb, limits.memory_mb)
+        yield at_most(f"p99 in ms, {tower}", latency["p99"], getattr(limits.latency_ms, tower))
+    yield at_most("peak memory in MB", smoke.peak_mb, limits.memory_mb)
 
 
 def of_towers(ours: Evidence, limits: Gate) -> Iterator[Figure]:
@@ -396,16 +235,16 @@ def of_towers(ours: Evidence, limits: Gate) -> Iterator[Figure]:
     for tower, by_protocol in measured.get("minus_teacher", {}).items():
         differences[tower] = by_protocol[PROTOCOL]
     for tower, scores in measured["ndcg_10"].items():
-        yield _measured(f"NDCG@10 {PROTOCOL}, tower {tower}", scores[PROTOCOL])
+        yield estimated(f"NDCG@10 {PROTOCOL}, tower {tower}", scores[PROTOCOL])
     for tower in TOWERS:
         what, served = f"NDCG@10 {PROTOCOL}, tower {tower} minus its teacher", tower in limits.towers
         if tower == "teacher":
             continue  # it is what the others are measured by
         if tower in differences:
             minus = differences[tower]
-            yield _measured(what, minus)
+            yield estimated(what, minus)
             if served:
-                yield _above(f"{what}, lower bound", minus["low"], -limits.margin)
+                yield above(f"{what}, lower bound", minus["low"], -limits.margin)
             elif towers.worse(minus, limits.margin) and "teacher" in measured["ndcg_10"]:
                 yield Figure(
                     f"tower {tower} is not in registry.gate.towers", towers.warning(measured, tower), warns=True
@@ -417,7 +256,7 @@ def of_towers(ours: Evidence, limits: Gate) -> Iterator[Figure]:
 def _of_alone(ours: Evidence, limits: Gate) -> Iterator[Figure]:
     """Rule 7 of a sequential recommender by itself, whose only tower has no teacher to be worse than."""
     name = MODELS[ours.model]
-    yield _measured(f"NDCG@10 {PROTOCOL}, tower teacher", ours.comparison["towers"]["ndcg_10"]["teacher"][PROTOCOL])
+    yield estimated(f"NDCG@10 {PROTOCOL}, tower teacher", ours.comparison["towers"]["ndcg_10"]["teacher"][PROTOCOL])
     yield Figure("tower minus its teacher", f"does not apply: this is {name} by itself, without a teacher")
     for missing in (tower for tower in limits.towers if tower != "teacher"):
         what = f"is not in this version, which is {name} by itself: requests that name it will be refused"
@@ -428,11 +267,6 @@ def _why_unmeasured(ours: Evidence, tower: str) -> str:
     if tower == "cf" and not ours.config.get("distilled", True):
         return "none, as the model was trained without distillation (model.distill=false)"
     return "its run is from before towers were measured; `dvc repro` measures and registers it anew"
-
-
-def paired(ours: Evaluated, theirs: Evaluated) -> bool:
-    """Whether two versions were tested on the same users and candidates, so that their ranks are pairs."""
-    return bool(theirs.comparison.get("paired_by") == ours.comparison["paired_by"])
 
 
 def _no_worse(
@@ -447,43 +281,11 @@ def _no_worse(
     rows = np.arange(len(scores)) if rows is None else rows
     scores = scores[rows]
     minus, what = ours.difference(scores, others), f"NDCG@10 {PROTOCOL} minus that of {name}"
-    yield _measured(what, minus)
-    yield _above(f"{what}, lower bound", minus["low"], 0.0 if limits.require_better else -limits.margin)
+    yield estimated(what, minus)
+    yield above(f"{what}, lower bound", minus["low"], 0.0 if limits.require_better else -limits.margin)
     for group in ours.slices.columns[1:]:
         users = ours.slices[group].to_numpy()[rows]
         if users.any():
             minus = ours.difference(scores[users], others[users])
             of_slice = f"{what}, {group.replace('_', '-')} ({users.sum()} users)"
-            yield _at_least(of_slice, minus["difference"], -limits.slice_margin, (minus["low"], minus["high"]))
-
-
-def _measured(name: str, interval: dict[str, float]) -> Figure:
-    middle = interval["mean"] if "mean" in interval else interval["difference"]
-    return Figure(name, middle, (interval["low"], interval["high"]))
-
-
-def _above(name: str, value: float, limit: float) -> Figure:
-    return Figure(name, value, None, f"above {limit:g}", value > limit, None if value > limit else limit - value)
-
-
-def _below(name: str, value: float, limit: float) -> Figure:
-    return Figure(name, value, None, f"below {limit:g}", value < limit, None if value < limit else value - limit)
-
-
-def _at_least(name: str, value: float, limit: float, interval: tuple[float, float] | None = None) -> Figure:
-    return Figure(
-        name, value, interval, f"at least {limit:g}", value >= limit, None if value >= limit else limit - value
-    )
-
-
-def _at_most(name: str, value: float, limit: float) -> Figure:
-    return Figure(name, value, None, f"at most {limit:g}", value <= limit, None if value <= limit else value - limit)
-
-
-def _equal(name: str, value: str, expected: str) -> Figure:
-    return Figure(name, value, None, expected, value == expected)
-
-
-def _same(name: str, digest: str | None, expected: str) -> Figure:
-    """Digests are compared whole and shown by their beginning."""
-    return Figure(name, digest[:12] if digest else "not recorded", None, expected[:12], digest == expected)
+            yield at_least(of_slice, minus["difference"], -limits.slice_margin, (minus["low"], minus["high"]))

@@ -12,7 +12,7 @@ from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
 from llmsrec.evaluation import test_users
 from llmsrec.files import sha256
-from llmsrec.promotion import evidence, gate
+from llmsrec.promotion import evidence, facts
 from llmsrec.scoring import held_out as asking
 from llmsrec.serving.bundle import Bundle
 
@@ -20,8 +20,8 @@ FILTERED, SPLIT = "data/filtered", "data/split"
 
 
 def ask(
-    client: MlflowClient, holder: ModelVersion, ours: gate.Evidence, folder: Path, root: Path, tower: str
-) -> gate.OnOtherData:
+    client: MlflowClient, holder: ModelVersion, ours: facts.Evidence, folder: Path, root: Path, tower: str
+) -> facts.OnOtherData:
     """Have a version rank what the test users of `ours` took next.
 
     Its files are compared with the digests of its registration before they are opened, and read by this code: nothing
@@ -47,10 +47,10 @@ def ask(
     )
     bundle = Bundle.open(folder / "model/artifacts/bundle")
     asked = asking.rank(bundle, users, tower)
-    return gate.OnOtherData(int(holder.version), users["user_id"].to_numpy(), asked)
+    return facts.OnOtherData(int(holder.version), users["user_id"].to_numpy(), asked)
 
 
-def _of_workspace(ours: gate.Evidence, root: Path) -> pl.DataFrame:
+def _of_workspace(ours: facts.Evidence, root: Path) -> pl.DataFrame:
     filtered = root / FILTERED
     if not filtered.is_dir() or sha256(filtered) != ours.comparison["data"].get("filtered"):
         raise DataError(

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from llmsrec.errors import DataError
 from llmsrec.evaluation.metrics import of_users
 from llmsrec.evaluation.names import OURS
-from llmsrec.promotion.gate import METRIC, PROTOCOL, Evaluated, Rival
+from llmsrec.promotion.facts import METRIC, PROTOCOL, Evaluated, Rival
 from llmsrec.registry.record import FORM, SYSTEM, paired
 
 VALIDATION = f"valid/{PROTOCOL}/{METRIC}"
