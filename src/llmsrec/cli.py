@@ -2,30 +2,25 @@
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmsrec import presets
 from llmsrec.data.imports import command as importing
 from llmsrec.drift import command as drifting
 from llmsrec.errors import RequestError, explained
 from llmsrec.experiments import arguments as experimenting
-from llmsrec.files import atomic, read_json
+from llmsrec.files import atomic
 from llmsrec.items import command as adding
+from llmsrec.promotion import command as promoting
+from llmsrec.registry.arguments import add_version
 from llmsrec.scoring import command as scoring
 from llmsrec.service import arguments as serving
 from llmsrec.serving import command as recommending
 from llmsrec.serving.command import event as _event
 
-if TYPE_CHECKING:
-    from llmsrec.params import Registry
-    from llmsrec.promotion.ledger import Decision
-
-# Of `dvc exp show`: all of metrics/evaluation.json, files and times, so that metrics/summary.json's figures are left.
-UNCHANGING = r".*(Created|/|\.(test|valid|user)\w*\.|teacher|hr_)"
 Answered = Callable[[argparse.Namespace], int | None]  # the exit status, if it is not 0
 
 
@@ -110,45 +105,13 @@ def parser() -> argparse.ArgumentParser:
         commands, "evaluate", evaluate, "ask all towers of a version about the test users of data, and log the figures",
         "llmsrec evaluate shop@staging --on data",
     )  # fmt: skip
-    _add_version(command)
+    add_version(command)
     command.add_argument(
         "--on", default="workspace", metavar="FOLDER",
         help="a folder like data or data/filtered, or `workspace`, the data of this repository (default: %(default)s)",
     )  # fmt: skip
 
-    command = _add(
-        commands, "promote", promote, "judge a version by the rules in params.yaml; with --yes move the alias to it",
-        "llmsrec promote candidate --to staging --yes",
-    )  # fmt: skip
-    _add_version(command)
-    command.add_argument("--to", required=True, metavar="ALIAS", help="staging, or champion for what is in staging")
-    command.add_argument("--yes", action="store_true", help="move the aliases; without it nothing is changed")
-    command.add_argument("--force", action="store_true", help="promote against the rules; needs --reason")
-    command.add_argument("--reason", metavar="TEXT", help="why, for the record")
-
-    command = _add(
-        commands, "rollback", rollback, "return an alias to the version before",
-        "llmsrec rollback staging --reason 'clicks fell by a tenth'",
-    )  # fmt: skip
-    command.add_argument("alias", help="staging, or shop@staging")
-    _add_model(command)
-    command.add_argument("--reason", metavar="TEXT", default="", help="why, for the record")
-
-    command = _add(
-        commands, "history", decisions, "list the decisions on the model, or show the record of one",
-        "llmsrec history 2",
-    )  # fmt: skip
-    command.add_argument(
-        "what", nargs="?", help="a decision's number, or a version for the decisions on it, such as shop/5"
-    )
-    _add_model(command)
-    command.add_argument("--json", action="store_true", help="print the list as JSON")
-
-    command = _add(
-        commands, "nominate", nominate, "give a version the alias candidate, which experiments leave alone",
-        "llmsrec nominate 5",
-    )  # fmt: skip
-    _add_version(command)
+    promoting.add(commands, _add, _root)
 
     command = _add(
         commands, "tune", tune, "search for better parameters: a worker of the study that params.yaml describes",
@@ -236,64 +199,6 @@ def evaluate(options: argparse.Namespace) -> None:
     evaluating.evaluate(_root(), options.version, options.on, options.model)
 
 
-def promote(options: argparse.Namespace) -> None:
-    """Show the rules; with --yes, act."""
-    from llmsrec.promotion import actions, decision
-
-    if options.force and not options.reason:
-        raise RequestError("--force is given without --reason; say why, it is kept for good: --reason TEXT.")
-    verdict = actions.review(_root(), options.version, options.to, options.yes, options.model)
-    if not isinstance(verdict, actions.Verdict):
-        print(
-            f"already so: {options.to} is version {verdict.version} by decision {verdict.number}; nothing was changed"
-        )
-        return
-    now = verdict.aliases.get(options.to)
-    print(f"{verdict.model} version {verdict.version} -> {options.to} (now: {f'version {now}' if now else 'none'})\n")
-    print(decision.table(verdict.rules))
-    if verdict.changed:
-        print(f"\nparams.yaml has changed since it was trained: {', '.join(verdict.changed)}")
-    if not options.yes:
-        actions.refuse(verdict, options.force)
-        print(f"\nnothing was changed; --yes moves {options.to} to version {verdict.version}")
-        return
-    made = actions.promote(_root(), verdict, options.reason or "", options.force)
-    record = str(made.number) + ("" if verdict.model == verdict.settings.model else f" --model {verdict.model}")
-    print(f"\n{options.to} is version {made.version}; decision {made.number}, see `llmsrec history {record}`")
-    _tell(verdict.settings, verdict.model, made)
-
-
-def rollback(options: argparse.Namespace) -> None:
-    """Go back, and say what is where now."""
-    from llmsrec import params as parameters
-    from llmsrec.promotion import actions
-
-    settings = parameters.load(_root() / "params.yaml").registry
-    model, made, now = actions.rollback(_root(), options.alias, options.reason, options.model)
-    if not now:
-        print(
-            f"already so: decision {made.number} rolled {made.alias} back to version {made.version}, and there is no "
-            "version before it on record; promote one by its number instead"
-        )
-        return
-    print(f"{made.alias} is version {made.version} again (it was {made.before[made.alias]}); decision {made.number}")
-    _tell(settings, model, made)
-
-
-def decisions(options: argparse.Namespace) -> None:
-    """Print the decisions."""
-    from llmsrec.promotion import ledger
-
-    print(ledger.show(_root(), options.what, options.json, options.model))
-
-
-def nominate(options: argparse.Namespace) -> None:
-    """Move the alias, and say where it was."""
-    from llmsrec.promotion import actions
-
-    print(actions.nominate(_root(), options.version, options.model))
-
-
 def tune(options: argparse.Namespace) -> None:
     """Run trials until the study has all of them."""
     from llmsrec.tuning import command
@@ -334,48 +239,14 @@ def registered(options: argparse.Namespace) -> None:
 
 def summary(options: argparse.Namespace) -> None:
     """Print what the last `dvc repro` or `dvc exp run` left."""
-    from llmsrec import params as parameters
-    from llmsrec.evaluation import towers
-    from llmsrec.evaluation.report import table
-
     if options.all:
         from llmsrec.experiments import overview
 
         print(overview.show(Path()))
         return
-    evaluation, registered = read_json(Path("metrics/evaluation.json")), read_json(Path("metrics/registered.json"))
-    comparison, gate = read_json(Path("reports/comparison.json")), parameters.load(Path("params.yaml")).registry.gate
-    name, version = registered["name"], registered["version"]
-    print(table(evaluation, comparison["negatives"]))
-    if "minus_teacher" in comparison["towers"]:  # else of before towers were compared
-        print("\n" + towers.text(comparison["towers"]))
-    warnings = towers.warnings(comparison["towers"], gate.margin)
-    for line in warnings:
-        print(f"  warning: {line}")
-    if warnings and "teacher" not in gate.towers:
-        print("  `tower: teacher` answers instead; `registry.gate.towers` says which towers are judged and served")
-    good = " --tower teacher" if any(line.startswith("llm:") for line in warnings) else ""
-    print(f"\n{name} version {version}, MLflow run {registered['run_id']}\n\nNext:")
-    events, titles = _example()
-    for command, purpose in (
-        *_commit(),
-        ("dvc exp run -S model.uniform=false", "an ablation"),
-        (
-            f"dvc exp show --only-changed --drop '{UNCHANGING}'",
-            "compares it; so do `dvc params diff`, `dvc metrics diff`",
-        ),
-        (
-            "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db",
-            "runs, curves and versions in the browser; the list of runs has its metrics by Views > Quality",
-        ),
-        (
-            f"llmsrec recommend --model models:/{name}/{version}{good} --k 5 --history {events}",
-            f"an answer here, to {titles}",
-        ),
-        (f"llmsrec promote {name}/{version} --to staging", "what the gate says of it; --yes moves the alias"),
-        (f"llmsrec serve models:/{name}/{version}", "a service: http://127.0.0.1:8080/invocations, /readyz, /metrics"),
-    ):
-        print(f"  {command}\n      {purpose}")
+    from llmsrec.experiments import summary
+
+    summary.show()
 
 
 def _add(commands: Any, name: str, run: Answered, text: str, example: str) -> argparse.ArgumentParser:
@@ -390,24 +261,6 @@ def _add(commands: Any, name: str, run: Answered, text: str, example: str) -> ar
     return command
 
 
-def _add_version(command: argparse.ArgumentParser) -> None:
-    command.add_argument("version", help="a version's number or alias, or shop/5, shop@staging, models:/shop/5")
-    _add_model(command)
-
-
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", metavar="NAME", help="the registered model (default: `registry.model`)")
-
-
-def _tell(settings: "Registry", model: str, made: "Decision") -> None:
-    """Tell of a decision that is done whom params.yaml names, and print what came of it."""
-    from llmsrec.promotion import after
-
-    sys.stdout.flush()  # who waits for the promotion need not wait for this
-    for line in after.tell(settings.after_promotion, model, made):
-        print(line)
-
-
 def _registered(uri: str) -> Path:
     from llmsrec.registry import tracking
 
@@ -416,32 +269,3 @@ def _registered(uri: str) -> Path:
 
 def _root() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
-
-
-def _commit() -> list[tuple[str, str]]:
-    """The command that makes a baseline of this run, where the checked-out commit has not got it."""
-    from llmsrec.registry import revisions
-
-    lock = Path("dvc.lock")
-    if not lock.exists() or revisions.show(Path.cwd(), "HEAD", "dvc.lock") == lock.read_text(encoding="utf-8"):
-        return []
-    files = Path("stages/sources/dvc.lock")
-    own = f"{files} " if files.exists() else ""
-    command = f"git add dvc.lock {own}params.yaml metrics reports && git commit -m 'Baseline'"
-    return [(command, "what experiments are compared with: `llmsrec compare HEAD <experiment>`")]
-
-
-def _example() -> tuple[str, str]:
-    """A history for the command line, and its titles."""
-    import polars as pl
-
-    from llmsrec.data.titles import UNTITLED
-    from llmsrec.evaluation import example
-
-    filtered, ranks = Path("data/filtered"), Path("reports/ranks.parquet")
-    events = example.history(filtered, ranks) if ranks.exists() and filtered.is_dir() else []
-    if events:
-        return " ".join(shlex.quote(f"{asin}@{ms}") for asin, ms, _ in events), "; ".join(title for *_, title in events)
-    items = pl.read_parquet("models/bundle/items.parquet").sort("count", descending=True, maintain_order=True)
-    asin, title = items.filter(pl.col("title") != UNTITLED).vstack(items).select("parent_asin", "title").row(0)
-    return shlex.quote(asin), title
