@@ -157,7 +157,7 @@ def measure(shape: Shape, dtype: str, again: bool, users: int) -> dict[str, obje
     import torch
 
     from llmsrec.data.sequences import Sequences
-    from llmsrec.engine import backbone, embedded
+    from llmsrec.engine import backbone, embedded, wrapped_layers
     from llmsrec.models.cf import sasrec
     from llmsrec.models.llm.retrieval import LLMSRec
     from llmsrec.params import Model, Weights
@@ -182,7 +182,7 @@ def measure(shape: Shape, dtype: str, again: bool, users: int) -> dict[str, obje
     sequences = Sequences(offsets, items, np.full(len(items), 1_500_000_000_000))
     srec = LLMSRec(base, teacher, titles, settings, seed=0)
     if again:
-        backbone.checkpoint_layers(model)
+        wrapped_layers.checkpoint_layers(model)
     samples, rows = Samples.of(sequences, len(titles), "last", 10), np.arange(users)
     srec.item_vectors()  # fills the prefixes
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import BertConfig, BertModel, DynamicCache, GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
-from llmsrec.engine import backbone
+from llmsrec.engine import backbone, lora, wrapped_layers
 from llmsrec.engine.decoder import Decoder
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.files import read_json
@@ -88,7 +88,7 @@ def test_lora_adds_trainable_adapters_and_starts_as_the_same_model(backbone_fold
     plain = backbone.load(backbone_folder)
     inputs = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(0))
     before = plain.model(inputs_embeds=inputs).last_hidden_state
-    tuned = backbone.add_lora(plain, 2, seed=0)
+    tuned = lora.add_lora(plain, 2, seed=0)
     torch.testing.assert_close(tuned.model(inputs_embeds=inputs).last_hidden_state, before)
     trainable = [name for name, parameter in tuned.model.named_parameters() if parameter.requires_grad]
     assert trainable
@@ -107,7 +107,7 @@ def test_adapters_on_queries_and_values_go_by_the_names_of_the_family(
     family: str, names: set[str], tiny_backbone: Any
 ) -> None:
     model = next(each for each in FAMILIES if each.name == family).make().requires_grad_(False)
-    tuned = backbone.add_lora(replace(tiny_backbone, model=model), 2, 0, 4, "query_value")
+    tuned = lora.add_lora(replace(tiny_backbone, model=model), 2, 0, 4, "query_value")
     adapters = [name.split(".") for name, parameter in tuned.model.named_parameters() if parameter.requires_grad]
     assert {parts[parts.index("lora_A") - 1] for parts in adapters if "lora_A" in parts} == names
 
@@ -116,7 +116,7 @@ def test_adapters_on_queries_and_values_go_by_the_names_of_the_family(
 def test_a_model_without_queries_and_values_is_told_to_take_all_layers(family: str, tiny_backbone: Any) -> None:
     model = next(each for each in FAMILIES if each.name == family).make()
     with pytest.raises(ParamsError, match=r"`lora\.targets` is query_value, but .* set it to all_linear"):
-        backbone.add_lora(replace(tiny_backbone, model=model), 2, 0, 4, "query_value")
+        lora.add_lora(replace(tiny_backbone, model=model), 2, 0, 4, "query_value")
 
 
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2}
@@ -157,7 +157,7 @@ def test_layers_that_are_computed_again_give_the_same_from_less_memory(kind: Any
     torch.manual_seed(0)
     model = kind(config(**SHAPE)).requires_grad_(False).eval()
     vectors, gradient, kept = backward(model, run)
-    backbone.checkpoint_layers(model)
+    wrapped_layers.checkpoint_layers(model)
     again, gradient_again, kept_again = backward(model, run)
     assert torch.equal(vectors, again) and torch.equal(gradient, gradient_again)
     assert kept_again < kept / 3
@@ -174,7 +174,7 @@ def test_a_pass_that_goes_on_from_kept_keys_and_values_is_left_as_it_is(kind: An
         torch.manual_seed(0)
         model = kind(config).requires_grad_(False).eval()
         if again:
-            backbone.checkpoint_layers(model)
+            wrapped_layers.checkpoint_layers(model)
         cache = DynamicCache(config=model.config)
         inputs = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
         with torch.no_grad():
@@ -187,4 +187,4 @@ def test_a_pass_that_goes_on_from_kept_keys_and_values_is_left_as_it_is(kind: An
 
 def test_a_model_whose_layers_cannot_be_computed_again_says_so() -> None:
     with pytest.raises(ParamsError, match="Linear has no layers that can be computed again"):
-        backbone.checkpoint_layers(nn.Linear(2, 2))
+        wrapped_layers.checkpoint_layers(nn.Linear(2, 2))

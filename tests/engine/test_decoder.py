@@ -20,7 +20,7 @@ from transformers import (
     Qwen3Model,
 )  # fmt: skip
 
-from llmsrec.engine import backbone
+from llmsrec.engine import backbone, lora
 from llmsrec.engine.decoder import Decoder, _attend, mask_after
 from llmsrec.engine.readout import read_out
 from llmsrec.models.llm.retrieval import LLMSRec
@@ -45,7 +45,7 @@ def test_with_adapters_values_and_their_gradients_are_the_models_own(
     backbone_folder: Path, teacher: Any, settings: Any
 ) -> None:
     """Adapters that have learnt: nothing that was kept before they changed is read after it."""
-    tuned = backbone.add_lora(backbone.load(backbone_folder), 2, seed=0)
+    tuned = lora.add_lora(backbone.load(backbone_folder), 2, seed=0)
     model = LLMSRec(tuned, teacher, TITLES, settings, seed=0)
     assert model.decoder is not None and not model.decoder.frozen
     items = [np.array([3, 1]), np.array([4, 4, 9, 2])]

@@ -17,7 +17,7 @@ from transformers import (
     MistralModel,
 )
 
-from llmsrec.engine import backbone
+from llmsrec.engine import backbone, lora
 from llmsrec.engine.readout import read_out, read_out_by_length
 from llmsrec.engine.yardstick import Yardstick, busy_adapters, distance
 from llmsrec.errors import DataError
@@ -84,7 +84,7 @@ def test_a_model_that_changes_its_ways_at_a_length_has_prompts_on_either_side(
 def test_a_window_is_measured_through_adapters(tiny_backbone: Any, teacher: Any, settings: Any) -> None:
     def trunk(window: int) -> bool:
         base = backbone.Backbone(mistral(window), tiny_backbone.tokenizer, True, None)
-        model = LLMSRec(backbone.add_lora(base, 2, seed=0), teacher, TITLES, settings, seed=0)
+        model = LLMSRec(lora.add_lora(base, 2, seed=0), teacher, TITLES, settings, seed=0)
         assert model.prefixes is None and model.decoder is None
         zero = [not parameter.any() for name, parameter in model.trainable().items() if "lora_B" in name]
         assert zero and all(zero), "what was set for the measuring is put back"
@@ -96,7 +96,7 @@ def test_a_window_is_measured_through_adapters(tiny_backbone: Any, teacher: Any,
 
 def test_adapters_that_are_still_zero_are_busy_while_they_are_measured(tiny_backbone: Any) -> None:
     copy = replace(tiny_backbone, model=model_of(MistralModel, MistralConfig(**SHAPE)))
-    model = backbone.add_lora(copy, 2, seed=0).model
+    model = lora.add_lora(copy, 2, seed=0).model
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     with busy_adapters(model):
         for name, parameter in model.named_parameters():

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llmsrec.engine import backbone
+from llmsrec.engine import backbone, lora
 from llmsrec.engine.vocabulary import Vocabulary
 from llmsrec.errors import DataError
 
@@ -44,7 +44,7 @@ def test_the_base_is_the_same_model_and_the_projection_gives_the_whole_models_lo
 @pytest.mark.parametrize("tied", [False, True])
 def test_adapters_around_the_base_act_within_the_whole_model(tmp_path: Path, tiny_backbone: Any, tied: bool) -> None:
     loaded = backbone.load(local(tmp_path, tiny_backbone.tokenizer, tied), vocabulary=True)
-    tuned = backbone.add_lora(loaded, 2, seed=0)
+    tuned = lora.add_lora(loaded, 2, seed=0)
     assert tuned.whole is not None
     with torch.no_grad():
         for parameter in tuned.model.parameters():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmsrec.engine import backbone
+from llmsrec.engine import backbone, lora
 from llmsrec.engine.prefix_store import Budget
 from llmsrec.models.cf import teacher
 from llmsrec.models.llm.retrieval import LLMSRec, Parts
@@ -55,7 +55,7 @@ def test_steps_and_vectors(
     for place in (nullcontext("cpu"), other()):
         base = backbone.load(tiny.folder / "models/backbone")
         if kind == "LoRA":
-            base = backbone.add_lora(base, 2, seed=0)
+            base = lora.add_lora(base, 2, seed=0)
         if kind == "in a file":
             budget = replace(budget, folder=tmp_path / str(len(results)))
         with place as device:
@@ -77,7 +77,7 @@ def test_steps_and_vectors_of_the_systems_around_a_language_model(tiny: Any, sys
     for place in (nullcontext("cpu"), other()):
         base = backbone.load(tiny.folder / "models/backbone")
         if system != "a_llmrec":
-            base = backbone.add_lora(base, 2, 0, 8, "query_value")
+            base = lora.add_lora(base, 2, 0, 8, "query_value")
         with place as device:
             base.model.to(device)
             given = teacher.load(tiny.folder / "models/sasrec")

@@ -12,6 +12,7 @@ from llmsrec.data.choices import COUNT, Choices, Titles
 from llmsrec.data.held_out import HeldOut
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine import backbone as backbones
+from llmsrec.engine import lora
 from llmsrec.errors import DataError
 from llmsrec.models.cf.sasrec import SASRec
 from llmsrec.models.llm.titles import TitleModel
@@ -40,7 +41,7 @@ def build(folder: Path, settings: Any, rank: int = 2) -> TitleModel:
     teacher = SASRec(items=len(TITLES), dim=8, blocks=1, heads=1, max_length=6, dropout=0.5)
     teacher.initialise(torch.Generator().manual_seed(1))
     backbone = backbones.load(folder, vocabulary=True)
-    backbone = backbones.add_lora(backbone, rank, seed=0) if rank else backbone
+    backbone = lora.add_lora(backbone, rank, seed=0) if rank else backbone
     holds = replace(PromptSettings.of(settings), user_representation=True, max_tokens=1_000)
     return TitleModel(backbone, teacher, TITLES, holds, seed=0)
 

@@ -11,7 +11,7 @@ import torch
 
 from llmsrec.data.choices import Titles
 from llmsrec.engine import backbone as backbones
-from llmsrec.engine import likelihood
+from llmsrec.engine import likelihood, lora
 from llmsrec.models.cf.sasrec import SASRec
 from llmsrec.models.llm.titles import TitleModel
 from llmsrec.prompts.retrieval import PromptSettings
@@ -27,7 +27,7 @@ def test_steps_and_readings(backbone_folder: Path, settings: Any, rank: int, way
     results: list[dict[str, Any]] = []
     for place in (nullcontext("cpu"), other_device()):
         backbone = backbones.load(backbone_folder, vocabulary=True)
-        backbone = backbones.add_lora(backbone, rank, seed=0) if rank else backbone
+        backbone = lora.add_lora(backbone, rank, seed=0) if rank else backbone
         teacher = SASRec(items=len(TITLES), dim=8, blocks=1, heads=1, max_length=6, dropout=0.5)
         teacher.initialise(torch.Generator().manual_seed(1))
         with place as device:

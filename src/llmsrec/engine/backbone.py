@@ -3,18 +3,14 @@
 A backbone folder (`models/backbone/`) says which model it is in `backbone.json`; only an embedded one holds weights.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass
 from logging import ERROR, getLogger
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from llmsrec.engine.backbone_checks import check_passes, check_tokenizer, check_weights, first_line, longest_input, some
@@ -23,13 +19,6 @@ from llmsrec.errors import DataError, LLMSRecError, ParamsError
 from llmsrec.files import read_json, sha256, write_json
 
 getLogger("bitsandbytes").setLevel(ERROR)  # it recommends kernels from a hub, and tells of casts
-VARIANTS = 64  # of a layer's code that torch.compile makes (with a mask, with a gradient, ...) before it gives up
-LoraTargets = Literal["query_value", "all_linear"]
-QUERY_VALUE = (  # what families of models call the layers of queries and values
-    *(("q_proj", "v_proj"), ("query", "value"), ("query_proj", "value_proj"), ("q_lin", "v_lin"), ("q", "v")),
-    *(("q_head", "v_head"), ("q_b_proj", "kv_b_proj")),
-    *(("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",)),
-)
 CHANGED = "{} has changed since the backbone stage looked at it; `dvc repro -f backbone` takes it as it is now."
 
 
@@ -243,130 +232,6 @@ def is_causal(model: nn.Module) -> bool:
     with torch.no_grad():
         hidden = model(inputs_embeds=pair).last_hidden_state
     return bool(torch.allclose(hidden[0, 0], hidden[1, 0], atol=1e-5, rtol=1e-4))
-
-
-def tuned(backbone: Backbone, loading: Mapping[str, Any], seed: int) -> Backbone:
-    """The backbone with the adapters that a model's config.json asks for, if any; see `add_lora`.
-
-    Args:
-        loading: `lora_rank` (0: none), and where they are not the usual ones `lora_alpha` and `lora_targets`.
-    """
-    if not loading["lora_rank"]:
-        return backbone
-    others = {key: loading[f"lora_{key}"] for key in ("alpha", "targets") if f"lora_{key}" in loading}
-    return add_lora(backbone, loading["lora_rank"], seed, **others)
-
-
-def add_lora(
-    backbone: Backbone, rank: int, seed: int, alpha: int | None = None, targets: LoraTargets = "all_linear"
-) -> Backbone:
-    """The backbone with trainable LoRA adapters; its own weights stay frozen.
-
-    Adapters are float32; beside bfloat16 weights their products run in bfloat16 all the same (autocast).
-
-    Args:
-        alpha: what an adapter adds is scaled by alpha / rank; twice the rank if None.
-        targets: on which linear layers: all, or those of the attention's queries and values.
-
-    Raises:
-        ParamsError: the model has no layers of queries and values.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        names = "all-linear" if targets == "all_linear" else query_value(backbone.model)
-        config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=names)
-        model: Any = get_peft_model(backbone.model, config)  # type: ignore[arg-type]
-    if backbone.model.dtype == torch.bfloat16:
-        model.forward = torch.autocast(model.device.type, torch.bfloat16)(model.forward)
-    return replace(backbone, model=model)
-
-
-def query_value(model: nn.Module) -> list[str]:
-    """Names of the linear layers that make the attention's queries and values, as the model at hand calls them; of the
-    layer that makes both with the keys, where there is only that.
-
-    Raises:
-        ParamsError: the model has none that are known.
-    """
-    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "weight")}
-    for members in QUERY_VALUE:
-        if names.issuperset(members):
-            return list(members)
-    raise ParamsError(
-        f"`lora.targets` is query_value, but {type(model).__name__} has no layers of queries and values whose names "
-        "are known; set it to all_linear."
-    )
-
-
-def checkpoint_layers(model: nn.Module) -> None:
-    """Have each layer keep its input for the backward pass and compute the rest again there: the same values and
-    gradients from far less memory, for more time (docs/scaling.md).
-
-    transformers' own switch needs training mode, and drops the keys and values that a pass goes on from; here such a
-    pass, a few positions long, is left as it is.
-
-    Raises:
-        ParamsError: no layer of the model can do so.
-    """
-    for layer in _layers(model, "gradient_checkpointing", "computed again"):
-        layer.gradient_checkpointing = True
-        layer.forward = partial(_forward_again, layer.forward)  # type: ignore[method-assign]
-
-
-def compile_layers(model: nn.Module) -> None:
-    """Have torch.compile make kernels of each layer when it first runs: see `compiled`.
-
-    Raises:
-        ParamsError: no layer of the model can be, or no compiler works here.
-    """
-    for layer in _layers(model, "compile", "compiled"):
-        layer.forward = compiled(layer.forward)  # type: ignore[method-assign]
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """torch.compile for inputs of any length: the same values but for rounding, and a slow first call.
-
-    Raises:
-        ParamsError: no compiler works here.
-    """
-    try_compiler()
-    return torch.compile(function, dynamic=True, recompile_limit=VARIANTS)  # type: ignore[call-overload]
-
-
-@cache
-def try_compiler() -> None:
-    """Compile something small, once.
-
-    Raises:
-        ParamsError: it cannot be done here.
-    """
-    from torch._dynamo.exc import BackendCompilerFailed
-
-    try:
-        torch.compile(lambda x: x.neg().relu())(torch.ones(2, device="cuda" if torch.cuda.is_available() else "cpu"))
-    except BackendCompilerFailed as error:
-        raise ParamsError(
-            f"`backbone.compile` is true, but torch.compile fails here ({str(error).splitlines()[0]}); install a C++ "
-            "compiler such as g++, or set it to false."
-        ) from error
-
-
-def _layers(model: nn.Module, key: str, done: str) -> list[Any]:
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
-        raise ParamsError(
-            f"`backbone.{key}` is true, but {type(model).__name__} has no layers that can be {done}; set it to false."
-        )
-    return layers
-
-
-def _forward_again(forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    goes_on = any(isinstance(value, Cache) for value in (*arguments, *options.values()))
-    if goes_on or not torch.is_grad_enabled():
-        return forward(*arguments, **options)
-    return checkpoint(forward, *arguments, use_reentrant=False, **options)
 
 
 def _quantization(kind: str) -> Any:

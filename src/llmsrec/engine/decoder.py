@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from llmsrec.engine.backbone import compiled
 from llmsrec.engine.readout import ItemInputs, branched, embed, keys_and_values
+from llmsrec.engine.wrapped_layers import compiled
 from llmsrec.prompts.retrieval import OUT, PromptBatch
 
 PARTS = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
@@ -61,7 +61,7 @@ class Decoder:
         return decoder if (actual - expected).norm() <= tolerance * expected.norm() else None
 
     def compile(self) -> None:
-        """Have torch.compile make kernels of all layers but the last when they first run; see `backbone.compiled`."""
+        """Have torch.compile make kernels of all layers but the last when they first run; see `compiled`."""
         self._layer = compiled(self._layer)  # type: ignore[method-assign]
 
     def read_out(

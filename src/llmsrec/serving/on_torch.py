@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from llmsrec.engine import backbone as backbones
+from llmsrec.engine import lora
 from llmsrec.engine.kept import UNLIMITED, Kept
 from llmsrec.engine.readout import read_out, read_out_by_length
 from llmsrec.engine.shortcuts import right_decoder, runs_whole
@@ -32,7 +33,7 @@ class OnTorch:
         backbone = backbones.load(bundle.folder / "backbone", config["dtype"], config["quantization"])
         self._tuned = config["lora_rank"] > 0
         if self._tuned:
-            backbone = backbones.tuned(backbone, config, seed=0)
+            backbone = lora.tuned(backbone, config, seed=0)
             _load_adapter(backbone.model, bundle)
         self.tokenizer, self.limit = backbone.tokenizer, backbone.limit
         self.model = backbone.model.requires_grad_(False).eval()

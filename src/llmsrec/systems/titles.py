@@ -13,6 +13,7 @@ from llmsrec import distributed
 from llmsrec.data import choices
 from llmsrec.data.choices import Choices, Titles
 from llmsrec.engine import backbone as backbones
+from llmsrec.engine import lora
 from llmsrec.errors import DataError
 from llmsrec.evaluation import choice, ranks
 from llmsrec.evaluation.cases import Cases
@@ -79,7 +80,7 @@ def build(task: Task, config: dict[str, Any], codes: Path) -> TitleModel:
     """
     loading, seed = config["backbone"], config["seed"]
     backbone = backbones.load(BACKBONE, loading["dtype"], loading["quantization"], vocabulary=True)
-    backbone = backbones.tuned(backbone, loading, seed)
+    backbone = lora.tuned(backbone, loading, seed)
     of = Model.model_validate(config["model"])
     holds = PromptSettings.of(of, config["item_embedding"])
     own = allmrec.read(codes) if task.system == "a_llmrec" else None

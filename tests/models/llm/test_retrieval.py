@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from transformers import BertConfig, BertModel
 
 from llmsrec.data.sequences import Sequences
-from llmsrec.engine import backbone
+from llmsrec.engine import backbone, lora, wrapped_layers
 from llmsrec.engine.readout import read_out
 from llmsrec.errors import DataError
 from llmsrec.models.llm import retrieval as llm_srec
@@ -65,7 +65,7 @@ def test_gradients_reach_the_user_projection_and_adapters(
     tiny_backbone: Any, teacher: Any, sequences: Sequences, settings: Any, backbone_folder: Path
 ) -> None:
     settings = settings.model_copy(update={"user_representation": True})
-    tuned = backbone.add_lora(backbone.load(backbone_folder), 2, seed=0)
+    tuned = lora.add_lora(backbone.load(backbone_folder), 2, seed=0)
     model = LLMSRec(tuned, teacher, TITLES, settings, seed=0)
     assert model.prefixes is None, "prefixes are not constant while the backbone is being fine-tuned"
     sum(losses_of(model, sequences, settings).values()).backward()
@@ -227,7 +227,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(tiny: Any, tmp_path: Path) -> N
 def test_reuse_switches_itself_off_and_says_so(
     kind: str, teacher: Any, settings: Any, backbone_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = encoder() if kind == "encoder" else backbone.add_lora(backbone.load(backbone_folder), 2, seed=0)
+    base = encoder() if kind == "encoder" else lora.add_lora(backbone.load(backbone_folder), 2, seed=0)
     model = LLMSRec(base, teacher, TITLES, settings, seed=0)
     assert model.prefixes is None
     assert (model.decoder is None) == (kind == "encoder")
@@ -270,7 +270,7 @@ def test_compiled_layers_give_the_same_losses_and_gradients(
     def outcomes(compile: bool) -> list[torch.Tensor]:
         base = encoder() if kind == "encoder" else backbone.load(backbone_folder)
         if kind == "LoRA":
-            base = backbone.add_lora(base, 2, seed=0)
+            base = lora.add_lora(base, 2, seed=0)
         model = LLMSRec(base, teacher, TITLES, settings, seed=0)
         model.configure_layers(again, compile)
         losses = losses_of(model.train(), sequences, settings, "all")
@@ -279,7 +279,7 @@ def test_compiled_layers_give_the_same_losses_and_gradients(
         return [*losses.values(), *gradients, model.user_vectors(sequences)]
 
     torch._dynamo.reset()
-    backbone.try_compiler.cache_clear()
+    wrapped_layers.try_compiler.cache_clear()
     counters.clear()
     plain = outcomes(compile=False)
     assert not counters["stats"]
@@ -290,7 +290,7 @@ def test_compiled_layers_give_the_same_losses_and_gradients(
 
 
 def test_without_a_compiler_compiled_layers_are_one_clear_error(tmp_path: Path) -> None:
-    code = "from llmsrec.engine.backbone import compiled; compiled(print)"
+    code = "from llmsrec.engine.wrapped_layers import compiled; compiled(print)"
     nowhere = {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=nowhere, capture_output=True, text=True, check=False)
     assert done.returncode != 0
@@ -331,7 +331,7 @@ def test_adapters_of_a_bfloat16_backbone_are_float32_and_run_in_bfloat16(
 ) -> None:
     actual = []
     for dtype in ("bfloat16", "float32"):
-        tuned = backbone.add_lora(backbone.load(backbone_folder, dtype), 2, seed=0)
+        tuned = lora.add_lora(backbone.load(backbone_folder, dtype), 2, seed=0)
         model = LLMSRec(tuned, teacher, TITLES, settings, seed=0)
         seen: set[torch.dtype] = set()
         for name, module in model.backbone.named_modules():

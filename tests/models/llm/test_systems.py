@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llmsrec.data.sequences import Sequences
-from llmsrec.engine import backbone
+from llmsrec.engine import backbone, lora
 from llmsrec.engine.embedded import train_tokenizer
 from llmsrec.engine.prefix_store import Budget
 from llmsrec.engine.readout import read_out
@@ -47,7 +47,7 @@ def test_prompts_of_text_alone_are_read_as_plain_prompts_are(
     frozen: bool, tiny_backbone: Any, backbone_folder: Path, teacher: Any, sequences: Sequences, uniform: Any
 ) -> None:
     """By the passes that a frozen model takes, kept item prefixes among them, and by those of one with adapters."""
-    base = tiny_backbone if frozen else backbone.tuned(backbone.load(backbone_folder), LORA, 0)
+    base = tiny_backbone if frozen else lora.tuned(backbone.load(backbone_folder), LORA, 0)
     model = LLMSRec(base, teacher, TITLES, uniform, 0, Budget(1 << 30, 0, None), TEXT_ALONE)
     assert (model.prefixes is not None) == frozen
     plain = PlainPrompts(base.tokenizer, TITLES, PromptSettings.of(uniform, item_embedding=False))
@@ -82,7 +82,7 @@ def test_what_a_system_trains_has_a_gradient_and_nothing_else_is_saved(
     sequences: Sequences, uniform: Any,
 ) -> None:  # fmt: skip
     settings = uniform.model_copy(update={"user_representation": explicit})
-    base = backbone.tuned(backbone.load(backbone_folder), LORA, 0)
+    base = lora.tuned(backbone.load(backbone_folder), LORA, 0)
     model = LLMSRec(base, teacher, TITLES, settings, 0, parts=parts)
     assert model.prefixes is None, "what comes before an embedding changes as adapters learn"
     heads = {name.split(".")[0] for name in model.trainable()}

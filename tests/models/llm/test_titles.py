@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from llmsrec.data.choices import COUNT, Choices
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine import backbone as backbones
+from llmsrec.engine import lora
 from llmsrec.engine.readout import embed
 from llmsrec.errors import DataError
 from llmsrec.models.cf.sasrec import SASRec
@@ -34,7 +35,7 @@ def build(folder: Path, settings: Any, system: str) -> TitleModel:
     teacher.initialise(torch.Generator().manual_seed(1))
     backbone = backbones.load(folder, vocabulary=True)
     if rank:
-        backbone = backbones.add_lora(backbone, rank, seed=0)
+        backbone = lora.add_lora(backbone, rank, seed=0)
         with torch.no_grad():
             for name, parameter in backbone.model.named_parameters():
                 if "lora_B" in name:

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from llmsrec.engine import backbone as backbones
+from llmsrec.engine import wrapped_layers
 from llmsrec.engine.decoder import Decoder
 from llmsrec.errors import DataError
 from llmsrec.files import atomic, write_json
@@ -38,11 +38,11 @@ class Joined(nn.Module):
             ParamsError: it cannot be done with this model, or on this machine.
         """
         if gradient_checkpointing:
-            backbones.checkpoint_layers(self.backbone)
+            wrapped_layers.checkpoint_layers(self.backbone)
         if compile and self.decoder is not None:
             self.decoder.compile()
         elif compile:
-            backbones.compile_layers(self.backbone)
+            wrapped_layers.compile_layers(self.backbone)
 
     def train(self, mode: bool = True) -> Self:
         """Only what is trained changes mode: there is no dropout in the teacher, or in the language model."""

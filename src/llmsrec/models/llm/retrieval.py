@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine import backbone as backbones
+from llmsrec.engine import lora
 from llmsrec.engine.backbone import Backbone
 from llmsrec.engine.prefix_store import Budget
 from llmsrec.engine.readout import read_out, read_out_by_length
@@ -331,14 +332,14 @@ def build(
         sasrec: folder of the teacher.
         items: items.parquet.
         settings: the values of params.yaml's `model` section.
-        loading: `dtype`, `quantization` and `lora_rank` of its `backbone` section; see `backbone.tuned`.
+        loading: `dtype`, `quantization` and `lora_rank` of its `backbone` section; see `lora.tuned`.
         seed: for first values.
         prefixes, parts, item_codes: see `LLMSRec`; the first changes no value.
     """
     from llmsrec.params import Model
 
     base = backbones.load(backbone, loading["dtype"], loading["quantization"])
-    base = backbones.tuned(base, loading, seed)
+    base = lora.tuned(base, loading, seed)
     titles = pl.read_parquet(items)["title"].to_list()
     of = Model.model_validate(settings)
     return LLMSRec(base, teachers.load(sasrec, of.teacher), titles, of, seed, prefixes, parts, item_codes)

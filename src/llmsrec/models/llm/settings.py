@@ -4,8 +4,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from llmsrec.engine.backbone import LoraTargets
 from llmsrec.engine.encoder import Encoder
+from llmsrec.engine.lora import LoraTargets
 from llmsrec.errors import ParamsError, in_words
 from llmsrec.params import Model, Section, Train
 
@@ -13,7 +13,7 @@ Changed = TypeVar("Changed", Model, Train)
 
 
 class Lora(Section):
-    """Adapters of the language model; see `backbone.add_lora`."""
+    """Adapters of the language model; see `lora.add_lora`."""
 
     rank: int = Field(ge=1)
     alpha: int = Field(ge=1)
@@ -94,7 +94,7 @@ class LLMSettings(Section):
         return self
 
     def loading(self, dtype: str, quantization: str) -> dict[str, Any]:
-        """How the language model is loaded, as `backbone.tuned` takes it."""
+        """How the language model is loaded, as `lora.tuned` takes it."""
         adapters: dict[str, Any] = {"lora_rank": 0}
         if self.lora is not None:
             adapters = {f"lora_{key}": value for key, value in self.lora.model_dump().items()}
