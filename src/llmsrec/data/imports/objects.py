@@ -46,7 +46,8 @@ def parse_block(
     data: bytes, fields: Mapping[str, str], types: Mapping[str, pa.DataType], path: Path, first_line: int,
     refusals: Refusals,
 ) -> pa.Table:  # fmt: skip
-    """The wanted fields of a block of whole lines as text, and `line` (int64); equal to `parse_lines`.
+    """The wanted fields of a block of whole lines as text, and `line` (int64); equal to `parse_lines`, but that a whole
+    number among times with fractions is written with one, 7 as 7.0.
 
     Args:
         fields: name in the table -> field; `category` becomes a list of text.
@@ -54,7 +55,7 @@ def parse_block(
     """
     expected = {field: types.get(field, pa.string()) for field in fields.values()}
     fast = all(
-        (kind == LISTS) == (name == "category") and not (kind == pa.float64() and name in ("user", "item"))
+        (kind == LISTS) == (name == "category") and not (kind == pa.float64() and name != "time")
         for name, kind in ((name, expected[field]) for name, field in fields.items())
     )
     if not fast or data.lstrip()[:1] != b"{":  # Arrow 25 crashes on a block that begins with the value null
