@@ -126,7 +126,7 @@ def train(
         the check before, and the validation metrics.
 
     Raises:
-        DataError: another trainer is at work in `resume`, or a checkpoint cannot be written.
+        DataError: a checkpoint cannot be written.
     """
     samples, lengths = training_samples(model, sequences, train)
     losses_at: StepLosses = losses_of or step_losses
