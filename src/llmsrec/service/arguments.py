@@ -1,6 +1,7 @@
 """The arguments of `llmsrec serve`."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 from llmsrec.errors import RequestError
@@ -59,7 +60,11 @@ def add(command: argparse.ArgumentParser) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise RequestError for a number that cannot be meant."""
+    """Raise RequestError for a number that cannot be meant, or for what is not installed."""
+    if options.torch and not find_spec("torch"):
+        raise RequestError(
+            "--torch: torch is not installed here; `pip install -r requirements-torch.txt`, or leave --torch out."
+        )
     limits = {"port": (0, 65535), "waiting": (1, 10**6), "deadline": (0.01, 3600), "poll": (0.1, 86400)}
     limits |= {"drain": (0, 600), "log_share": (0, 1), "kept": (0, 10**6)}
     for name, (least, most) in limits.items():
