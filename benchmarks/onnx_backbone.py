@@ -12,7 +12,7 @@ import argparse
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -48,23 +48,25 @@ def in_blocks(plain: Path, path: Path) -> None:
     onnx.save(made.model.model, path)
 
 
-def quantized(bundle: Path, place: Path, how: Callable[[Path, Path], None]) -> Path:
-    """Below `place`, what `OnOnnx` needs of the bundle; its graph holds the weights, those of products in int8."""
-    place.mkdir()
+HOW = {"onnx int8": dynamic, "onnx int8 blocks": in_blocks}
+
+
+def quantized(bundle: Path, place: Path) -> Iterator[OnOnnx]:
+    """The bundle's language model with the weights of its products in int8, as each of `HOW` makes it below `place`."""
     about, weights = read_json(bundle / "layers" / ABOUT), dict(stored(model_files(bundle / "backbone")))
-    shutil.copytree(bundle / "layers", place / "layers")
-    (place / "backbone").symlink_to((bundle / "backbone").resolve())
-    graph = onnx.load(bundle / "layers" / GRAPH, load_external_data=False)
+    graph, plain = onnx.load(bundle / "layers" / GRAPH, load_external_data=False), place / "plain.onnx"
     for tensor in graph.graph.initializer:
         if tensor.name in about["weights"]:
             values = as_float32(weights[about["weights"][tensor.name]])
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    plain = place / "plain.onnx"
     quant_pre_process(graph, plain, skip_symbolic_shape=True)  # else weights are turned while it runs, and stay float
-    how(plain, place / "layers" / GRAPH)
-    plain.unlink()
-    write_json(place / "layers" / ABOUT, about | {"weights": {}})
-    return place
+    for name, quantize in HOW.items():
+        folder = place / name
+        shutil.copytree(bundle / "layers", folder / "layers")
+        (folder / "backbone").symlink_to((bundle / "backbone").resolve())
+        quantize(plain, folder / "layers" / GRAPH)
+        write_json(folder / "layers" / ABOUT, about | {"weights": {}})
+        yield OnOnnx(folder)
 
 
 def rate(tower: LLMTower, histories: list[History]) -> float:
@@ -91,13 +93,8 @@ def main() -> None:
     chosen = np.unique(np.linspace(1, events.users, asked.users).astype(int)).tolist()
     histories = [History(*events.of(user), []) for user in chosen]
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        languages: dict[str, LanguageModel] = {
-            "torch": OnTorch(bundle),
-            "onnx": OnOnnx(bundle.folder),
-            "onnx int8": OnOnnx(quantized(bundle.folder, place / "dynamic", dynamic)),
-            "onnx int8 blocks": OnOnnx(quantized(bundle.folder, place / "blocks", in_blocks)),
-        }
+        languages: dict[str, LanguageModel] = {"torch": OnTorch(bundle), "onnx": OnOnnx(bundle.folder)}
+        languages |= zip(HOW, quantized(bundle.folder, Path(folder)), strict=True)
         sides = {name: LLMTower(bundle, language) for name, language in languages.items()}
         groups = [histories[start : start + max(BATCHES)] for start in range(0, len(histories), max(BATCHES))]
         items = bundle.tensors["item_vectors"]

@@ -124,12 +124,12 @@ def export(model: nn.Module, path: Path) -> dict[str, str]:
 
 
 @torch.no_grad()
-def parity(found: OnOnnx, model: LLMSRec, item_vectors: np.ndarray, sequences: Sequences) -> dict[str, Any]:
+def parity(on_onnx: OnOnnx, model: LLMSRec, item_vectors: np.ndarray, sequences: Sequences) -> dict[str, Any]:
     """What `write` says of users spread over all, and of items."""
     users, items = (_spread(count) for count in (sequences.users, len(item_vectors) - 1))
     inputs = _array(model.item_inputs(torch.arange(len(item_vectors), device=model.device)))
     vectors = Vectors(inputs, _array(model.user_out), _array(model.item_out))
-    found.prepare(model.prompts, vectors)
+    on_onnx.prepare(model.prompts, vectors)
     histories = model.prompts.users(*zip(*(sequences.of(user) for user in users.tolist()), strict=True))
     seen = None
     if model.f_U is not None:
@@ -137,12 +137,12 @@ def parity(found: OnOnnx, model: LLMSRec, item_vectors: np.ndarray, sequences: S
     pairs = [
         (
             _array(model.hidden_histories(sequences, users)),
-            found.read_out(histories, inputs, vectors.user_out, None if seen is None else _array(seen)),
+            on_onnx.read_out(histories, inputs, vectors.user_out, None if seen is None else _array(seen)),
             model.f_user,
         ),
         (
             _array(model.hidden_items(torch.from_numpy(items).to(model.device))),
-            found.read_out(model.prompts.items(items), inputs, vectors.item_out),
+            on_onnx.read_out(model.prompts.items(items), inputs, vectors.item_out),
             model.f_item,
         ),
     ]
@@ -197,7 +197,7 @@ def _write_about(folder: Path, model: LLMSRec, names: dict[str, str]) -> None:
     values = dict(model.backbone.named_parameters())
     embedding = next(name for name, value in values.items() if value is model.backbone.get_input_embeddings().weight)  # type: ignore[operator]
 
-    def found(name: str) -> str:
+    def stored_name(name: str) -> str:
         for known in (name, prefix + name):
             if known in held:
                 value = torch.tensor(as_float32(held[known])).to(values[name])
@@ -205,7 +205,7 @@ def _write_about(folder: Path, model: LLMSRec, names: dict[str, str]) -> None:
                     return known
         raise Unfit(f"its files hold {name} otherwise than it is run with")
 
-    weights = {name: found(own) for name, own in names.items()}
+    weights = {name: stored_name(own) for name, own in names.items()}
     tokenizer = load_tokenizer(folder / "backbone")
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
@@ -213,5 +213,5 @@ def _write_about(folder: Path, model: LLMSRec, names: dict[str, str]) -> None:
     fast.no_padding()
     fast.no_truncation()
     fast.save(str(folder / "layers" / TOKENIZER), pretty=False)
-    about = {"limit": model.prompts.max_tokens, "embedding": found(embedding), "weights": weights}
+    about = {"limit": model.prompts.max_tokens, "embedding": stored_name(embedding), "weights": weights}
     write_json(folder / "layers" / ABOUT, about)

@@ -100,10 +100,10 @@ class OnOnnx:
         items = np.arange(self._prompts.history) % count + 1
         sizes = sorted({1, (len(items) + 1) // 2, len(items)})
         prompts = [self._prompts.users([items[:size]], [DAY_MS * np.arange(size)]) for size in sizes]
-        found = np.concatenate([tried.read_out(prompt) for prompt in prompts])
+        behind = np.concatenate([tried.read_out(prompt) for prompt in prompts])
         vectors = self._vectors
         plain = np.concatenate([self.read_out(prompt, vectors.item_inputs, vectors.user_out) for prompt in prompts])
-        apart = distance(found, plain)
+        apart = distance(behind, plain)
         if not apart <= TOLERANCE:
             print(f"users' prompts are not kept: with them, vectors are {apart:.0e} apart", flush=True)
             return None
