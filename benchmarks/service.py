@@ -7,7 +7,8 @@ With `--torch` a third service stands beside them: ours with the language model 
 
 The same 512 histories are asked for in turn, so that `llm` begins where it knows them (`engine/kept.py`), but for
 `--kept 0`. The clients run in this process, on the same cores as both services; so what counts is the ratio of the two.
-Answers that are no 200 are counted apart and never as served.
+Answers that are no 200 are counted apart and never as served. MLflow's goes on with calls whose clients have left, so
+it stands still while another service is measured.
 """
 
 import argparse
@@ -34,6 +35,7 @@ import polars as pl
 
 from benchmarks import common
 from benchmarks.clients import Measured, closed, opened
+from llmsrec.files import read_json
 from llmsrec.registry import tracking
 from llmsrec.registry.record import Record
 from llmsrec.serving.bundle import seal
@@ -50,9 +52,9 @@ FIRST_S = 600.0  # the longest that users may take to be there for the first tim
 SWAPS_S = 600.0  # the longest that all swaps may take
 
 
-def bodies(bundle: Path, tower: str) -> list[bytes]:
+def bodies(bundle: Path, tower: str, seed: int = 1) -> list[bytes]:
     """Calls of one request each, with histories of 1 to 20 items of the catalogue."""
-    random = np.random.default_rng(1)
+    random = np.random.default_rng(seed)
     asins = pl.read_parquet(bundle / "items.parquet")["parent_asin"].to_list()
     made = []
     for _ in range(REQUESTS):
@@ -141,17 +143,17 @@ def line(name: str, *values: str) -> None:
     print(f"{name:<42}" + "".join(f"{value:>13}" for value in values), flush=True)
 
 
-def compare(services: dict[str, Running], of: list[bytes], tower: str, seconds: float) -> dict[str, Any]:
-    """Closed loop, then half of MLflow's best rate in an open loop: one service after the other. At last ours alone at
-    the rate that is wanted of it, `llm` also by users who were there before their last event.
-    """
+def compare(services: dict[str, Running], bundle: Path, tower: str, seconds: float) -> dict[str, Any]:
+    """Closed loop, then half of MLflow's best rate in an open loop: one service after the other. At last ours alone."""
     figures: dict[str, Any] = {}
     best: dict[str, float] = {}
+    of = bodies(bundle, tower)
     for clients in CLIENTS:
         both = {}
         for name, service in services.items():
-            closed(service.port, of, clients, min(1.0, seconds))  # warm
-            both[name] = accounted(service.pid, partial(closed, service.port, of, clients, seconds))
+            with alone(services, name):
+                closed(service.port, of, clients, min(1.0, seconds))  # warm
+                both[name] = accounted(service.pid, partial(closed, service.port, of, clients, seconds))
         for name, measured in both.items():
             best[name] = max(best.get(name, 0.0), measured.rate)
             line(f"{tower}, {clients} clients, {name}", *measured.shown())
@@ -166,19 +168,51 @@ def compare(services: dict[str, Running], of: list[bytes], tower: str, seconds: 
         figures[f"{tower}/cost/{name}"] = {"all_ms": measured.cost, "narrowest_ms": measured.narrowest}
     half = best["mlflow"] / 2
     for name, service in services.items():
-        measured = opened(service.port, of, half, seconds, CONNECTIONS)
+        with alone(services, name):
+            measured = opened(service.port, of, half, seconds, CONNECTIONS)
         line(f"{tower}, open loop {half:.0f}/s, {name}", *measured.shown())
         figures[f"{tower}/open/{name}"] = measured.figures() | {"offered": half}
-    measured = opened(services["llmsrec"].port, of, GOALS[tower], seconds, 32)
-    line(f"{tower}, open loop {GOALS[tower]:.0f}/s of 32, llmsrec", *measured.shown())
-    figures[f"{tower}/goal"] = measured.figures() | {"offered": GOALS[tower]}
+    with alone(services, "llmsrec"):
+        return figures | wanted(services["llmsrec"].port, bundle, tower, seconds)
+
+
+def wanted(port: int, bundle: Path, tower: str, seconds: float) -> dict[str, Any]:
+    """Calls in an open loop at the rate that is wanted: of new users, and where prompts are kept of users who were
+    there before their last event: all, and those of whom the prompt still begins with the same item.
+    """
+    history = read_json(bundle / "config.json")["prompts"]["history"]
+    users = {"new users": (0, REQUESTS)}
     if tower == "llm":
-        coming = of[: int(GOALS[tower] * seconds) + 1]
-        closed(services["llmsrec"].port, [without_last(call) for call in coming], 8, FIRST_S, most=len(coming))
-        measured = opened(services["llmsrec"].port, coming, GOALS[tower], seconds, 32)
-        line(f"{tower}, the same, who come back", *measured.shown())
-        figures[f"{tower}/goal/back"] = measured.figures() | {"offered": GOALS[tower]}
+        users |= {"who come back": (1, REQUESTS), f"who come back, up to {history} items": (1, history)}
+    figures = {}
+    for seed, (who, (least, most)) in enumerate(users.items(), start=2):
+        calls = [call for call in bodies(bundle, tower, seed) if least <= length(call) <= most]
+        calls = calls[: int(GOALS[tower] * seconds) + 1]
+        if least:
+            closed(port, [without_last(call) for call in calls], 8, FIRST_S, most=len(calls))
+        measured = opened(port, calls, GOALS[tower], seconds, 32)
+        line(f"{tower}, {GOALS[tower]:.0f}/s, {who}", *measured.shown())
+        figures[f"{tower}/wanted/{who}"] = measured.figures() | {"offered": GOALS[tower]}
     return figures
+
+
+@contextmanager
+def alone(services: dict[str, Running], name: str) -> Iterator[None]:
+    """While MLflow's is stopped, but for itself."""
+    group = services["mlflow"].pid
+    if name == "mlflow":
+        yield
+        return
+    os.killpg(group, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(group, signal.SIGCONT)
+
+
+def length(call: bytes) -> int:
+    """Events of the history that a call holds."""
+    return len(json.loads(call)["inputs"][0]["history"])
 
 
 def without_last(call: bytes) -> bytes:
@@ -271,7 +305,7 @@ def main() -> None:
             with ExitStack() as stack:
                 services = {name: stack.enter_context(running(side, root)) for name, side in sides.items()}
                 for tower in towers:
-                    figures |= compare(services, bodies(options.bundle, tower), tower, options.seconds)
+                    figures |= compare(services, options.bundle, tower, options.seconds)
             if options.swaps:
                 figures |= swaps(root, client, bodies(options.bundle, "cf"), options.swaps)
     common.write(options.json, figures)

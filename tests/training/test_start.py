@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from llmsrec import params
+from llmsrec import params, progress
 from llmsrec.engine.backbone_files import identity
 from llmsrec.errors import DataError, ParamsError
 from llmsrec.models.cf import sasrec
@@ -118,9 +118,10 @@ def test_damaged_weights_are_one_line(begin: start.Start, tmp_path: Path) -> Non
 
 
 def test_a_warm_training_changes_nothing_before_its_first_step(
-    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With steps of no size, it ends as it began; a cold one has standardised its heads."""
+    """With steps of no size, it ends as it began; a cold one has standardised its heads, and says how far it is."""
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
     loop = Train(
         start="shop/3", targets="all", batch_size=20, lr=1e-30, lr_decay=0.9, beta2=0.98, weight_decay=0.0,
         input_lr=0.1, epochs=1, evaluations_per_epoch=1, patience=10, monitor="uni99/ndcg_10", seed=0,
@@ -138,6 +139,7 @@ def test_a_warm_training_changes_nothing_before_its_first_step(
             tmp_path / str(warm), warm=warm,
         )  # fmt: skip
         kept[warm] = model.f_item[0].weight
+        assert ("what the heads start from: 50 of 50 samples" in capsys.readouterr().out) is not warm
     torch.testing.assert_close(kept[True], before)
     assert not torch.allclose(kept[False], before)
 

@@ -128,6 +128,10 @@ class Decoder:
         """
         if position_ids is None:
             position_ids = torch.arange(inputs.shape[1], device=inputs.device)[None]
+        if attention_mask is None and past is not None and past[0].shape[2] > inputs.shape[1]:
+            # Few behind many: their rows alone are less than half of the square, which `_attend` takes without a mask.
+            present = torch.ones(len(inputs), past[0].shape[2], dtype=torch.bool, device=inputs.device)
+            attention_mask = mask_after(present, inputs.shape[1], inputs.dtype)
         rotary = self.model.rotary_emb(inputs, position_ids)
         hidden, last = inputs, len(self.layers) - 1
         for number, layer in enumerate(self.layers):

@@ -20,6 +20,7 @@ from llmsrec.models.llm.heads import standardise
 from llmsrec.models.llm.retrieval import LLMSRec
 from llmsrec.models.losses import retrieval as losses
 from llmsrec.params import Model, Train
+from llmsrec.progress import Progress
 from llmsrec.prompts.retrieval import Prompts
 from llmsrec.training.batches import Samples
 from llmsrec.training.loop import Curve, fit
@@ -159,8 +160,12 @@ def standardise_heads(model: LLMSRec, samples: Samples, train: Train) -> None:
     model.train()
     rng = np.random.default_rng([train.seed, len(samples.users)])
     rows = rng.permutation(len(samples.users))[:MEASURED]
-    batches = np.split(rows, range(train.batch_size, len(rows), train.batch_size))
-    standardise(model.f_user, torch.cat([hidden_targets(model, samples, batch)[0] for batch in batches]))
+    hidden = []
+    with Progress(len(rows), unit="samples", label="what the heads start from") as progress:
+        for batch in np.split(rows, range(train.batch_size, len(rows), train.batch_size)):
+            hidden.append(hidden_targets(model, samples, batch)[0])
+            progress.add(len(batch))
+    standardise(model.f_user, torch.cat(hidden))
     items = 1 + rng.permutation(samples.items)[:MEASURED]
     standardise(model.f_item, model.hidden_items(torch.from_numpy(items).to(model.device)))
 
