@@ -102,6 +102,15 @@ def test_a_section_is_made_of_the_runs_that_it_names(collection, name, made):
     assert {what_of(model, protocol) for _, model in made.asked} <= {run.what for run in runs}
 
 
+def test_curves_of_several_seeds_are_their_mean_where_all_were_checked(made):
+    made.curve = lambda run, name: [(1, 0.1 + run.seed), (2, 0.2 + run.seed), (3, 0.3)][: 3 - run.seed]
+    axes = TABLES.module("figure7").make(made).pictures["curves"].axes[0]
+    for line in axes.lines:
+        np.testing.assert_allclose(line.get_xydata(), [(1, 0.6), (2, 0.7)])
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    np.testing.assert_allclose([band.min(), band.max()], [0.1, 1.2])
+
+
 def test_a_claims_verdict_is_its_intervals():
     ours, theirs = np.ones((1, USERS)), np.zeros((1, USERS))
     assert claim("", ours, theirs, MEASURES).verdict == "holds"
