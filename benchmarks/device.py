@@ -1,6 +1,6 @@
 """Large language models on the device that there is: tokens a second, users a second and memory.
 
-    python -m benchmarks.device --files ../shared/data                # SmolLM2-135M's shape and Llama-3.2-3B's
+    python -m benchmarks.device --files data/beauty                # SmolLM2-135M's shape and Llama-3.2-3B's
     python -m benchmarks.device --shape 135M --seconds 10             # one of them, briefly
 
 Weights are random and bfloat16, titles and events are real, text is split by a tokenizer that is trained on the titles.

@@ -1,6 +1,6 @@
 """How much of an epoch on Beauty its ten checks take.
 
-    python -m benchmarks.epoch --files ../shared/data
+    python -m benchmarks.epoch --files data/beauty
 
 The model of benchmarks/step.py (small) with the committed settings of `model` and `train`. Steps are timed on a
 fraction of an epoch's batches, in the order in which training draws them, and extrapolated; a check is a whole one: all

@@ -1,6 +1,6 @@
 """SASRec's training speed, beside the plain form and beside the machine's matrix products.
 
-    python -m benchmarks.sasrec --files ../shared/data
+    python -m benchmarks.sasrec --files data/beauty
 
 Binary cross-entropy: targets a second of `train_epoch`, beside a loop that samples user by user with numpy and pads
 every row to 50; its model has the same shape, put together from torch's own modules. Full cross-entropy: the

@@ -1,7 +1,7 @@
 """A training step of LLM-SRec and the embedding of all items, beside the plain form (benchmarks/plain.py).
 
-    python -m benchmarks.step --files ../shared/data             # Beauty's real titles; all parts, about four minutes
-    python -m benchmarks.step --files ../shared/data --part last --shape wide
+    python -m benchmarks.step --files data/beauty             # Beauty's real titles; all parts, about four minutes
+    python -m benchmarks.step --files data/beauty --part last --shape wide
 
 Parts: `last` (users a second, a target each), `all` (targets a second, every position, beside separate prompts of the
 last 10 items), `items` (all items after the first time), `memory` (peak of ten steps, each side in its own process),

@@ -1,6 +1,6 @@
 """What 20 titles cost when they share their prompt, beside 20 separate passes; and greedy text beside them.
 
-    python -m benchmarks.titles --files ../shared/data             # Beauty's real titles; about two minutes
+    python -m benchmarks.titles --files data/beauty             # Beauty's real titles; about two minutes
     python -m benchmarks.titles --data data --shape wide           # the folder that the pipeline wrote
 
 Prompts are Table 1's with ten items and item embeddings; weights are random. `separate` runs each prompt with each of

@@ -8,7 +8,7 @@ import torch
 from llmsrec import distributed
 from llmsrec.data.sequences import Sequences
 from llmsrec.engine.prefix_store import Budget
-from llmsrec.evaluation import blend, cases, headline, plots, report, slices, test_users, towers
+from llmsrec.evaluation import cases, headline, names, plots, report, slices, test_users, towers
 from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.models.cf import teacher as teachers
@@ -18,7 +18,6 @@ from stages.common import Stage, run
 DATA, MODELS, REPORTS = Path("data"), Path("models"), Path("reports")
 ITEMS, INTERACTIONS = DATA / "filtered/items.parquet", DATA / "filtered/interactions.parquet"
 SPLIT, CANDIDATES = DATA / "split", DATA / "split/candidates.parquet"
-Vectors = dict[str, np.ndarray]  # split -> [U, d], "items" -> [I + 1, d]; see `towers.rank`
 
 
 def main(stage: Stage) -> None:
@@ -35,13 +34,14 @@ def main(stage: Stage) -> None:
     if not distributed.is_main():
         return
     ranks = {name: {of: by.rank(v[of], v["items"]) for of, by in splits.items()} for name, v in models.items()}
+    named = {name: of for name, of in ranks.items() if name in names.MODELS}
     groups = slices.of_test(sequences, train, test.users, test.targets)
     described = report.described({model: models[model] for model in {"llm_srec", teacher, "sasrec"}}, seed)
-    of_towers, common = towers.rank(ranks, teacher, models["llm_srec"], *test.to_rank)
-    comparison = report.comparison(ranks, groups, bootstrap) | {"towers": towers.compare(of_towers, common, bootstrap)}
+    of_towers, common = towers.of_test(ranks, teacher), towers.common(models, *test.excluded)
+    comparison = report.comparison(named, groups, bootstrap) | {"towers": towers.compare(of_towers, common, bootstrap)}
     comparison |= {"data": stage.data("filtered", "split"), "negatives": test.negatives.shape[1], "teacher": teacher}
     comparison["paired_by"] = {path.name: sha256(path) for path in (INTERACTIONS, CANDIDATES)}
-    evaluation = report.evaluation(ranks, groups, described, towers.groups(of_towers))
+    evaluation = report.evaluation(named, groups, described, towers.groups(of_towers))
     report.write_ranks(REPORTS / "ranks.parquet", ranks, {name: of.users for name, of in splits.items()})
     report.write_slices(REPORTS / "slices.parquet", groups, test.users)
     test_users.write(REPORTS, DATA / "filtered", settings.test_users, seed, test)
@@ -53,12 +53,14 @@ def main(stage: Stage) -> None:
     print(report.table(evaluation, comparison["negatives"]), towers.text(comparison["towers"]), sep="\n", flush=True)
 
 
-def vectors(taught_by: str, histories: dict[str, Sequences], train: Sequences, prefixes: Budget) -> dict[str, Vectors]:
-    """The vectors of all models, whose dot products are the scores; popularity's is the count of training events."""
+def vectors(
+    taught_by: str, histories: dict[str, Sequences], train: Sequences, prefixes: Budget
+) -> dict[str, towers.Vectors]:
+    """The vectors of all models and towers, whose dot products are the scores; popularity's is a count."""
     model = llm_srec.load(MODELS / "llm_srec", MODELS / "backbone", MODELS / taught_by, ITEMS, prefixes)
     without_text = {name: teachers.load(MODELS / name, name) for name in dict.fromkeys((taught_by, "sasrec"))}
     counts = np.bincount(train.items, minlength=len(model.teacher.item_vectors()))
-    by_model: dict[str, Vectors] = {
+    by_model: dict[str, towers.Vectors] = {
         "llm_srec": {"items": model.item_vectors().numpy()},
         **{name: {"items": of.item_vectors().detach().numpy()} for name, of in without_text.items()},
         "popularity": {"items": counts[:, None]} | {name: np.ones((of.users, 1)) for name, of in histories.items()},
@@ -68,9 +70,7 @@ def vectors(taught_by: str, histories: dict[str, Sequences], train: Sequences, p
         for name, of in without_text.items():
             by_model[name][split] = of.user_vectors(seen).detach().numpy()[1:]
     config, (ours, theirs) = read_json(MODELS / "llm_srec/config.json"), (by_model["llm_srec"], by_model[taught_by])
-    if config["model"]["distill"]:  # else nobody trained f_cf_user
-        ours["cf"] = model.cf_user_vectors(torch.from_numpy(theirs["test"])).numpy()
-    ours |= blend.vectors(config["blend"], ours, theirs)
+    by_model |= towers.vectors(config, lambda seen: model.cf_user_vectors(torch.from_numpy(seen)).numpy(), ours, theirs)
     return by_model
 
 

@@ -135,20 +135,32 @@ def test_no_bundle_and_no_registry_are_one_line(tmp_path: Path, monkeypatch: pyt
     [
         "recommend",
         "score",
+        "serve",
+        "items",
+        "items add",
         "drift",
         "import",
         "preset",
+        "tune",
         "evaluate",
         "promote",
         "rollback",
         "nominate",
         "history",
         "summary",
+        "compare",
+        "paper",
+        "paper run",
+        "paper page",
+        "claims",
+        "claims run",
+        "claims page",
+        "registered",
     ],
 )
 def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        cli.main([command, "--help"])
+        cli.main([*command.split(), "--help"])
     assert f"llmsrec {command}" in capsys.readouterr().out.partition("example:")[2]
 
 

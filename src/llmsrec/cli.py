@@ -60,7 +60,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     serving.add(command)
 
-    command = commands.add_parser("items", help="make a registered version's catalogue longer, without training")
+    command = _add(
+        commands, "items", items_add, "make a registered version's catalogue longer, without training",
+        "llmsrec items add new.jsonl --model models:/llm-srec@staging",
+    )  # fmt: skip
     parts = command.add_subparsers(dest="part", required=True, metavar="add")
     part = _add(
         parts, "add", items_add,

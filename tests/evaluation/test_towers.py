@@ -20,36 +20,57 @@ def ranks(users=40, **lost):
     return {name: {protocol: teacher + places for protocol in ("full", "uni99")} for name, places in lost.items()}
 
 
-def test_cf_is_ranked_by_its_own_vectors_and_the_others_have_their_models_ranks():
-    random = np.random.default_rng(0)
-    vectors = {name: random.normal(size=(size, 4)) for name, size in (("test", 20), ("cf", 20), ("items", 31))}
-    of_test = random.integers(1, 31, 20), np.arange(21), random.integers(1, 31, 20), random.integers(1, 31, (20, 9))
-    known = {model: {"test": ranking.rank(random.normal(size=(20, 4)), vectors["items"], *of_test)} for model in MODELS}
-    actual, common = towers.rank(known, "sasrec", vectors, *of_test)
-    assert actual["llm"] is known["llm_srec"]["test"] and actual["teacher"] is known["sasrec"]["test"]
-    expected = ranking.rank(vectors["cf"], vectors["items"], *of_test)
-    assert all((actual["cf"][protocol] == expected[protocol]).all() for protocol in ("full", "uni99"))
-    assert (common == overlap(vectors["test"], vectors["cf"], vectors["items"], *of_test[1:3])).all()
-    assert towers.groups(actual).keys() == {"tower_cf"}
-    del vectors["cf"]  # trained without distillation
-    alone, common = towers.rank(known, "sasrec", vectors, *of_test)
-    assert alone.keys() == {"llm", "teacher"} and common is None and towers.groups(alone) == {}
+def by_hand(random: np.random.Generator, dim: int) -> dict[str, np.ndarray]:
+    return {name: random.normal(size=(size, dim)) for name, size in (("valid", 9), ("test", 20), ("items", 31))}
 
 
-def test_a_blend_is_ranked_by_both_towers_vectors_and_compared_with_both():
+def test_towers_are_ranked_by_vectors_made_of_their_models():
     random = np.random.default_rng(0)
-    shapes = {"test": (20, 4), "items": (31, 4), "blend": (20, 7), "blend_items": (31, 7)}
-    vectors = {name: random.normal(size=shape) for name, shape in shapes.items()}
+    ours, theirs, matrix = by_hand(random, 4), by_hand(random, 3), random.normal(size=(3, 4))
+    config = {"model": {"distill": True}, "blend": {"weight": 0.25, "llm": 2.0, "teacher": 0.5}}
+    made = towers.vectors(config, lambda seen: seen @ matrix, ours, theirs)
+    assert made.keys() == {"tower_blend", "tower_cf"}
+    for split in ("valid", "test"):
+        np.testing.assert_allclose(
+            made["tower_cf"][split] @ made["tower_cf"]["items"].T, theirs[split] @ matrix @ ours["items"].T
+        )
+        both = 2.0 * ours[split] @ ours["items"].T + 0.5 * theirs[split] @ theirs["items"].T
+        np.testing.assert_allclose(
+            made["tower_blend"][split] @ made["tower_blend"]["items"].T, both, rtol=1e-5, atol=1e-5
+        )
+    assert towers.vectors(config | {"model": {"distill": False}}, lambda seen: seen, ours, theirs).keys() == {
+        "tower_blend"
+    }
+
+
+def test_towers_have_the_ranks_of_what_they_are_and_blend_is_compared_with_both():
+    random = np.random.default_rng(0)
+    vectors = {name: by_hand(random, 4) for name in (*MODELS, "tower_cf")}
+    vectors["tower_cf"]["items"] = vectors["llm_srec"]["items"]
     of_test = random.integers(1, 31, 20), np.arange(21), random.integers(1, 31, 20), random.integers(1, 31, (20, 9))
-    known = {model: {"test": ranking.rank(random.normal(size=(20, 4)), vectors["items"], *of_test)} for model in MODELS}
-    ranked, common = towers.rank(known, "sasrec", vectors, *of_test)
-    expected = ranking.rank(vectors["blend"], vectors["blend_items"], *of_test)
-    assert all((ranked["blend"][protocol] == expected[protocol]).all() for protocol in ("full", "uni99"))
-    assert common is None and towers.groups(ranked).keys() == {"tower_blend"}
-    actual = towers.compare(ranked, common, Bootstrap(200, 3))
-    of_blend, of_llm, of_teacher = (per_user(ranked[tower]["full"], "ndcg_10") for tower in ("blend", "llm", "teacher"))
-    assert actual["blend_minus_llm"]["full"] == Bootstrap(200, 3).difference(of_blend, of_llm)
-    assert actual["minus_teacher"]["blend"]["full"] == Bootstrap(200, 3).difference(of_blend, of_teacher)
+    known = {name: {"test": ranking.rank(of["test"], of["items"], *of_test)} for name, of in vectors.items()}
+    known["tower_blend"] = {
+        "test": ranking.rank(vectors["sasrec"]["valid"][:1].repeat(20, 0), vectors["sasrec"]["items"], *of_test)
+    }
+    actual = towers.of_test(known, "sasrec")
+    names = {"llm": "llm_srec", "teacher": "sasrec", "blend": "tower_blend", "cf": "tower_cf"}
+    assert list(actual) == list(names) and all(actual[tower] is known[name]["test"] for tower, name in names.items())
+    assert towers.groups(actual).keys() == {"tower_blend", "tower_cf"}
+    common = towers.common(vectors, *of_test[1:3])
+    assert (
+        common
+        == overlap(
+            vectors["llm_srec"]["test"], vectors["tower_cf"]["test"], vectors["llm_srec"]["items"], *of_test[1:3]
+        )
+    ).all()
+    compared = towers.compare(actual, common, Bootstrap(200, 3))
+    of_blend, of_llm, of_teacher = (per_user(actual[tower]["full"], "ndcg_10") for tower in ("blend", "llm", "teacher"))
+    assert compared["blend_minus_llm"]["full"] == Bootstrap(200, 3).difference(of_blend, of_llm)
+    assert compared["minus_teacher"]["blend"]["full"] == Bootstrap(200, 3).difference(of_blend, of_teacher)
+    del known["tower_cf"], vectors["tower_cf"]  # trained without distillation
+    alone = towers.of_test(known, "sasrec")
+    assert alone.keys() == {"llm", "teacher", "blend"} and towers.common(vectors, *of_test[1:3]) is None
+    assert towers.groups(alone).keys() == {"tower_blend"}
 
 
 def test_each_figure_is_that_of_its_parts():

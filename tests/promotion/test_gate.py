@@ -324,6 +324,34 @@ def test_the_tower_that_is_asked_of_a_version_is_one_that_it_has() -> None:
     assert [gate.tower(limits, alone([0] * 20)) for limits in (LIMITS, of_teacher)] == ["teacher", "teacher"]
 
 
+def with_ranks(of: Evidence, name: str, test: list[int], shuffled: list[int]) -> Evidence:
+    """The same with ranks of another name."""
+    made = [
+        of.ranks.filter(model="llm_srec", split=split).with_columns(model=pl.lit(name), rank=pl.Series(ranks))
+        for split, ranks in (("test", test), ("test_shuffled", shuffled))
+    ]
+    return dataclasses.replace(of, ranks=pl.concat([of.ranks, *made], how="vertical_relaxed"))
+
+
+@pytest.mark.parametrize(("served", "name"), [("blend", "tower_blend"), ("cf", "tower_cf")])
+def test_what_is_judged_is_a_tower_that_will_be_served(served: str, name: str) -> None:
+    """`llm` is far worse than SASRec and does not notice a shuffle; the tower that is served is better, and does."""
+    limits, of_llm = LIMITS.model_copy(update={"towers": [served, "teacher"]}), evidence([99] * 20, [2] * 20, [99] * 20)
+    good = with_ranks(of_llm, name, [0] * 20, [99] * 20)
+    for judged, holds in ((LIMITS, False), (limits, True)):
+        rules = gate.judge(good, None, "staging", SMOKE, judged)
+        assert [rule("quality", rules).holds, rule("order", rules).holds] == [holds, holds]
+    other = with_ranks(of_llm, name, [2] * 20, [99] * 20)
+    against = gate.judge(other, good, "staging", SMOKE, limits)
+    assert "minus that of version 5 in staging" in rule("quality", against).failures()[0]
+    assert rule("quality", gate.judge(good, other, "staging", SMOKE, limits)).holds
+    before = gate.judge(of_llm, good, "staging", SMOKE, limits)  # its ranks were not kept
+    for of_rule in ("quality", "order"):
+        assert f"version 5, tower {served}" in rule(of_rule, before).failures()[0]
+    (line,) = rule("quality", gate.judge(good, of_llm, "staging", SMOKE, limits)).failures()
+    assert f"version 5 in staging, tower {served}" in line and "`dvc repro`" in line
+
+
 def test_an_index_must_find_the_best_items_and_a_longer_catalogue_is_judged_by_its_own_figure() -> None:
     def judged(recall: float, added: dict[str, Any] | None = None) -> gate.Rule:
         index = {"cf": {"recall_10": recall, "users": 500, "cells": 2000, "read": 64}}

@@ -15,6 +15,7 @@ from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
 from llmsrec.evaluation.overlap import overlap
 from llmsrec.files import atomic
+from llmsrec.progress import Progress
 from llmsrec.serving.bundle import Bundle, seal
 from llmsrec.serving.recommender import Recommender
 from llmsrec.serving.runtime import runtime
@@ -149,8 +150,11 @@ def _vectors(bundle: Bundle, histories: list[History], towers: Sequence[str]) ->
     order = np.argsort([len(history.items) for history in histories], kind="stable")
     vectors = {}
     for name in towers:
-        batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
-        answers = [recommender.tower(name).vectors([histories[row] for row in batch]) for batch in batches]
+        tower, answers = recommender.tower(name), []
+        with Progress(len(order), label=f"{name} for drift") as progress:
+            for batch in np.split(order, range(BATCH, len(order), BATCH)):
+                answers.append(tower.vectors([histories[row] for row in batch]))
+                progress.add(len(batch))
         vectors[name] = np.concatenate(answers)[np.argsort(order)]
     return vectors
 

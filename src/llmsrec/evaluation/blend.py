@@ -40,14 +40,15 @@ class Blend:
 def vectors(
     blend: dict[str, float], ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """`blend` and `blend_items` for `towers.rank`, of the test users of LLM-SRec and of its teacher.
+    """The vectors of each split's users, and `items`, from those of LLM-SRec and of its teacher.
 
     Args:
         blend: config.json's.
-        ours, theirs: `test`, `[U, d']` and `[U, d]` user vectors, and `items`.
+        ours, theirs: split -> `[U, d']` and `[U, d]` user vectors, and `items`.
     """
-    users = Blend(**blend).users(ours["test"], theirs["test"])
-    return {"blend": users, "blend_items": items(ours["items"], theirs["items"])}
+    joined = Blend(**blend)
+    made = {split: joined.users(of, theirs[split]) for split, of in ours.items() if split != "items"}
+    return made | {"items": items(ours["items"], theirs["items"])}
 
 
 def items(llm: np.ndarray, teacher: np.ndarray) -> np.ndarray:

@@ -3,19 +3,20 @@
 What `cf` and `blend` are is said in `serving.schema.Request`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from llmsrec.evaluation import ranks as ranking
-from llmsrec.evaluation import report, tables
+from llmsrec.evaluation import blend, report, tables
 from llmsrec.evaluation.metrics import per_user
-from llmsrec.evaluation.names import HEADLINE
+from llmsrec.evaluation.names import HEADLINE, OURS
 from llmsrec.evaluation.overlap import overlap
 from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.evaluation.tables import Table
 from llmsrec.params import TOWERS
 
+Vectors = dict[str, np.ndarray]  # split -> `[U, d]` of its users, "items" -> `[I + 1, d]`
 PROTOCOL = "full"  # what decides whether a tower is served
 
 
@@ -24,32 +25,33 @@ def group(tower: str) -> str:
     return f"tower_{tower}"
 
 
-def rank(
-    ranks: report.Ranks,
-    teacher: str,
-    vectors: dict[str, np.ndarray],
-    targets: np.ndarray,
-    offsets: np.ndarray,
-    history: np.ndarray,
-    negatives: np.ndarray,
-) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray | None]:
-    """The first two arguments of `compare`: `cf` and `blend` are ranked here, where there are such.
+def vectors(
+    config: dict[str, Any], of_cf: Callable[[np.ndarray], np.ndarray], ours: Vectors, theirs: Vectors
+) -> dict[str, Vectors]:
+    """What `tower_blend` ranks by, and `tower_cf` where the model was distilled.
 
     Args:
-        ranks: of llm_srec and its teacher on test, which are those of `llm` and `teacher`.
-        teacher: the model there that taught LLM-SRec.
-        vectors: LLM-SRec's: `test`, the `[U, d']` user vectors of `llm`; `cf`, those of `cf`, if it was distilled;
-            `items`, `[I + 1, d']`; `blend` and `blend_items`, those of `evaluation.blend`, if a weight was fitted.
-        targets, offsets, history, negatives: see `ranks.rank`.
+        config: config.json of LLM-SRec.
+        of_cf: the teacher's user vectors `[U, d]` to those of `cf`, `[U, d']`.
+        ours, theirs: LLM-SRec's and its teacher's.
     """
-    by_tower = {"llm": ranks["llm_srec"]["test"], "teacher": ranks[teacher]["test"]}
-    if "blend" in vectors:
-        of_blend = vectors["blend"], vectors["blend_items"]
-        by_tower["blend"] = ranking.rank(*of_blend, targets, offsets, history, negatives)
-    if "cf" not in vectors:
-        return by_tower, None
-    by_tower["cf"] = ranking.rank(vectors["cf"], vectors["items"], targets, offsets, history, negatives)
-    return by_tower, overlap(vectors["test"], vectors["cf"], vectors["items"], offsets, history)
+    made = {group("blend"): blend.vectors(config["blend"], ours, theirs)}
+    if config["model"]["distill"]:  # else nobody trained f_CF-user
+        users = {split: of_cf(seen) for split, seen in theirs.items() if split != "items"}
+        made[group("cf")] = users | {"items": ours["items"]}
+    return made
+
+
+def of_test(ranks: report.Ranks, teacher: str) -> dict[str, dict[str, np.ndarray]]:
+    """Tower -> protocol -> ranks on test, for `compare`.
+
+    Args:
+        ranks: of llm_srec and its teacher, which are those of `llm` and `teacher`; and of `tower_blend` and `tower_cf`,
+            where there are such.
+        teacher: the model there that taught LLM-SRec.
+    """
+    named = {"llm": OURS, "teacher": teacher, "blend": group("blend"), "cf": group("cf")}
+    return {tower: ranks[name]["test"] for tower, name in named.items() if name in ranks}
 
 
 def groups(ranks: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
@@ -57,12 +59,25 @@ def groups(ranks: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.nd
     return {group(tower): of for tower, of in ranks.items() if tower not in ("llm", "teacher")}
 
 
+def common(vectors: dict[str, Vectors], offsets: np.ndarray, history: np.ndarray) -> np.ndarray | None:
+    """`[U]` share that the top 10 of `llm` and `cf` have in common on test; None without `cf`.
+
+    Args:
+        vectors: of `llm_srec`, and of `tower_cf` if there is such.
+        offsets, history: see `overlap.overlap`.
+    """
+    if group("cf") not in vectors:
+        return None
+    ours, theirs = vectors[OURS], vectors[group("cf")]
+    return overlap(ours["test"], theirs["test"], ours["items"], offsets, history)
+
+
 def compare(ranks: dict[str, dict[str, np.ndarray]], common: np.ndarray | None, bootstrap: Bootstrap) -> dict[str, Any]:
     """`towers` of reports/comparison.json.
 
     Args:
         ranks: tower -> protocol -> `[U]` 0-based ranks of the users of test; `teacher` is one of the towers.
-        common: `[U]` share that the top 10 of `llm` and `cf` have in common; None without `cf`.
+        common: `[U]` share that the top 10 of `llm` and `cf` have in common (see `common`); None without `cf`.
         bootstrap: how intervals are made.
 
     Returns:

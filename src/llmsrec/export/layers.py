@@ -5,6 +5,7 @@ stay where they are, in the backbone's safetensors: the graph names them.
 """
 
 import shutil
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from llmsrec.evaluation.overlap import without_history
 from llmsrec.export.onnx import quiet, save
 from llmsrec.files import write_json
 from llmsrec.models.llm.retrieval import LLMSRec
+from llmsrec.progress import Progress
 from llmsrec.serving.llm_tower import Vectors
 from llmsrec.serving.on_onnx import ABOUT, GRAPH, TOKENIZER, OnOnnx, as_float32, distance, model_files, stored
 
@@ -133,21 +135,23 @@ def parity(on_onnx: OnOnnx, model: LLMSRec, item_vectors: np.ndarray, sequences:
     histories = model.prompts.users(*zip(*(sequences.of(user) for user in users.tolist()), strict=True))
     seen = None
     if model.f_U is not None:
-        seen = model.f_U(model.teacher.user_vectors(sequences)[users].to(model.device))
-    pairs = [
+        seen = _array(model.f_U(model.teacher.user_vectors(sequences)[users].to(model.device)))
+    sides: list[tuple[int, Callable[[], np.ndarray]]] = [  # torch and ONNX Runtime in turn, of users and of items
+        (len(users), lambda: _array(model.hidden_histories(sequences, users))),
         (
-            _array(model.hidden_histories(sequences, users)),
-            on_onnx.read_out(histories, inputs, vectors.user_out, None if seen is None else _array(seen)),
-            model.f_user,
+            len(users),
+            lambda: on_onnx.read_out(histories, inputs, vectors.user_out, seen),
         ),
-        (
-            _array(model.hidden_items(torch.from_numpy(items).to(model.device))),
-            on_onnx.read_out(model.prompts.items(items), inputs, vectors.item_out),
-            model.f_item,
-        ),
+        (len(items), lambda: _array(model.hidden_items(torch.from_numpy(items).to(model.device)))),
+        (len(items), lambda: on_onnx.read_out(model.prompts.items(items), inputs, vectors.item_out)),
     ]
+    hidden = []
+    with Progress(sum(count for count, _ in sides), unit="prompts", label="torch and ONNX Runtime") as progress:
+        for count, compute in sides:
+            hidden.append(compute())
+            progress.add(count)
     shares, apart = [], []
-    for theirs, ours, head in pairs:
+    for (theirs, ours), head in ((hidden[:2], model.f_user), (hidden[2:], model.f_item)):
         own, other = (_array(head(torch.from_numpy(hidden).to(model.device))) for hidden in (ours, theirs))
         shares.append(without_history(own, other, item_vectors))
         apart.append(distance(ours, theirs))

@@ -48,8 +48,12 @@ class Evaluated:
         """The model that taught LLM-SRec; SASRec taught all from before there was a choice."""
         return str(self.comparison.get("teacher", "sasrec"))
 
+    def ranked(self, model: str) -> bool:
+        """Whether there are ranks of this model, or of `tower_<name>`."""
+        return model in set(self.ranks["model"])
+
     def scores(self, model: str, split: str = "test") -> np.ndarray:
-        """`[U]` float64: NDCG@10 among all items, of the users of test, by their ids."""
+        """`[U]` float64: NDCG@10 among all items, of the users of test, by their ids; see `ranked`."""
         return of_users(self.ranks, model, split, PROTOCOL, METRIC)
 
     def difference(self, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:

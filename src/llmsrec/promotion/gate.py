@@ -18,6 +18,7 @@ from llmsrec.promotion.figures import Figure, above, at_least, at_most, below, e
 
 PARTS = ("filtered", "split")  # of the data: what training and evaluation read
 ANSWERING = "whole and answering"
+JUDGED = ("llm", "blend", "cf", "teacher")
 RULES = ("data", "bundle", "parity", "quality", "order", "load", "towers")
 INTEGRITY = "bundle"  # the rule that nobody can vouch for: an altered or broken bundle is not served
 
@@ -77,14 +78,26 @@ def judge(
     return [Rule(name, tuple(parts[name]())) for name in RULES]
 
 
-def served(limits: Gate, of: Evaluated) -> str:
-    """The model of a version that rules 4 and 5 judge: its teacher where that is the only tower that will be served."""
-    return of.teacher if limits.towers == ["teacher"] else of.model
-
-
 def tower(limits: Gate, of: Evaluated) -> str:
-    """The tower of a version that gives the ranks of `served`."""
-    return "teacher" if served(limits, of) == of.teacher else "llm"
+    """The tower of a version that rules 4 and 5 judge: the first of these that will be served. A sequential recommender
+    by itself has one.
+    """
+    return "teacher" if of.model != OURS else next(name for name in JUDGED if name in limits.towers)
+
+
+def served(limits: Gate, of: Evaluated) -> str:
+    """What that tower's ranks are called."""
+    if of.model != OURS:
+        return of.model
+    judged = tower(limits, of)
+    return {"llm": OURS, "teacher": of.teacher}.get(judged, towers.group(judged))
+
+
+def _unranked(limits: Gate, of: Evaluated, name: str) -> Iterator[Figure]:
+    """That a version keeps no ranks of the tower that is judged, if so."""
+    if not of.ranked(served(limits, of)):
+        why = "its run is from before the ranks of this tower were kept; `dvc repro` evaluates and registers it anew"
+        yield Figure(f"{name}, tower {tower(limits, of)}", why, None, "ranked user by user", False)
 
 
 def data(ours: Evidence) -> Iterator[Figure]:
@@ -140,8 +153,9 @@ def quality(
 ) -> Iterator[Figure]:
     """Rule 4: no worse than SASRec, the rival, nor what holds the alias now, on the same users and candidates.
 
-    Where `teacher` is the only tower that will be served, it is that which is compared with what holds the alias. A
-    sequential recommender by itself is compared with that, too, and with the rival, but with no SASRec.
+    It is the tower `llm` that is compared; where that will not be served (`registry.gate.towers`) `blend`, else `cf`,
+    else `teacher`, which is compared with no SASRec, as it is one or has its own figure in rule 7. So is a sequential
+    recommender by itself.
 
     A version that was tested on other data is compared by what it answers to this one's test users (`OnOtherData`):
     user by user, over those that were kept with this version, each ranked in its own catalogue.
@@ -150,9 +164,11 @@ def quality(
     of its own, so that a longer catalogue is not taken for a worse model, and may not cost more than the margin either.
     """
     yield from of_added(ours, limits)
-    model = served(limits, ours)
-    scores = ours.scores(model)
-    if model == OURS:
+    if unranked := [*_unranked(limits, ours, f"version {ours.version}")]:
+        yield from unranked
+        return
+    scores = ours.scores(served(limits, ours))
+    if tower(limits, ours) != "teacher":
         yield from _no_worse(ours, scores, ours.scores("sasrec"), "SASRec", limits)
     elif ours.model != OURS:
         yield Figure("SASRec", f"not compared: this is {MODELS[ours.model]} by itself, without a teacher")
@@ -169,7 +185,9 @@ def quality(
         yield Figure(name, "the same training, so only what was added is compared")
         return
     if isinstance(incumbent, Evaluated):
-        yield from _no_worse(ours, scores, incumbent.scores(served(limits, incumbent)), name, limits)
+        yield from [*_unranked(limits, incumbent, name)] or _no_worse(
+            ours, scores, incumbent.scores(served(limits, incumbent)), name, limits
+        )
         return
     yield Figure(
         name, f"tested on other data, so asked about {len(incumbent.users):,} test users of version {ours.version}"
@@ -204,6 +222,9 @@ def of_added(ours: Evidence, limits: Gate) -> Iterator[Figure]:
 
 def order(ours: Evidence, limits: Gate) -> Iterator[Figure]:
     """Rule 5: shuffling the history costs more than noise (paper, Sec. 2.3.2)."""
+    if unranked := [*_unranked(limits, ours, f"version {ours.version}")]:
+        yield from unranked
+        return
     model = served(limits, ours)
     change = ours.difference(ours.scores(model, "test_shuffled"), ours.scores(model))
     what = f"NDCG@10 {PROTOCOL}, shuffled minus original"

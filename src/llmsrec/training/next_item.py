@@ -20,6 +20,7 @@ from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
 from llmsrec.models.cf.teacher import Teacher, create
 from llmsrec.models.losses import next_item as losses
+from llmsrec.progress import Progress
 from llmsrec.training import checkpoint
 from llmsrec.training.validation import METRIC, Validation
 
@@ -147,16 +148,18 @@ def train_epoch(
             group["lr"] = settings.lr * (1 - (epoch - 1) / settings.epochs)
     model.train()
     total, targets = torch.zeros((), device=device), 0
-    for batch in batches(samples.lengths, settings.batch_size, rng):
-        rows = torch.from_numpy(samples.rows(batch)).to(device)
-        with parametrize.cached():  # an item table that is made of something is made once
-            loss, count = next_item_loss(model, rows, settings, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        distributed.add_up_gradients(model.parameters())
-        optimizer.step()
-        total += loss.detach() * count
-        targets += count
+    with Progress(len(samples.ends), unit="samples", label=f"{settings.system} epoch {epoch}") as progress:
+        for batch in batches(samples.lengths, settings.batch_size, rng):
+            rows = torch.from_numpy(samples.rows(batch)).to(device)
+            with parametrize.cached():  # an item table that is made of something is made once
+                loss, count = next_item_loss(model, rows, settings, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            distributed.add_up_gradients(model.parameters())
+            optimizer.step()
+            total += loss.detach() * count
+            targets += count
+            progress.add(len(batch))
     return float(distributed.add_up(total) / targets)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from docs import screenshots
 from llmsrec import params as parameters
 from llmsrec.errors import RequestError
 from llmsrec.evaluation.significance import Bootstrap
@@ -164,6 +165,22 @@ def test_the_page_needs_no_network_and_escapes_titles(made, tmp_path):
     alone = (tmp_path / "docs/claims.md").read_text()
     assert alone.startswith("# Here\n\nData: Sample (sample), all users, 5-core") and "model: embedded" in alone
     assert "holds" in alone and "holds" in alone and "![" not in alone and "Not run" not in alone
+
+
+@pytest.mark.skipif(screenshots.CHROMIUM is None, reason="no Chromium here; Debian: apt-get install chromium")
+def test_a_browser_shows_the_page_without_a_network(made, tmp_path):
+    sections = [TABLES.module(name).make(made) for name in ("table7", "figure1", "figure7")]
+    written = page.write(tmp_path / "paper", "Here", sections, [])
+    with screenshots.browser() as shown:
+        shown.context.set_offline(True)
+        shown.goto(written.resolve().as_uri())
+        for section in sections:
+            shown.get_by_role("heading", name=section.title).first.wait_for()
+        widths = shown.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)")
+        assert len(widths) == sum(len(section.pictures) for section in sections) > 0 and min(widths) > 100
+        cells = shown.get_by_role("cell").all_inner_texts()
+    for row in sections[0].tables[0].rows:
+        assert set(row) <= set(cells)
 
 
 def test_a_name_that_means_nothing_is_told_the_nearest():
