@@ -75,6 +75,8 @@ def test_values_are_of_the_experiments_runs_which_get_their_names(pair: Any, tmp
             assert mean == pytest.approx(client.get_run(run_id).data.metrics["test/uni99/ndcg_10"])
         assert client.get_run(pair.full).info.run_name == f"{before} ({ours.name})"
         assert client.get_run(pair.ablated).data.tags["dvc.experiment"] == "tubby-gobs"  # it had a name
+        with pytest.raises(DataError, match=f"{ours.name} keeps no ranks of tower_llm; `dvc exp remove {ours.name}`"):
+            results.values("original", "tower_llm", "test", "full", "ndcg_10")
         with pytest.raises(DataError, match=f"{cut.name} ended before it was registered"):
             results.side(cut)
         with pytest.raises(DataError, match="paper-shuffled-main-s0 is not there"):

@@ -55,13 +55,21 @@ class Results:
         """`[seeds, n]` a metric of each user.
 
         Args:
-            model: `sasrec` and `popularity` are the main way's; others are systems by their names.
+            model: `sasrec`, `popularity` and `tower_blend` are the main way's; others are systems by their names.
+
+        Raises:
+            DataError: see `side`; or the run is from before these ranks were kept.
         """
         of_seeds = []
         for seed in self.seeds:
-            side = self.side(Run(setting, what_of(model, protocol), seed))
+            run = Run(setting, what_of(model, protocol), seed)
+            side = self.side(run)
             own = OURS if what_of(model, protocol) != MAIN and model != "sasrec" else model
             assert side.ranks is not None
+            if own not in side.ranks["model"]:
+                raise DataError(
+                    f"the run of {run.name} keeps no ranks of {own}; `dvc exp remove {run.name}`, and run it again."
+                )
             of_seeds.append(of_users(side.ranks, own, split, protocol, metric))
         return np.stack(of_seeds)
 

@@ -41,6 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bce-teacher": {key: value for key, value in PAPER.items() if key.startswith("sasrec.")},
     "embedded-backbone": {"backbone.model": "embedded", "backbone.dtype": "float32"},
     "random-backbone": {"backbone.model": ".cache/random-backbone"},  # benchmarks/random_backbone.py
+    "text-teacher": {"sasrec.items": "sum"},
     CROSS: {},  # Table 8: trained as `original`
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ from llmsrec.experiments.collection import Collection
 
 CLAIMS = Collection(
     package=__name__,
-    names=("teacher", "losses", "order", "groups", "pretraining", "targets", "blend"),
+    names=("teacher", "losses", "order", "groups", "pretraining", "targets", "blend", "text"),
     command="claims",
     kind="claim",
     title="The claims, tried on this data",

@@ -19,7 +19,7 @@ class Side:
 
     Attributes:
         setting: a key of `runs.SETTINGS`.
-        model: of that run: `llm_srec`, or `sasrec`.
+        model: of that run: `llm_srec`, `sasrec`, or `tower_blend`.
         title: of the row, and in a claim.
     """
 
