@@ -27,6 +27,7 @@ from llmsrec.serving.llm_tower import Vectors
 from llmsrec.serving.on_onnx import ABOUT, GRAPH, TOKENIZER, OnOnnx, as_float32, distance, model_files, stored
 
 PROMPTS = 64  # of users, and of items, that are compared
+PIECE = 16  # of them at once
 LEAST = 0.99  # of the ten best items of torch, that ONNX Runtime has to find
 INPUTS, OUTPUTS = ["inputs", "read", "positions", "present", "past"], ["hidden", "new"]
 
@@ -132,26 +133,27 @@ def parity(on_onnx: OnOnnx, model: LLMSRec, item_vectors: np.ndarray, sequences:
     inputs = _array(model.item_inputs(torch.arange(len(item_vectors), device=model.device)))
     vectors = Vectors(inputs, _array(model.user_out), _array(model.item_out))
     on_onnx.prepare(model.prompts, vectors)
-    histories = model.prompts.users(*zip(*(sequences.of(user) for user in users.tolist()), strict=True))
     seen = None
     if model.f_U is not None:
         seen = _array(model.f_U(model.teacher.user_vectors(sequences)[users].to(model.device)))
-    sides: list[tuple[int, Callable[[], np.ndarray]]] = [  # torch and ONNX Runtime in turn, of users and of items
-        (len(users), lambda: _array(model.hidden_histories(sequences, users))),
+
+    def of_users(rows: np.ndarray) -> np.ndarray:
+        histories = model.prompts.users(*zip(*(sequences.of(user) for user in users[rows].tolist()), strict=True))
+        return on_onnx.read_out(histories, inputs, vectors.user_out, None if seen is None else seen[rows])
+
+    def of_items(rows: np.ndarray) -> np.ndarray:
+        return on_onnx.read_out(model.prompts.items(items[rows]), inputs, vectors.item_out)
+
+    pairs = (
+        (_array(model.hidden_histories(sequences, users)), _in_pieces(len(users), of_users), model.f_user),
         (
-            len(users),
-            lambda: on_onnx.read_out(histories, inputs, vectors.user_out, seen),
+            _array(model.hidden_items(torch.from_numpy(items).to(model.device))),
+            _in_pieces(len(items), of_items),
+            model.f_item,
         ),
-        (len(items), lambda: _array(model.hidden_items(torch.from_numpy(items).to(model.device)))),
-        (len(items), lambda: on_onnx.read_out(model.prompts.items(items), inputs, vectors.item_out)),
-    ]
-    hidden = []
-    with Progress(sum(count for count, _ in sides), unit="prompts", label="torch and ONNX Runtime") as progress:
-        for count, compute in sides:
-            hidden.append(compute())
-            progress.add(count)
+    )
     shares, apart = [], []
-    for (theirs, ours), head in ((hidden[:2], model.f_user), (hidden[2:], model.f_item)):
+    for theirs, ours, head in pairs:
         own, other = (_array(head(torch.from_numpy(hidden).to(model.device))) for hidden in (ours, theirs))
         shares.append(without_history(own, other, item_vectors))
         apart.append(distance(ours, theirs))
@@ -161,6 +163,16 @@ def parity(on_onnx: OnOnnx, model: LLMSRec, item_vectors: np.ndarray, sequences:
         "overlap_10": round(float(np.concatenate(shares).mean()), 4),
         "largest_difference": float(f"{max(apart):.1e}"),
     }
+
+
+def _in_pieces(count: int, read_out: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """What ONNX Runtime reads out of `count` prompts, as many at a time as a large model has memory for."""
+    hidden = []
+    with Progress(count, unit="prompts", label="ONNX Runtime") as progress:
+        for rows in np.split(np.arange(count), range(PIECE, count, PIECE)):
+            hidden.append(read_out(rows))
+            progress.add(len(rows))
+    return np.concatenate(hidden)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
