@@ -1,6 +1,7 @@
 """New items by title: how items that training never saw are ranked for the users who took them.
 
     python -m benchmarks.cold_items --out ../cold      # the built-in sample; a training: minutes
+    python -m benchmarks.cold_items --out ../cold --files data/beauty --category Beauty --users 0.5
 
 The pipeline's own stages run in a folder below --out, with a share of the items held out (`data.cold_fraction`). The
 held-out items then get vectors as `llmsrec items add` gives them, and each user who took one is asked about it: in
@@ -78,8 +79,13 @@ def main() -> None:
     options = arguments()
     name = f"cold-{options.fraction:g}" + (f"-{options.items}" if options.items != "id" else "")
     values = {"data.cold_fraction": options.fraction, "sasrec.items": options.items}
+    source: tuple[str, ...] = ()
+    if options.files:
+        source, name = ("files",), f"{name}-{options.category}-{options.users:g}"
+        values |= {"data.source": "files", "data.dir": str(options.files.resolve()), "data.category": options.category}
+        values |= {"data.user_fraction": options.users}
     folder = workspace(options.out.resolve() / name, values)
-    stages(folder, tuple(name for name in STAGES if name != "texts" or options.items != "id"))
+    stages(folder, (*source, *(name for name in STAGES if name != "texts" or options.items != "id")))
     print(table(folder))
 
 
@@ -254,6 +260,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the data and the training")
     parser.add_argument("--fraction", type=float, default=0.1, help="data.cold_fraction (default: %(default)s)")
     parser.add_argument("--items", choices=get_args(Items), default="id", help="sasrec.items (default: %(default)s)")
+    parser.add_argument("--files", type=Path, help="folder of raw files, instead of the built-in sample")
+    parser.add_argument("--category", default="Beauty", help="which of them (default: %(default)s)")
+    parser.add_argument(
+        "--users", type=float, default=1.0, help="with --files: data.user_fraction (default: %(default)s)"
+    )
     return parser.parse_args()
 
 
