@@ -34,7 +34,7 @@ def main(stage: Stage) -> None:
     if not distributed.is_main():
         return
     ranks = {name: {of: by.rank(v[of], v["items"]) for of, by in splits.items()} for name, v in models.items()}
-    named = {name: of for name, of in ranks.items() if name in names.MODELS}
+    named = {name: ranks[name] for name in ranks if name in names.MODELS}
     groups = slices.of_test(sequences, train, test.users, test.targets)
     described = report.described({model: models[model] for model in {"llm_srec", teacher, "sasrec"}}, seed)
     of_towers, common = towers.of_test(ranks, teacher), towers.common(models, *test.excluded)
@@ -42,7 +42,8 @@ def main(stage: Stage) -> None:
     comparison |= {"data": stage.data("filtered", "split"), "negatives": test.negatives.shape[1], "teacher": teacher}
     comparison["paired_by"] = {path.name: sha256(path) for path in (INTERACTIONS, CANDIDATES)}
     evaluation = report.evaluation(named, groups, described, towers.groups(of_towers))
-    report.write_ranks(REPORTS / "ranks.parquet", ranks, {name: of.users for name, of in splits.items()})
+    for file, of in (("ranks", named), ("tower_ranks", {name: ranks[name] for name in ranks if name not in named})):
+        report.write_ranks(REPORTS / f"{file}.parquet", of, {split: by.users for split, by in splits.items()})
     report.write_slices(REPORTS / "slices.parquet", groups, test.users)
     test_users.write(REPORTS, DATA / "filtered", settings.test_users, seed, test)
     write_json(REPORTS / "comparison.json", comparison)

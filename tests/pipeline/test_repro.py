@@ -42,6 +42,7 @@ def test_every_stage_runs_once_and_writes_its_outs(clone: Any, built: str) -> No
         "models/llm_srec/model.safetensors",
         "metrics/evaluation.json",
         "reports/ranks.parquet",
+        "reports/tower_ranks.parquet",
         "reports/slices.parquet",
         "models/bundle/manifest.json",
         "metrics/registered.json",
@@ -57,6 +58,10 @@ def test_ranks_and_metrics_agree_with_the_contract(clone: Any, built: str) -> No
     assert sizes.height == 3 * 3 * 2, "every model, split and protocol"
     assert sizes["len"].unique().to_list() == [users], "all users"
     evaluation = json.loads((clone.folder / "metrics/evaluation.json").read_text())
+    towers = pl.read_parquet(clone.folder / "reports/tower_ranks.parquet")
+    assert towers.columns == ranks.columns and {*towers["model"]} == {"tower_blend", "tower_cf"}
+    blend = towers.filter(model="tower_blend", split="test", protocol="full")["rank"]
+    assert evaluation["llm_srec"]["test"]["full"]["tower_blend"]["hr_10"] == pytest.approx((blend < 10).mean())
     test = ranks.filter(model="llm_srec", split="test", protocol="uni99")["rank"]
     assert evaluation["llm_srec"]["test"]["uni99"]["hr_10"] == pytest.approx((test < 10).mean())
 

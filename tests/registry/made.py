@@ -83,6 +83,8 @@ def write_outs(
         "split": {"events": {"train": 172, "valid": users, "test": users}},
     }
     report.write_ranks(folder / "reports/ranks.parquet", ranks)
+    of_cf = {"test": of_towers["cf"], "test_shuffled": of_towers["cf"]}
+    report.write_ranks(folder / f"reports/{record.TOWER_RANKS}", {"tower_cf": of_cf})
     report.write_slices(folder / "reports/slices.parquet", slices)
     test_users_of(new).write_parquet(folder / "reports/test_users.parquet")
     write_json(folder / "reports/comparison.json", comparison)
@@ -136,7 +138,9 @@ def register_gated(
         evaluation=read_json(made / "metrics/evaluation.json"),
         curve=[],
         tags={record.SEALED: record.seal(made / "reports")},
-        files={"reports": [made / "reports" / name for name in (*record.REPORTS, record.TEST_USERS)]},
+        files={
+            "reports": [made / "reports" / name for name in (*record.REPORTS, record.TEST_USERS, record.TOWER_RANKS)]
+        },
     )
     run_id = tracking.ensure_run(client, place, entry)
     assert tracking.ensure_version(client, place, run_id, "gated", bundle, {}) == number

@@ -21,10 +21,11 @@ from llmsrec.files import read_json
 from llmsrec.promotion import facts
 from llmsrec.registry import names, tracking
 from llmsrec.registry.names import Named
-from llmsrec.registry.record import SYSTEM, flatten
+from llmsrec.registry.record import SYSTEM, TOWER_RANKS, flatten
 from llmsrec.registry.verified import check
 
 RANKS, SLICES = "reports/ranks.parquet", "reports/slices.parquet"
+OF_TOWERS = f"reports/{TOWER_RANKS}"
 # What two runs must have in common for their users to be pairs: file of the manifest that names its digest.
 COMMON = {"interactions.parquet": "data/filtered", "candidates.parquet": "data/split"}
 
@@ -158,7 +159,8 @@ def load(client: MlflowClient, named: Named, place: Path) -> Side:
     text = params and YAML(typ="safe").load(params.read_text(encoding="utf-8"))
     manifests = {part: artifact(client, named, f"{part}/manifest.json", place) for part in set(COMMON.values())}
     outputs = {part: read_json(path)["outputs"] for part, path in manifests.items() if path}
-    ranks = _table(artifact(client, named, RANKS, place))
+    tables = [_table(artifact(client, named, file, place)) for file in (RANKS, OF_TOWERS)]
+    ranks = None if tables[0] is None else pl.concat(table for table in tables if table is not None)
     system = run.data.tags.get(SYSTEM, OURS)  # one of the compared systems stands where LLM-SRec does
     return Side(
         named,

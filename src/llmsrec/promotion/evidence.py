@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from llmsrec.errors import DataError
 from llmsrec.files import read_json
 from llmsrec.promotion.facts import Evaluated, Evidence
-from llmsrec.registry.record import ADDED, REPORTS, SEALED, TEST_USERS, seal
+from llmsrec.registry.record import ADDED, REPORTS, SEALED, TEST_USERS, TOWER_RANKS, seal
 from llmsrec.registry.verified import BUNDLE, verified
 
 ANEW = "Delete this version and its run in MLflow, then run `dvc repro -f -s register`."
@@ -69,11 +69,12 @@ def evaluated(client: MlflowClient, version: ModelVersion, into: Path) -> Evalua
             f"{name}: the reports of its run {version.run_id} are not those that were logged ({SEALED} "
             f"{sealed[:12]}). {ANEW}"
         )
+    ranks = (reports / "ranks.parquet", reports / TOWER_RANKS)
     return Evaluated(
         version=int(version.version),
         checks=read_json(reports / "checks.json"),
         comparison=read_json(reports / "comparison.json"),
-        ranks=pl.read_parquet(reports / "ranks.parquet"),
+        ranks=pl.concat(pl.read_parquet(path) for path in ranks if path.is_file()),
         slices=pl.read_parquet(reports / "slices.parquet"),
         test_users=pl.read_parquet(reports / TEST_USERS) if (reports / TEST_USERS).is_file() else None,
         added=read_json(reports / ADDED) if (reports / ADDED).is_file() else None,

@@ -23,7 +23,7 @@ class Evaluated:
         version: its number.
         checks: reports/checks.json.
         comparison: reports/comparison.json.
-        ranks: reports/ranks.parquet.
+        ranks: reports/ranks.parquet, and reports/tower_ranks.parquet of versions that have it.
         slices: reports/slices.parquet.
         test_users: reports/test_users.parquet; None for a version from before they were kept.
         added: reports/added.json, where items were added to the catalogue by title; the other reports are then those

@@ -16,6 +16,7 @@ MOST_NAMED = 5
 REPORTS = ("checks.json", "comparison.json", "ranks.parquet", "slices.parquet")  # the evidence for a promotion
 SYSTEM, FORM = "system", "form"  # a compared system's run has these tags
 TEST_USERS = "test_users.parquet"  # evidence as well; versions from before there was any are without
+TOWER_RANKS = "tower_ranks.parquet"  # so are these, of `tower_blend` and `tower_cf`
 ADDED = "added.json"  # evidence of a version whose catalogue was made longer (`items.cost`)
 SEALED = "evidence_sha256"  # the run's tag: digest of these, as they were logged
 
@@ -174,6 +175,6 @@ def evidence(reports: Path) -> dict[str, str]:
 
 def seal(folder: Path) -> str:
     """One digest of the reports in a folder, and of the evidence that not every version has."""
-    kept = [name for name in (TEST_USERS, ADDED) if (folder / name).is_file()]
+    kept = [name for name in (TEST_USERS, TOWER_RANKS, ADDED) if (folder / name).is_file()]
     files = {name: sha256(folder / name) for name in (*REPORTS, *kept)}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
