@@ -45,7 +45,11 @@ def write(folder: Path, bundle: Bundle, added: pl.DataFrame, version: str) -> st
     new, embeddings = {}, tower.embeddings_of(titles)
     if embeddings is not None:
         new["item_embeddings"] = embeddings
-    inputs = tower.no_inputs(len(titles)) if embeddings is None else tower.inputs_of(embeddings)
+        inputs = tower.inputs_of(embeddings)
+    elif bundle.config["prompts"]["item_embedding"]:
+        inputs = tower.inputs_by_text(titles, items["title"][: bundle.trained].to_list())
+    else:
+        inputs = tower.no_inputs(len(titles))
     new["item_vectors"] = tower.of_titles(titles, inputs)
     tensors = {name: np.concatenate([bundle.tensors[name], rows]) for name, rows in new.items()}
     shapes = bundle.config["shapes"] | {"items": len(items), "trained": bundle.trained}
