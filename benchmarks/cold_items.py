@@ -31,6 +31,8 @@ from llmsrec.evaluation.metrics import per_user
 from llmsrec.evaluation.names import HEADLINE
 from llmsrec.evaluation.ranks import rank
 from llmsrec.evaluation.significance import Bootstrap
+from llmsrec.export.extended import most_alike
+from llmsrec.models.text.whitening import Whitening
 from llmsrec.params import Items
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.llm_tower import LLMTower
@@ -43,7 +45,6 @@ STAGES = (
 RECENT = 10  # items of a history that a mean of text vectors is over, as many as the prompt holds
 SEED = 5
 BOOTSTRAP = Bootstrap(1000, SEED)
-FLAT = 1e-6  # of the largest variance: directions with less are left out of whitening
 AMONG = ("cold", "all")
 Vectors = tuple[np.ndarray, np.ndarray]  # `[n, d]` of users, `[I + C + 1, d]` of items, the held-out ones last
 
@@ -124,11 +125,11 @@ def table(folder: Path) -> str:
     bundle, questions = Bundle.open(folder / "models/bundle"), asked(folder)
     tower, known = LLMTower(bundle, OnTorch(bundle)), len(bundle.items)
     titles = bundle.items["title"].to_list() + items["title"].to_list()
-    texts = text_vectors(backbones.load(folder / "models/backbone"), titles).numpy().astype(np.float64)
-    spread, made = whitened(texts, known), tower.embeddings_of(titles[known:])
+    texts = text_vectors(backbones.load(folder / "models/backbone"), titles)
+    spread, made = Whitening.of(texts[: known + 1])(texts).numpy(), tower.embeddings_of(titles[known:])
     ours = {
         name: np.concatenate([bundle.tensors["item_vectors"], tower.of_titles(titles[known:], inputs)])
-        for name, inputs in stand_ins(bundle, unit(spread), made, tower).items()
+        for name, inputs in stand_ins(bundle, texts.numpy(), made, tower).items()
     }
     valid, test = questions["valid"], questions["test"]
     users = {name: _users(tower.vectors, of.histories) for name, of in questions.items()}
@@ -156,7 +157,7 @@ def table(folder: Path) -> str:
     if made is not None:
         rows |= of_teacher(bundle, tower, made, test.histories, ours[chosen])
     rows |= {
-        "backbone's text vectors, raw": of_texts(unit(texts), test.histories),
+        "backbone's text vectors, raw": of_texts(unit(texts.double().numpy()), test.histories),
         "backbone's text vectors, whitened": of_texts(unit(spread), test.histories),
         "popularity": (np.ones((len(test.targets), 1)), counts),
         "random order": (random.normal(size=(len(test.targets), 64)), random.normal(size=(len(titles) + 1, 64))),
@@ -185,11 +186,11 @@ def stand_ins(bundle: Bundle, texts: np.ndarray, made: np.ndarray | None, tower:
     """What may stand for f_I of the embeddings of the held-out items: `[C, d_llm]` each.
 
     Args:
-        texts: `[I + C + 1, w]` vectors of length 1, of the items of the training first.
+        texts: `[I + C + 1, w]`, of the items of the training first.
         made: `[C, d]` embeddings that the teacher makes of the held-out items' titles, if it does.
     """
     known, embeddings = len(bundle.items), bundle.tensors["item_embeddings"]
-    nearest = (texts[known + 1 :] @ texts[1 : known + 1].T).argmax(axis=1) + 1
+    nearest = most_alike(texts, known)
     mean = np.repeat(embeddings[1:].mean(axis=0, keepdims=True), len(nearest), axis=0)
     f_item_input = bundle.models["f_I"]
     inputs = {"mean": f_item_input(mean), "nearest by text": f_item_input(embeddings[nearest])}
@@ -215,21 +216,6 @@ def of_teacher(
         "blend, teacher by titles": (blend, joined(vectors, longer)),
         "blend, the mean of the teacher's scores": (blend, joined(vectors, embeddings)),
     }
-
-
-def whitened(texts: np.ndarray, known: int) -> np.ndarray:
-    """Vectors whose covariance over the items of the training is the identity; row 0 stays zero.
-
-    Args:
-        texts: `[I + C + 1, w]`.
-        known: I; what is held out tells nothing about the directions.
-    """
-    mean = texts[1 : known + 1].mean(axis=0)
-    variances, directions = np.linalg.eigh(np.cov(texts[1 : known + 1], rowvar=False))
-    kept = variances > FLAT * variances[-1]
-    whitened = (texts - mean) @ (directions[:, kept] / np.sqrt(variances[kept]))
-    whitened[0] = 0
-    return whitened
 
 
 def of_texts(texts: np.ndarray, histories: list[History]) -> Vectors:

@@ -65,6 +65,24 @@ def test_the_new_version_has_the_old_one_byte_by_byte_and_the_items_behind_its_o
     verify(longer.folder, running=True)
 
 
+def alike_by_hand(own: np.ndarray, known: np.ndarray) -> int:
+    """The number of the nearest, by the cosine under the inverse of the covariance."""
+    inverse = np.linalg.pinv(np.cov(known.astype(np.float64), rowvar=False, bias=True), rcond=1e-9, hermitian=True)
+    own, others = own - known.mean(axis=0), known - known.mean(axis=0)
+    cosines = [own @ inverse @ of / np.sqrt((own @ inverse @ own) * (of @ inverse @ of)) for of in others]
+    return 1 + int(np.argmax(cosines))
+
+
+def test_titles_are_compared_without_what_all_of_them_have_in_common() -> None:
+    """Raw vectors lie in a narrow cone: by their cosines one long vector would be nearest to most."""
+    random = np.random.default_rng(3)
+    texts = random.normal(size=(61, 8)).astype(np.float32) * np.geomspace(30, 0.1, 8, dtype=np.float32) + 50
+    texts[0] = 0
+    expected = [alike_by_hand(own, texts[1:41]) for own in texts[41:]]
+    raw = texts / np.linalg.norm(texts, axis=1, keepdims=True).clip(1e-12)
+    assert extending.most_alike(texts, 40).tolist() == expected != ((raw[41:] @ raw[1:41].T).argmax(1) + 1).tolist()
+
+
 def test_a_new_items_vector_is_made_with_the_embedding_of_the_item_whose_title_is_most_alike(
     longer: Bundle, extended: Extended
 ) -> None:
@@ -72,11 +90,9 @@ def test_a_new_items_vector_is_made_with_the_embedding_of_the_item_whose_title_i
     language = OnTorch(bundle)
     tower = LLMTower(bundle, language)
     f_I, embeddings = bundle.models["f_I"], bundle.tensors["item_embeddings"]
-    known = [language.texts([title])[0] for title in longer.items["title"][:30]]
+    known = np.stack([language.texts([title])[0] for title in longer.items["title"][:30]])
     for place, title in enumerate(longer.items["title"][30:], start=31):  # one by one
-        (own,) = language.texts([title])
-        alike = [own @ other / (np.linalg.norm(own) * np.linalg.norm(other)) for other in known]
-        stand_in = f_I(embeddings[[1 + int(np.argmax(alike))]])
+        stand_in = f_I(embeddings[[alike_by_hand(language.texts([title])[0], known)]])
         vector = tower.of_titles([title], stand_in)[0]
         np.testing.assert_allclose(vector, longer.tensors["item_vectors"][place], atol=1e-5)
     recommender = Recommender(longer)

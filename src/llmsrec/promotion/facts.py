@@ -50,7 +50,7 @@ class Evaluated:
 
     def ranked(self, model: str) -> bool:
         """Whether there are ranks of this model, or of `tower_<name>`."""
-        return model in set(self.ranks["model"])
+        return model in self.ranks["model"]
 
     def scores(self, model: str, split: str = "test") -> np.ndarray:
         """`[U]` float64: NDCG@10 among all items, of the users of test, by their ids; see `ranked`."""

@@ -93,11 +93,12 @@ def served(limits: Gate, of: Evaluated) -> str:
     return {"llm": OURS, "teacher": of.teacher}.get(judged, towers.group(judged))
 
 
-def _unranked(limits: Gate, of: Evaluated, name: str) -> Iterator[Figure]:
+def _unranked(limits: Gate, of: Evaluated, name: str) -> Figure | None:
     """That a version keeps no ranks of the tower that is judged, if so."""
-    if not of.ranked(served(limits, of)):
-        why = "its run is from before the ranks of this tower were kept; `dvc repro` evaluates and registers it anew"
-        yield Figure(f"{name}, tower {tower(limits, of)}", why, None, "ranked user by user", False)
+    if of.ranked(served(limits, of)):
+        return None
+    why = "its run is from before the ranks of this tower were kept; `dvc repro` evaluates and registers it anew"
+    return Figure(f"{name}, tower {tower(limits, of)}", why, None, "ranked user by user", False)
 
 
 def data(ours: Evidence) -> Iterator[Figure]:
@@ -164,8 +165,8 @@ def quality(
     of its own, so that a longer catalogue is not taken for a worse model, and may not cost more than the margin either.
     """
     yield from of_added(ours, limits)
-    if unranked := [*_unranked(limits, ours, f"version {ours.version}")]:
-        yield from unranked
+    if unranked := _unranked(limits, ours, f"version {ours.version}"):
+        yield unranked
         return
     scores = ours.scores(served(limits, ours))
     if tower(limits, ours) != "teacher":
@@ -185,9 +186,10 @@ def quality(
         yield Figure(name, "the same training, so only what was added is compared")
         return
     if isinstance(incumbent, Evaluated):
-        yield from [*_unranked(limits, incumbent, name)] or _no_worse(
-            ours, scores, incumbent.scores(served(limits, incumbent)), name, limits
-        )
+        if unranked := _unranked(limits, incumbent, name):
+            yield unranked
+        else:
+            yield from _no_worse(ours, scores, incumbent.scores(served(limits, incumbent)), name, limits)
         return
     yield Figure(
         name, f"tested on other data, so asked about {len(incumbent.users):,} test users of version {ours.version}"
@@ -222,8 +224,8 @@ def of_added(ours: Evidence, limits: Gate) -> Iterator[Figure]:
 
 def order(ours: Evidence, limits: Gate) -> Iterator[Figure]:
     """Rule 5: shuffling the history costs more than noise (paper, Sec. 2.3.2)."""
-    if unranked := [*_unranked(limits, ours, f"version {ours.version}")]:
-        yield from unranked
+    if unranked := _unranked(limits, ours, f"version {ours.version}"):
+        yield unranked
         return
     model = served(limits, ours)
     change = ours.difference(ours.scores(model, "test_shuffled"), ours.scores(model))

@@ -138,20 +138,6 @@ class LLMTower:
         parts = np.array_split(embeddings, 1 + len(embeddings) // 1024)
         return np.concatenate([self._f_I(part) for part in parts])
 
-    def inputs_by_text(self, titles: list[str], known: list[str]) -> np.ndarray:
-        """`[n, d_llm]`, f_I of the item whose title the language model reads most alike, for embeddings that
-        nobody has, where the language model can say so (docs/experiments.md, "New items by title").
-
-        Args:
-            known: titles of the items of the training, in their order.
-        """
-        texts = self._language.texts([*known, *titles])
-        assert texts is not None
-        texts = texts / np.maximum(np.linalg.norm(texts, axis=1, keepdims=True), 1e-12)
-        old, new = texts[: len(known)], texts[len(known) :]
-        parts = np.array_split(new, 1 + len(new) // 1024)
-        return self._item_inputs[1 + np.concatenate([(part @ old.T).argmax(axis=1) for part in parts])]
-
     def no_inputs(self, count: int) -> np.ndarray:
         """`[n, d_llm]` zeros, which stand for f_I of embeddings that nobody has."""
         return np.zeros((count, self._item_inputs.shape[1]), dtype=np.float32)
