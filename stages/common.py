@@ -13,9 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from llmsrec import params as parameters
+from llmsrec import yaml_file
 from llmsrec.errors import DataError, LLMSRecError, explained
 from llmsrec.files import read_json, sha256, write_json
 from stages import COLLECT
@@ -76,7 +75,7 @@ def load(name: str, folder: Path = Path(), known: dict[Path, str] | None = None)
             stages reads no file twice.
     """
     known = {} if known is None else known
-    spec = YAML(typ="safe").load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"][name.partition("@")[0]]
+    spec = yaml_file.read(folder / "dvc.yaml")["stages"][name.partition("@")[0]]
     params, item = parameters.load(Path("params.yaml")), SimpleNamespace()
     if "foreach" in spec:
         key = name.partition("@")[2]
@@ -87,7 +86,7 @@ def load(name: str, folder: Path = Path(), known: dict[Path, str] | None = None)
     values = {key: _lookup(params, key) for key in keys}
     plain = {key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in values.items()}
     files = [_resolve(file, params, item) for entry in listed if isinstance(entry, dict) for file in entry]
-    plain |= {file: YAML(typ="safe").load((place / file).read_text(encoding="utf-8")) for file in files}
+    plain |= {file: yaml_file.read(place / file) for file in files}
     paths = [_resolve(dep, params, item) for dep in spec.get("deps", [])]
     for path in paths:
         if (whole := (place / path).resolve()) not in known:

@@ -19,10 +19,8 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
+from llmsrec import yaml_file
 from llmsrec.errors import ParamsError, in_words
 
 PROMOTED = ("staging", "previous", "champion")  # aliases that no stage moves
@@ -32,7 +30,6 @@ Items = Literal["id", "text", "sum", "null_space"]
 Against = Literal[
     "sasrec", "best", "gru4rec", "bert4rec", "nextitnet", "ctrl", "recformer", "tallrec", "llara", "collm", "a_llmrec"
 ]
-MOST_CHARACTERS, MOST_VALUES, DEEPEST = 100_000, 10_000, 20  # of a params.yaml; ours has 200 values, 4 deep
 FRESH = ("scratch", "heads")  # values of train.start that begin from no version
 Seed = Field(ge=0, lt=2**32)
 
@@ -394,48 +391,7 @@ def load(path: Path) -> Params:
     Raises:
         ParamsError: not there, not YAML, an unknown key (the nearest valid one is named), a wrong type or value.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        _refuse_bomb(text, path)
-        values = YAML(typ="safe").load(text)
-    except FileNotFoundError as error:
-        raise ParamsError(f"{path} is not there; run from the repository's folder, or restore it with git.") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    return parse(values, str(path))
-
-
-def _refuse_bomb(text: str, path: Path) -> None:
-    """Raise ParamsError for a text that would take minutes or all memory: read event by event, nothing is built.
-
-    An alias (`*name`) counts as all that it stands for, so what is counted is what its values would unfold to.
-    """
-    sizes, open_nodes, anchors = dict[str | None, int](), [0], dict[int, str | None]()
-    restore = "restore it with `git checkout params.yaml`"
-    if len(text) > MOST_CHARACTERS:
-        raise ParamsError(f"{path} has {len(text):,} characters, more than {MOST_CHARACTERS:,}; {restore}.")
-    for event in YAML(typ="safe").parse(text):
-        if isinstance(event, CollectionStartEvent):
-            anchors[len(open_nodes)] = event.anchor
-            open_nodes.append(1)
-        elif isinstance(event, CollectionEndEvent):
-            size = open_nodes.pop()
-            open_nodes[-1] += size
-            sizes[anchors[len(open_nodes)]] = size
-        elif isinstance(event, ScalarEvent):
-            open_nodes[-1] += 1
-            sizes[event.anchor] = 1
-        elif isinstance(event, AliasEvent):
-            open_nodes[-1] += sizes.get(event.anchor, MOST_VALUES)  # a node within itself has no end
-        if open_nodes[-1] > MOST_VALUES:
-            raise ParamsError(
-                f"{path} unfolds to more than {MOST_VALUES:,} values, line {event.start_mark.line + 1}: write values "
-                f"out instead of using aliases (&, *), or {restore}."
-            )
-        if len(open_nodes) > DEEPEST:
-            raise ParamsError(
-                f"{path} is nested more than {DEEPEST} deep, line {event.start_mark.line + 1}; {restore}."
-            )
+    return parse(yaml_file.read(path), str(path))
 
 
 def parse(values: Any, where: str = "params.yaml") -> Params:

@@ -8,9 +8,9 @@ import mlflow
 import polars as pl
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from ruamel.yaml import YAML
 
 from llmsrec import params as parameters
+from llmsrec import yaml_file
 from llmsrec.errors import DataError
 from llmsrec.evaluation import pairs, tables
 from llmsrec.evaluation.names import OURS
@@ -156,7 +156,7 @@ def load(client: MlflowClient, named: Named, place: Path) -> Side:
     """Everything that is kept of a run; what lies elsewhere is brought to `place`."""
     run = client.get_run(named.run_id)
     params = artifact(client, named, "params.yaml", place)
-    text = params and YAML(typ="safe").load(params.read_text(encoding="utf-8"))
+    values = params and yaml_file.read(params)
     manifests = {part: artifact(client, named, f"{part}/manifest.json", place) for part in set(COMMON.values())}
     outputs = {part: read_json(path)["outputs"] for part, path in manifests.items() if path}
     tables = [_table(artifact(client, named, file, place)) for file in (RANKS, OF_TOWERS)]
@@ -165,7 +165,7 @@ def load(client: MlflowClient, named: Named, place: Path) -> Side:
     return Side(
         named,
         run.info.run_name,
-        {key: str(value) for key, value in (flatten(text) if text else run.data.params).items()},
+        {key: str(value) for key, value in (flatten(values) if values else run.data.params).items()},
         run.data.metrics,
         ranks if ranks is None or system == OURS else ranks.with_columns(pl.col("model").replace(system, OURS)),
         _table(artifact(client, named, SLICES, place)),

@@ -6,8 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
+from llmsrec import yaml_file
 from llmsrec.experiments.dvc import dvc
 from llmsrec.experiments.runs import CROSS, MAIN, Run
 from llmsrec.registry.record import flatten
@@ -30,7 +29,7 @@ class Workspace:
         """What params.yaml holds, flat, and each systems/<system>.yaml, as `systems/<system>.yaml:<key>`."""
         files = {"": self.root / "params.yaml"}
         files |= {f"systems/{path.name}:": path for path in (self.root / "systems").glob("*.yaml")}
-        read = {prefix: flatten(YAML(typ="safe").load(path.read_text())) for prefix, path in files.items()}
+        read = {prefix: flatten(yaml_file.read(path)) for prefix, path in files.items()}
         return {f"{prefix}{key}": value for prefix, flat in read.items() for key, value in flat.items()}
 
     def has(self, run: Run) -> bool:

@@ -11,9 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from llmsrec import yaml_file
 from llmsrec.errors import ParamsError, RequestError, in_words, nearest
 
 FORMS = ("retrieval", "titles")
@@ -67,11 +66,9 @@ def settings(system: str, form: str, file: Path) -> Any:
     Raises:
         ParamsError: it is not there, is no YAML, or has a key or value that the system does not know.
     """
+    values = yaml_file.read(file)
     try:
-        values = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
         return module(system, form).SETTINGS[system].model_validate(values)
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise ParamsError(f"{file} cannot be read ({str(error).splitlines()[0]}); bring it back with git.") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "its content"
