@@ -26,8 +26,7 @@ def main(stage: Stage) -> None:
     manifests = {part: DATA / part / "manifest.json" for part in ("raw", "filtered", "split")}
     tags = record.origin(params, experiment, baseline)
     committed = revisions.params(stage.root, baseline or "HEAD")
-    kept = (*record.REPORTS, record.TEST_USERS, record.TOWER_RANKS)
-    reports = [REPORTS / name for name in kept] + [EVALUATION, BUNDLE / "parity.json"]
+    reports = [REPORTS / name for name in record.EVIDENCE] + [EVALUATION, BUNDLE / "parity.json"]
     logged = record.Record(
         digest=digest,
         name=record.title(params, experiment, committed),

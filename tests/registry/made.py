@@ -138,9 +138,7 @@ def register_gated(
         evaluation=read_json(made / "metrics/evaluation.json"),
         curve=[],
         tags={record.SEALED: record.seal(made / "reports")},
-        files={
-            "reports": [made / "reports" / name for name in (*record.REPORTS, record.TEST_USERS, record.TOWER_RANKS)]
-        },
+        files={"reports": [made / "reports" / name for name in record.EVIDENCE]},
     )
     run_id = tracking.ensure_run(client, place, entry)
     assert tracking.ensure_version(client, place, run_id, "gated", bundle, {}) == number

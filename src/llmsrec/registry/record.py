@@ -17,6 +17,7 @@ REPORTS = ("checks.json", "comparison.json", "ranks.parquet", "slices.parquet") 
 SYSTEM, FORM = "system", "form"  # a compared system's run has these tags
 TEST_USERS = "test_users.parquet"  # evidence as well; versions from before there was any are without
 TOWER_RANKS = "tower_ranks.parquet"  # so are these, of `tower_blend` and `tower_cf`
+EVIDENCE = (*REPORTS, TEST_USERS, TOWER_RANKS)  # what a run has that is made today
 ADDED = "added.json"  # evidence of a version whose catalogue was made longer (`items.cost`)
 SEALED = "evidence_sha256"  # the run's tag: digest of these, as they were logged
 
@@ -175,6 +176,6 @@ def evidence(reports: Path) -> dict[str, str]:
 
 def seal(folder: Path) -> str:
     """One digest of the reports in a folder, and of the evidence that not every version has."""
-    kept = [name for name in (TEST_USERS, TOWER_RANKS, ADDED) if (folder / name).is_file()]
-    files = {name: sha256(folder / name) for name in (*REPORTS, *kept)}
+    there = [name for name in (*EVIDENCE, ADDED) if name in REPORTS or (folder / name).is_file()]
+    files = {name: sha256(folder / name) for name in there}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
