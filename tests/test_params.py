@@ -121,6 +121,24 @@ def test_a_file_that_is_not_there_or_not_yaml(tmp_path: Path) -> None:
         params.load(tmp_path / "params.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\nb: 2024-02-30\n", r"day is out of range for month .*line 2, column 4"),
+        ("a: 1\nb: " + "1" * 5000, r"Exceeds the limit \(4300 digits\).*line 2, column 4"),
+        ("a: !!bool maybe\n", r"no value can be made of it: 'maybe'.*line 1, column 4"),
+        ('a: !!int ""\n', r"no value can be made of it.*line 1, column 4"),
+        ('a: "\\U00110000"\n', r"is not valid YAML: chr\(\) arg not in range"),
+        ("a: 1\nfiles: *.csv\n", r"found undefined alias '\.csv'.*line 2, column 8"),
+    ],
+)
+def test_a_value_that_yaml_cannot_make_is_one_line_that_says_where(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=f"is not valid YAML: .*{said}" if "line" in said else said) as caught:
+        params.load(tmp_path / "params.yaml")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
 def test_nothing_in_the_file_is_executed(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(f"a: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
     with pytest.raises(ParamsError):

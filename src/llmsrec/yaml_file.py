@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
@@ -21,13 +22,26 @@ def read(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         _refuse_bomb(text, path)
-        return YAML(typ="safe").load(text)
+        yaml = YAML(typ="safe")
+        yaml.Constructor = _Constructor
+        return yaml.load(text)
     except FileNotFoundError as error:
         raise ParamsError(f"{path} is not there; run from the repository's folder, or restore it with git.") from error
     except OSError as error:
         raise ParamsError(f"{path} cannot be read: {error.strerror}.") from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError) as error:  # no UTF-8, or an escape of no character
         raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+class _Constructor(SafeConstructor):
+    """ruamel's, but that a value which no number or date can be made of is an error of YAML's, and has a line."""
+
+    def construct_non_recursive_object(self, node: Any, tag: str | None = None) -> Any:
+        try:
+            return super().construct_non_recursive_object(node, tag)
+        except (ValueError, LookupError) as error:
+            why = f"no value can be made of it: {error}"
+            raise ConstructorError(None, None, why, node.start_mark) from error
 
 
 def _refuse_bomb(text: str, path: Path) -> None:
@@ -42,6 +56,7 @@ def _refuse_bomb(text: str, path: Path) -> None:
     for event in YAML(typ="safe").parse(text):
         if isinstance(event, CollectionStartEvent):
             anchors[len(open_nodes)] = event.anchor
+            sizes[event.anchor] = MOST_VALUES  # while it is open: a node within itself has no end
             open_nodes.append(1)
         elif isinstance(event, CollectionEndEvent):
             size = open_nodes.pop()
@@ -51,7 +66,7 @@ def _refuse_bomb(text: str, path: Path) -> None:
             open_nodes[-1] += 1
             sizes[event.anchor] = 1
         elif isinstance(event, AliasEvent):
-            open_nodes[-1] += sizes.get(event.anchor, MOST_VALUES)  # a node within itself has no end
+            open_nodes[-1] += sizes.get(event.anchor, 1)  # what is not there is said when the text is loaded
         if open_nodes[-1] > MOST_VALUES:
             raise ParamsError(
                 f"{path} unfolds to more than {MOST_VALUES:,} values, line {event.start_mark.line + 1}: write values "

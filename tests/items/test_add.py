@@ -115,6 +115,7 @@ def test_its_run_says_what_it_extends_and_no_alias_has_moved(extended: Extended,
     )
     assert [json.loads(line)["parent_asin"] for line in Path(place).read_text().splitlines()] == ["N1", "N2", "N3"]
     card = version.description
+    assert "- recommended by `blend`, `cf`, `llm`;" in card
     assert (
         "3 items added to gated/1 by their titles" in card and "30 items of the training, 3 that it never saw" in card
     )
@@ -198,7 +199,8 @@ def test_what_they_cost_is_each_users_ndcg_with_them_minus_without(extended: Ext
     )
     about, before, users = read_json(reports / "added.json"), extended.bundle(1), made.test_users_of(0)
     assert (about["items"], about["trained"], about["users"]) == (3, 30, 40)
-    for tower in ("llm", "cf"):
+    assert set(about["towers"]) == {"llm", "cf", "blend"}
+    for tower in about["towers"]:
         with_them, without = (
             [0.0 if rank >= 10 else 1 / np.log2(rank + 2) for rank in held_out.rank(of, users, tower).ranks["full"]]
             for of in (longer, before)

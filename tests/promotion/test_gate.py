@@ -193,6 +193,9 @@ def test_what_added_items_cost_a_served_tower_is_judged_by_the_margin(low: float
     assert limited.name == "NDCG@10 full, llm, among 12 added items too, minus without, lower bound"
     cf = LIMITS.model_copy(update={"towers": ["llm", "cf"]})
     assert not rule("quality", gate.judge(longer, None, "staging", SMOKE, cf)).holds, "cf costs more"
+    blend = LIMITS.model_copy(update={"towers": ["llm", "blend"]})
+    lines = rule("quality", gate.judge(longer, None, "staging", SMOKE, blend)).failures()
+    assert "what the added items cost the tower blend: none, as items were added before" in lines[-1]
 
 
 def test_added_items_that_were_measured_in_another_bundle_prove_nothing() -> None:
@@ -350,6 +353,24 @@ def test_what_is_judged_is_a_tower_that_will_be_served(served: str, name: str) -
         assert f"version 5, tower {served}" in rule(of_rule, before).failures()[0]
     (line,) = rule("quality", gate.judge(good, of_llm, "staging", SMOKE, limits)).failures()
     assert f"version 5 in staging, tower {served}" in line and "`dvc repro`" in line
+
+
+def test_without_distillation_nothing_is_said_of_an_older_run() -> None:
+    """There is no tower `cf`, and no `dvc repro` makes one."""
+    limits, measured = LIMITS.model_copy(update={"towers": ["cf"]}), towers_of(0.12, 0.12)
+    del measured["ndcg_10"]["cf"], measured["minus_teacher"]["cf"]
+    without = dataclasses.replace(
+        GOOD, config=GOOD.config | {"distilled": False}, comparison=GOOD.comparison | {"towers": measured}
+    )
+    rules = gate.judge(without, None, "staging", SMOKE, limits)
+    holder = facts.Evaluated(
+        **{field.name: getattr(without, field.name) for field in dataclasses.fields(facts.Evaluated)}
+    )
+    with_cf = with_ranks(GOOD, "tower_cf", [0] * 20, [99] * 20)
+    lines = [rule(name, rules).failures() for name in ("quality", "order", "towers")]
+    lines.append(rule("quality", gate.judge(with_cf, holder, "staging", SMOKE, limits)).failures())
+    for (line,) in lines:
+        assert "tower cf: none, as the model was trained without distillation" in line and "dvc repro" not in line
 
 
 def test_an_index_must_find_the_best_items_and_a_longer_catalogue_is_judged_by_its_own_figure() -> None:

@@ -7,7 +7,8 @@ import polars as pl
 from llmsrec.data.held_out import sample
 from llmsrec.errors import DataError
 from llmsrec.evaluation.metrics import of_users, per_user
-from llmsrec.evaluation.towers import PROTOCOL
+from llmsrec.evaluation.names import OURS
+from llmsrec.evaluation.towers import PROTOCOL, group
 from llmsrec.promotion.facts import METRIC, Evaluated
 from llmsrec.scoring import held_out
 from llmsrec.serving.bundle import Bundle
@@ -18,9 +19,9 @@ ASKED, SEED = 2000, 0  # test users, of those that are kept with a version
 def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
     """Ask the towers of a bundle with added items about test users of its training; reports/added.json.
 
-    Each user's NDCG@10 in the whole catalogue is compared with what it was among the items of the training: of `llm` as
-    the evaluation had it, so that a bundle which answers otherwise than the trained model shows here, too. A `teacher`
-    of ids alone knows no added items, so they cost it nothing.
+    Each user's NDCG@10 in the whole catalogue is compared with what it was among the items of the training: of `llm`
+    and `blend` as the evaluation had it, so that a bundle which answers otherwise than the trained model shows here,
+    too. A `teacher` of ids alone knows no added items, so they cost it nothing.
 
     Args:
         bundle: as `export.extended` wrote it.
@@ -40,10 +41,12 @@ def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
         )
     users = evaluated.test_users[sample(len(evaluated.test_users), ASKED, SEED)]
     ranks = evaluated.ranks.filter(pl.col("user_id").is_in(users["user_id"].implode()))
-    before = {"llm": of_users(ranks, "llm_srec", "test", PROTOCOL, METRIC)}
-    others = {"cf": "cf" in bundle.towers, "teacher": bundle.reads_titles}
-    for other in (tower for tower, recommends in others.items() if recommends):
-        before[other] = per_user(held_out.rank(bundle.as_trained(), users, other).ranks[PROTOCOL], METRIC)
+    evaluated_as, before = {"llm": OURS, "blend": group("blend")}, {}
+    for tower in (tower for tower in bundle.towers if tower != "teacher" or bundle.reads_titles):
+        if evaluated.ranked(name := evaluated_as.get(tower, "")):
+            before[tower] = of_users(ranks, name, "test", PROTOCOL, METRIC)
+        else:
+            before[tower] = per_user(held_out.rank(bundle.as_trained(), users, tower).ranks[PROTOCOL], METRIC)
     towers, index = {}, {}
     for tower, without in before.items():
         asked = held_out.rank(bundle, users, tower)

@@ -48,6 +48,12 @@ class Evaluated:
         """The model that taught LLM-SRec; SASRec taught all from before there was a choice."""
         return str(self.comparison.get("teacher", "sasrec"))
 
+    @property
+    def distilled(self) -> bool:
+        """Whether f_CF-user was trained, so that there is a tower `cf`: without, towers were measured but for that."""
+        measured = self.comparison.get("towers", {})
+        return "minus_teacher" not in measured or "cf" in measured["ndcg_10"]
+
     def ranked(self, model: str) -> bool:
         """Whether there are ranks of this model, or of `tower_<name>`."""
         return model in self.ranks["model"]
@@ -75,6 +81,11 @@ class Evidence(Evaluated):
     bundle_sha256: str
     config: dict[str, Any]
     parity: dict[str, Any]
+
+    @property
+    def distilled(self) -> bool:
+        """As the bundle says."""
+        return bool(self.config.get("distilled", True))
 
 
 @dataclass(frozen=True)

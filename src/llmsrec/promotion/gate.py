@@ -20,6 +20,7 @@ PARTS = ("filtered", "split")  # of the data: what training and evaluation read
 ANSWERING = "whole and answering"
 JUDGED = ("llm", "blend", "cf", "teacher")
 RULES = ("data", "bundle", "parity", "quality", "order", "load", "towers")
+UNDISTILLED = "none, as the model was trained without distillation (model.distill=false)"
 INTEGRITY = "bundle"  # the rule that nobody can vouch for: an altered or broken bundle is not served
 
 
@@ -97,8 +98,11 @@ def _unranked(limits: Gate, of: Evaluated, name: str) -> Figure | None:
     """That a version keeps no ranks of the tower that is judged, if so."""
     if of.ranked(served(limits, of)):
         return None
+    judged = tower(limits, of)
     why = "its run is from before the ranks of this tower were kept; `dvc repro` evaluates and registers it anew"
-    return Figure(f"{name}, tower {tower(limits, of)}", why, None, "ranked user by user", False)
+    if judged == "cf" and not of.distilled:
+        why = UNDISTILLED
+    return Figure(f"{name}, tower {judged}", why, None, "ranked user by user", False)
 
 
 def data(ours: Evidence) -> Iterator[Figure]:
@@ -220,6 +224,12 @@ def of_added(ours: Evidence, limits: Gate) -> Iterator[Figure]:
         yield estimated(what, cost)
         if tower in limits.towers:
             yield above(f"{what}, lower bound", cost["low"], -limits.margin)
+    if "blend" in limits.towers and "blend" not in ours.added["towers"]:
+        why = (
+            "none, as items were added before it was measured; delete this version and its run in MLflow, then run "
+            "`llmsrec items add` again"
+        )
+        yield Figure("what the added items cost the tower blend", why, None, "measured", False)
 
 
 def order(ours: Evidence, limits: Gate) -> Iterator[Figure]:
@@ -287,8 +297,8 @@ def _of_alone(ours: Evidence, limits: Gate) -> Iterator[Figure]:
 
 
 def _why_unmeasured(ours: Evidence, tower: str) -> str:
-    if tower == "cf" and not ours.config.get("distilled", True):
-        return "none, as the model was trained without distillation (model.distill=false)"
+    if tower == "cf" and not ours.distilled:
+        return UNDISTILLED
     return "its run is from before towers were measured; `dvc repro` measures and registers it anew"
 
 
