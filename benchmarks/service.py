@@ -154,7 +154,6 @@ def compare(services: dict[str, Running], bundle: Path, tower: str, seconds: flo
         both = {}
         for name, service in services.items():
             with alone(services, name):
-                settled(service.port, name)
                 closed(service.port, of, clients, min(1.0, seconds))  # warm
                 both[name] = accounted(service.pid, partial(closed, service.port, of, clients, seconds))
         for name, measured in both.items():
@@ -172,7 +171,6 @@ def compare(services: dict[str, Running], bundle: Path, tower: str, seconds: flo
     half = best["mlflow"] / 2
     for name, service in services.items():
         with alone(services, name):
-            settled(service.port, name)
             measured = opened(service.port, of, half, seconds, CONNECTIONS)
         line(f"{tower}, open loop {half:.0f}/s, {name}", *measured.shown())
         figures[f"{tower}/open/{name}"] = measured.figures() | {"offered": half}
@@ -202,10 +200,8 @@ def wanted(port: int, bundle: Path, tower: str, seconds: float) -> dict[str, Any
     return figures
 
 
-def settled(port: int, name: str = "llmsrec") -> None:
+def settled(port: int) -> None:
     """Wait until our service has answered what was asked before; MLflow's does not say."""
-    if name == "mlflow":
-        return
     while True:
         with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
             waiting = WAITING.findall(response.read())
@@ -216,13 +212,14 @@ def settled(port: int, name: str = "llmsrec") -> None:
 
 @contextmanager
 def alone(services: dict[str, Running], name: str) -> Iterator[None]:
-    """While MLflow's is stopped, but for itself."""
+    """While MLflow's is stopped, but for itself, and ours has answered what was asked before."""
     group = services["mlflow"].pid
     if name == "mlflow":
         yield
         return
     os.killpg(group, signal.SIGSTOP)
     try:
+        settled(services[name].port)
         yield
     finally:
         os.killpg(group, signal.SIGCONT)
