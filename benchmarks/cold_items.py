@@ -7,14 +7,16 @@ The pipeline's own stages run in a folder below --out, with a share of the items
 held-out items then get vectors as `llmsrec items add` gives them, and each user who took one is asked about it: in
 `valid` about the last one up to the user's last training event, in `test` about the last one after it. A history is
 what the user had before, of known items. What stands for the embedding that no teacher has is chosen on validation, by
-NDCG@10 among all items. A teacher that knows titles (`--items sum`) has an embedding for them, too: then it is asked
-itself, and the blend. What is done below --out is not done again.
+NDCG@10 among all items; the teacher and the blend are asked with it, too. A teacher that knows titles (`--items sum`)
+has embeddings of its own for them. Last, what the new items cost the known ones. What is done below --out is not done
+again.
 """
 
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import get_args
 
 import numpy as np
@@ -22,7 +24,9 @@ import polars as pl
 
 from benchmarks.common import stages, workspace
 from llmsrec.data import cold
+from llmsrec.data.held_out import sample
 from llmsrec.data.sequences import Sequences
+from llmsrec.data.titles import UNTITLED
 from llmsrec.engine import backbone as backbones
 from llmsrec.engine.text_vectors import text_vectors
 from llmsrec.evaluation.blend import Blend
@@ -31,13 +35,17 @@ from llmsrec.evaluation.metrics import per_user
 from llmsrec.evaluation.names import HEADLINE
 from llmsrec.evaluation.ranks import rank
 from llmsrec.evaluation.significance import Bootstrap
-from llmsrec.export.extended import most_alike
+from llmsrec.export import extended
+from llmsrec.items.cost import ASKED
+from llmsrec.items.cost import SEED as WHICH
 from llmsrec.models.text.whitening import Whitening
 from llmsrec.params import Items
+from llmsrec.scoring import held_out
 from llmsrec.serving.bundle import Bundle
 from llmsrec.serving.llm_tower import LLMTower
+from llmsrec.serving.nearest_title import NearestTitle
 from llmsrec.serving.on_torch import OnTorch
-from llmsrec.serving.towers import BlendTower, CFTower, History, Teacher
+from llmsrec.serving.towers import CFTower, History, Teacher
 
 STAGES = (
     "ingest", "filter", "split", "validate", "start", "backbone", "texts", "sasrec", "llm_srec", "evaluate", "export"
@@ -126,10 +134,14 @@ def table(folder: Path) -> str:
     tower, known = LLMTower(bundle, OnTorch(bundle)), len(bundle.items)
     titles = bundle.items["title"].to_list() + items["title"].to_list()
     texts = text_vectors(backbones.load(folder / "models/backbone"), titles)
-    spread, made = Whitening.of(texts[: known + 1])(texts).numpy(), tower.embeddings_of(titles[known:])
+    spread = unit(Whitening.of(texts[: known + 1])(texts).numpy())
+    embeddings = stand_ins(bundle, titles, spread)
+    if bundle.reads_titles:
+        embeddings["teacher's, by title"] = tower.embeddings_of(titles[known:])
+    inputs = {"zero": tower.no_inputs(len(items))} | {name: tower.inputs_of(of) for name, of in embeddings.items()}
     ours = {
-        name: np.concatenate([bundle.tensors["item_vectors"], tower.of_titles(titles[known:], inputs)])
-        for name, inputs in stand_ins(bundle, texts.numpy(), made, tower).items()
+        name: np.concatenate([bundle.tensors["item_vectors"], tower.of_titles(titles[known:], of)])
+        for name, of in inputs.items()
     }
     valid, test = questions["valid"], questions["test"]
     users = {name: _users(tower.vectors, of.histories) for name, of in questions.items()}
@@ -154,15 +166,14 @@ def table(folder: Path) -> str:
     rows: dict[str, Vectors] = {f"LLM-SRec, {name}": (users["test"], vectors) for name, vectors in ours.items()}
     if "cf" in bundle.towers:
         rows[f"LLM-SRec's tower cf, {chosen}"] = (_users(CFTower(bundle).vectors, test.histories), ours[chosen])
-    if made is not None:
-        rows |= of_teacher(bundle, tower, made, test.histories, ours[chosen])
+    rows |= of_teacher(bundle, tower, embeddings, test.histories, ours[chosen])
     rows |= {
         "backbone's text vectors, raw": of_texts(unit(texts.double().numpy()), test.histories),
-        "backbone's text vectors, whitened": of_texts(unit(spread), test.histories),
+        "backbone's text vectors, whitened": of_texts(spread, test.histories),
         "popularity": (np.ones((len(test.targets), 1)), counts),
         "random order": (random.normal(size=(len(test.targets), 64)), random.normal(size=(len(titles) + 1, 64))),
     }
-    return "\n".join(lines + _rows(test, rows, f"LLM-SRec, {chosen}", known))
+    return "\n".join(lines + _rows(test, rows, f"LLM-SRec, {chosen}", known) + _cost(folder, bundle, items))
 
 
 def _rows(test: Asked, rows: dict[str, Vectors], ours: str, known: int) -> list[str]:
@@ -182,40 +193,64 @@ def _rows(test: Asked, rows: dict[str, Vectors], ours: str, known: int) -> list[
     return lines
 
 
-def stand_ins(bundle: Bundle, texts: np.ndarray, made: np.ndarray | None, tower: LLMTower) -> dict[str, np.ndarray]:
-    """What may stand for f_I of the embeddings of the held-out items: `[C, d_llm]` each.
+def _cost(folder: Path, bundle: Bundle, items: pl.DataFrame) -> list[str]:
+    """What `items add` of the held-out items costs the known ones, as it measures it (`items.cost`)."""
+    users = pl.read_parquet(folder / "reports/test_users.parquet")
+    users = users[sample(len(users), ASKED, WHICH)]
+    added = items.filter(pl.col("title") != UNTITLED).select("parent_asin", "title", "store", "categories")
+    with TemporaryDirectory(dir=folder) as place:
+        longer = Path(place) / "longer"
+        extended.write(longer, bundle, added, "cold/1")
+        pairs = {tower: [_known(of, users, tower) for of in (Bundle.open(longer), bundle)] for tower in bundle.towers}
+    differences = {tower: BOOTSTRAP.difference(*pair) for tower, pair in pairs.items()}
+    return [
+        f"| {len(users):,} test users' known items, {len(added):,} added to {len(bundle.items):,} | NDCG@10 without "
+        "them | with, minus without |",
+        "|---|---|---|",
+        *(
+            f"| {tower} | {_mean(pairs[tower][1])} | {of['difference']:+.4f} [{of['low']:+.4f}, {of['high']:+.4f}] |"
+            for tower, of in differences.items()
+        ),
+    ]
+
+
+def _known(bundle: Bundle, users: pl.DataFrame, tower: str) -> np.ndarray:
+    return per_user(held_out.rank(bundle, users, tower).ranks["full"], "ndcg_10")
+
+
+def stand_ins(bundle: Bundle, titles: list[str], texts: np.ndarray) -> dict[str, np.ndarray]:
+    """Embeddings of known items that may stand for those of the held-out items: `[C, d]` each.
 
     Args:
-        texts: `[I + C + 1, w]`, of the items of the training first.
-        made: `[C, d]` embeddings that the teacher makes of the held-out items' titles, if it does.
+        titles: `[I + C]`, of the items of the training first.
+        texts: `[I + C + 1, w]` whitened text vectors of length 1.
     """
     known, embeddings = len(bundle.items), bundle.tensors["item_embeddings"]
-    nearest = most_alike(texts, known)
-    mean = np.repeat(embeddings[1:].mean(axis=0, keepdims=True), len(nearest), axis=0)
-    f_item_input = bundle.models["f_I"]
-    inputs = {"mean": f_item_input(mean), "nearest by text": f_item_input(embeddings[nearest])}
-    stand_ins = {"zero": tower.no_inputs(len(nearest)), **inputs}
-    return stand_ins if made is None else stand_ins | {"teacher's, by title": tower.inputs_of(made)}
+    by_words = NearestTitle(titles[:known]).of(titles[known:])
+    by_vector = 1 + (texts[known + 1 :] @ texts[1 : known + 1].T).argmax(axis=1)
+    mean = np.repeat(embeddings[1:].mean(axis=0, keepdims=True), len(titles) - known, axis=0)
+    return {"mean": mean, "nearest by text vectors": embeddings[by_vector], "nearest by words": embeddings[by_words]}
 
 
 def of_teacher(
-    bundle: Bundle, tower: LLMTower, made: np.ndarray, histories: list[History], vectors: np.ndarray
+    bundle: Bundle,
+    tower: LLMTower,
+    embeddings: dict[str, np.ndarray],
+    histories: list[History],
+    vectors: np.ndarray,
 ) -> dict[str, Vectors]:
-    """What the teacher has for titles, by itself and in the blend, beside the blend that knows no better than its mean.
+    """The teacher and the blend by each of what may stand for the embeddings of held-out items.
 
     Args:
-        made: `[C, d]` embeddings that the teacher makes of the held-out items' titles.
+        embeddings: `[C, d]` each.
         vectors: `[I + C + 1, d']` of `llm`, the held-out items' last.
     """
-    teacher, embeddings = Teacher(bundle), bundle.tensors["item_embeddings"]
-    users = _users(teacher.vectors, histories)
-    longer = np.concatenate([embeddings, made])
-    blend = _users(BlendTower(tower, teacher, Blend(**bundle.config["blend"])).vectors, histories)
-    return {
-        "its teacher, by titles": (users, longer),
-        "blend, teacher by titles": (blend, joined(vectors, longer)),
-        "blend, the mean of the teacher's scores": (blend, joined(vectors, embeddings)),
-    }
+    teacher, blend = Teacher(bundle), Blend(**bundle.config["blend"])
+    of_teacher, of_llm = _users(teacher.vectors, histories), _users(tower.vectors, histories)
+    tables = {name: np.concatenate([bundle.tensors["item_embeddings"], of]) for name, of in embeddings.items()}
+    by_teacher: dict[str, Vectors] = {f"its teacher, {name}": (of_teacher, table) for name, table in tables.items()}
+    users = blend.users(of_llm, of_teacher)
+    return by_teacher | {f"blend, {name}": (users, joined(vectors, table)) for name, table in tables.items()}
 
 
 def of_texts(texts: np.ndarray, histories: list[History]) -> Vectors:

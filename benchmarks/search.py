@@ -91,7 +91,7 @@ def real(folder: Path, filtered: Path, users: int) -> tuple[np.ndarray, np.ndarr
     histories = []
     for user in drawn:
         items, times = events.of(int(user))
-        histories.append(recommender.history([asins[item - 1] for item in items], times.tolist(), TOWER))
+        histories.append(recommender.history([asins[item - 1] for item in items], times.tolist()))
     vectors = [recommender.tower(TOWER).vectors(histories[n : n + BATCH]) for n in range(0, len(histories), BATCH)]
     rows = bundle.tensors[ITEMS[TOWER]][1:]
     return rows, np.concatenate(vectors)

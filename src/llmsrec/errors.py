@@ -44,6 +44,7 @@ WORDS = {
     "too_short": "must have {min_length} or more entries",
     "too_long": "must have at most {max_length} entries",
     "string_too_short": "must have {min_length} or more characters",
+    "string_pattern_mismatch": "must have a character that is no space",
     "string_too_long": "must have at most {max_length} characters",
 }
 

@@ -1,6 +1,7 @@
 """New items by title in a real registry: what the version holds, says of itself, answers and is judged by."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import mlflow
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.numpy import save_file
 
 from llmsrec import cli
 from llmsrec.drift import reference
@@ -21,14 +23,16 @@ from llmsrec.serving.bundle import Bundle, seal, verify
 from llmsrec.serving.llm_tower import LLMTower
 from llmsrec.serving.on_torch import OnTorch
 from llmsrec.serving.recommender import Recommender
-from llmsrec.serving.schema import TOWERS, parse, parse_rank, parse_similar
+from llmsrec.serving.schema import TOWERS, parse, parse_similar
 from llmsrec.serving.towers import item_vectors
-from tests.conftest import make_tiny
+from tests.conftest import TEACHERS, make_tiny
 from tests.items.conftest import NEW, Extended, write
 from tests.registry import made
 from tests.service.conftest import Store, request, serve
+from tests.serving.test_nearest_title import nearest_by_sklearn
 
-KEPT = ("onnx/", "backbone/", "weights.safetensors", "reference.parquet")
+KEPT = ("onnx/f_", "backbone/", "weights.safetensors", "reference.parquet")
+ADDED = pl.DataFrame(NEW[:1]).with_columns(store=pl.lit(None, pl.String), categories=pl.lit([], pl.List(pl.String)))
 
 
 @pytest.fixture
@@ -65,39 +69,19 @@ def test_the_new_version_has_the_old_one_byte_by_byte_and_the_items_behind_its_o
     verify(longer.folder, running=True)
 
 
-def alike_by_hand(own: np.ndarray, known: np.ndarray) -> int:
-    """The number of the nearest, by the cosine under the inverse of the covariance."""
-    inverse = np.linalg.pinv(np.cov(known.astype(np.float64), rowvar=False, bias=True), rcond=1e-9, hermitian=True)
-    own, others = own - known.mean(axis=0), known - known.mean(axis=0)
-    cosines = [own @ inverse @ of / np.sqrt((own @ inverse @ own) * (of @ inverse @ of)) for of in others]
-    return 1 + int(np.argmax(cosines))
-
-
-def test_titles_are_compared_without_what_all_of_them_have_in_common() -> None:
-    """Raw vectors lie in a narrow cone: by their cosines one long vector would be nearest to most."""
-    random = np.random.default_rng(3)
-    texts = random.normal(size=(61, 8)).astype(np.float32) * np.geomspace(30, 0.1, 8, dtype=np.float32) + 50
-    texts[0] = 0
-    expected = [alike_by_hand(own, texts[1:41]) for own in texts[41:]]
-    raw = texts / np.linalg.norm(texts, axis=1, keepdims=True).clip(1e-12)
-    assert extending.most_alike(texts, 40).tolist() == expected != ((raw[41:] @ raw[1:41].T).argmax(1) + 1).tolist()
-
-
-def test_a_new_items_vector_is_made_with_the_embedding_of_the_item_whose_title_is_most_alike(
+def test_a_new_items_vectors_are_made_with_the_embedding_of_the_item_whose_title_is_nearest(
     longer: Bundle, extended: Extended
 ) -> None:
     bundle = extended.bundle(1)
-    language = OnTorch(bundle)
-    tower = LLMTower(bundle, language)
-    f_I, embeddings = bundle.models["f_I"], bundle.tensors["item_embeddings"]
-    known = np.stack([language.texts([title])[0] for title in longer.items["title"][:30]])
+    tower, embeddings = LLMTower(bundle, OnTorch(bundle)), bundle.tensors["item_embeddings"]
+    known = longer.items["title"][:30].to_list()
     for place, title in enumerate(longer.items["title"][30:], start=31):  # one by one
-        stand_in = f_I(embeddings[[alike_by_hand(language.texts([title])[0], known)]])
-        vector = tower.of_titles([title], stand_in)[0]
+        stand_in = embeddings[nearest_by_sklearn(known, [title])]
+        np.testing.assert_array_equal(longer.tensors["item_embeddings"][[place]], stand_in)
+        vector = tower.of_titles([title], bundle.models["f_I"](stand_in))[0]
         np.testing.assert_allclose(vector, longer.tensors["item_vectors"][place], atol=1e-5)
-    recommender = Recommender(longer)
-    (first,) = recommender.similar(parse_similar({"title": "Bottle no 7 of rose water", "k": 1})).items
-    assert first.parent_asin == "N1"
+    (first,) = Recommender(longer).similar(parse_similar({"title": "Crate & jar of rose soap", "k": 1})).items
+    assert (first.parent_asin, round(first.score, 4)) == ("N2", 1.0), "a title is read as that of a new item"
 
 
 def test_its_run_says_what_it_extends_and_no_alias_has_moved(extended: Extended, longer: Bundle) -> None:
@@ -115,7 +99,7 @@ def test_its_run_says_what_it_extends_and_no_alias_has_moved(extended: Extended,
     )
     assert [json.loads(line)["parent_asin"] for line in Path(place).read_text().splitlines()] == ["N1", "N2", "N3"]
     card = version.description
-    assert "- recommended by `blend`, `cf`, `llm`;" in card
+    assert "- all towers recommend them, and read them in histories" in card
     assert (
         "3 items added to gated/1 by their titles" in card and "30 items of the training, 3 that it never saw" in card
     )
@@ -129,64 +113,73 @@ def test_the_same_again_is_the_same_version(repository: Extended, capsys: Any) -
     assert len(repository.client.search_model_versions("name = 'gated'")) == 2
 
 
-def test_cf_and_llm_recommend_new_items_and_the_teacher_does_not(longer: Bundle) -> None:
-    recommender, everything = Recommender(longer), [f"B{item}" for item in range(1, 31)]
-    for tower, count in (("llm", 31), ("cf", 31), ("teacher", 28), ("blend", 31)):
-        sent = request([3, 8], k=count, tower=tower)
-        (answer,) = recommender.recommend(parse([sent]))
-        named = {item.parent_asin for item in answer.items}
-        assert named == set(everything) - {"B3", "B8"} | ({"N1", "N2", "N3"} if tower != "teacher" else set()), tower
-        vectors = item_vectors(longer, tower)
-        history = recommender.history(["B3", "B8"], [event["timestamp"] for event in sent["history"]], tower)
-        scores = vectors @ recommender.tower(tower).vectors([history])[0]
-        for item in answer.items:
-            place = longer.items["parent_asin"].to_list().index(item.parent_asin) + 1
-            assert item.score == pytest.approx(scores[place], abs=1e-5)
-    (ranked,) = recommender.recommend([parse_rank({"history": [], "candidates": ["N1", "B4"], "tower": "teacher"})])
-    assert ([item.parent_asin for item in ranked.items], ranked.unknown_candidates) == (["B4"], ["N1"])
+@pytest.mark.parametrize("tower", TOWERS)
+def test_each_tower_recommends_new_items_by_their_vectors(longer: Bundle, tower: str) -> None:
+    recommender, everything = Recommender(longer), longer.items["parent_asin"].to_list()
+    sent = request([3, 8], k=31, tower=tower)
+    (answer,) = recommender.recommend(parse([sent]))
+    assert {item.parent_asin for item in answer.items} == {*everything} - {"B3", "B8"}
+    history = recommender.history(["B3", "B8"], [event["timestamp"] for event in sent["history"]])
+    scores = item_vectors(longer, tower) @ recommender.tower(tower).vectors([history])[0]
+    for item in answer.items:
+        assert item.score == pytest.approx(scores[everything.index(item.parent_asin) + 1], abs=1e-5)
 
 
-def test_in_a_history_new_items_are_read_by_llm_and_unknown_to_the_others(longer: Bundle) -> None:
+@pytest.mark.parametrize("tower", TOWERS)
+def test_in_a_history_each_tower_reads_new_items(longer: Bundle, tower: str) -> None:
     recommender = Recommender(longer)
     events = request([3, 8])["history"] + [{"parent_asin": "N2", "timestamp": 1_500_000_000_000}]
-    requests = {tower: {"history": events, "k": 5, "tower": tower} for tower in TOWERS}
-    alone = {tower: {"history": events[2:], "k": 2, "tower": tower} for tower in requests}
-    for tower in requests:
-        first, second = recommender.recommend(parse([requests[tower], alone[tower]]))
-        if tower == "llm":
-            assert (first.used, first.unknown, second.fallback) == (3, [], None)
-            assert "N2" not in {item.parent_asin for item in first.items}
-            plain = recommender.recommend(parse([{**requests[tower], "history": events[:2]}]))[0]
-            assert plain.items[0].score != first.items[0].score, "its title is read"
-        else:
-            assert (first.used, first.unknown, second.fallback) == (2, ["N2"], "popular")
-            recommends = tower in ("cf", "blend")  # what is unknown in a history, too
-            everything = {**requests[tower], "k": 30 if recommends else 28}
-            (answer,) = recommender.recommend(parse([everything]))
-            assert not {"N2", "B3", "B8"} & {item.parent_asin for item in answer.items}, (
-                "nobody is shown what they have"
-            )
-            bare = {**everything, "exclude_history": False, "allow": ["N2"]}
-            (answer,) = recommender.recommend(parse([bare]))
-            assert [item.parent_asin for item in answer.items] == (["N2"] if recommends else [])
+    sent = {"history": events, "k": 5, "tower": tower}
+    first, alone, without = recommender.recommend(
+        parse([sent, {**sent, "history": events[2:]}, {**sent, "history": events[:2]}])
+    )
+    assert (first.used, first.unknown, alone.fallback) == (3, [], None)
+    assert "N2" not in {item.parent_asin for item in first.items}, "nobody is shown what they have"
+    assert without.items[0].score != pytest.approx(first.items[0].score, abs=1e-4), "it is read"
+    (answer,) = recommender.recommend(parse([{**sent, "exclude_history": False, "allow": ["N2"]}]))
+    assert [item.parent_asin for item in answer.items] == ["N2"]
 
 
-def test_users_who_have_added_items_can_be_asked_of_any_tower(longer: Bundle) -> None:
+@pytest.mark.parametrize("tower", TOWERS)
+def test_users_who_have_or_want_added_items_can_be_asked_of_any_tower(longer: Bundle, tower: str) -> None:
     users = made.test_users_of(0).with_columns(
         history=pl.concat_list("history", pl.lit("N2")), timestamps=pl.concat_list("timestamps", pl.lit(10**12))
     )
-    for tower, unknown in (("llm", 0), ("cf", 40), ("teacher", 40)):
-        asked = held_out.rank(longer, users, tower)
-        assert asked.unknown_events == unknown and asked.ranks["full"].max() < 33 - 6
-    targets = users.with_columns(target=pl.lit("N1"))
-    assert [held_out.rank(longer, targets, tower).unknown_targets for tower in ("cf", "teacher")] == [0, 40]
+    asked = held_out.rank(longer, users, tower)
+    assert asked.unknown_events == 0 and asked.ranks["full"].max() < 33 - 6
+    assert held_out.rank(longer, users.with_columns(target=pl.lit("N1")), tower).unknown_targets == 0
 
 
-def test_k_beyond_what_a_tower_knows_is_one_line(longer: Bundle) -> None:
-    recommender = Recommender(longer)
-    for tower, said in (("teacher", "`teacher` knows 30 items"), ("cf", "the catalogue has 33 items")):
-        with pytest.raises(Exception, match=f"`k` is 34, but {said}"):
-            recommender.recommend(parse([request([1], k=34, tower=tower)]))
+@pytest.mark.parametrize("system", [*TEACHERS])
+def test_the_item_table_of_every_teacher_gets_longer(system: str, tmp_path: Path) -> None:
+    """Its file reads a new item as the item whose embedding it has, and old ones as before."""
+    before = Bundle.open(make_tiny(tmp_path, teacher=system).bundle)
+    extending.write(tmp_path / "longer", before, ADDED, "shop/1")
+    after = Bundle.open(tmp_path / "longer")
+    assert after.tensors["item_embeddings"].shape == (32, before.tensors["item_embeddings"].shape[1])
+    (twin,) = nearest_by_sklearn(before.items["title"].to_list(), ADDED["title"].to_list())
+    np.testing.assert_array_equal(after.tensors["item_embeddings"][31], before.tensors["item_embeddings"][twin])
+    rows = np.random.default_rng(0).integers(0, 31, (16, 6))
+    np.testing.assert_array_equal(after.models[system](rows), before.models[system](rows))
+    new, old = np.array([[0, 0, 5, 31, 2, 31]]), np.array([[0, 0, 5, twin, 2, twin]])
+    np.testing.assert_allclose(after.models[system](new), before.models[system](old), atol=1e-5)
+
+
+def test_k_beyond_the_catalogue_is_one_line(longer: Bundle) -> None:
+    with pytest.raises(Exception, match="`k` is 34, but the catalogue has 33 items"):
+        Recommender(longer).recommend(parse([request([1], k=34, tower="teacher")]))
+
+
+def test_a_version_whose_new_items_lack_embeddings_is_refused(longer: Bundle, tmp_path: Path) -> None:
+    """As `items add` once wrote it: such a version answers with its own code alone."""
+    shutil.copytree(longer.folder, tmp_path / "old", ignore=shutil.ignore_patterns("__pycache__"))
+    save_file(
+        longer.tensors | {"item_embeddings": longer.tensors["item_embeddings"][:31]},
+        tmp_path / "old/vectors.safetensors",
+    )
+    seal(tmp_path / "old")
+    with pytest.raises(DataError, match=r"`item_embeddings` is float32 of shape \(31, 16\), not float32 of .*34"):
+        Bundle.open(tmp_path / "old")
 
 
 def test_what_they_cost_is_each_users_ndcg_with_them_minus_without(extended: Extended, longer: Bundle) -> None:
@@ -199,7 +192,7 @@ def test_what_they_cost_is_each_users_ndcg_with_them_minus_without(extended: Ext
     )
     about, before, users = read_json(reports / "added.json"), extended.bundle(1), made.test_users_of(0)
     assert (about["items"], about["trained"], about["users"]) == (3, 30, 40)
-    assert set(about["towers"]) == {"llm", "cf", "blend"}
+    assert set(about["towers"]) == {*TOWERS}
     for tower in about["towers"]:
         with_them, without = (
             [0.0 if rank >= 10 else 1 / np.log2(rank + 2) for rank in held_out.rank(of, users, tower).ranks["full"]]
@@ -288,7 +281,7 @@ def test_a_training_begins_from_what_was_trained_alone(longer: Bundle, tmp_path:
 def test_to_drift_an_added_item_is_one_that_training_did_not_have(longer: Bundle, extended: Extended) -> None:
     rows = []
     for bundle in (extended.bundle(1), longer):
-        history = Recommender(bundle).history(["B1", "B2", "N1"], [1, 2, 3], tower="cf")
+        history = Recommender(bundle.as_trained()).history(["B1", "B2", "N1"], [1, 2, 3])
         rows.append(reference.measure(bundle, [history], ["cf", "llm"]))
     assert [row["unknown"].item() for row in rows] == [1, 1]
     np.testing.assert_allclose(rows[0]["entropy_llm"], rows[1]["entropy_llm"], rtol=1e-6)
@@ -304,34 +297,25 @@ def test_a_service_answers_with_them_over_http(extended: Extended, longer: Bundl
         for answer in body["predictions"]:
             assert {"N1", "N2", "N3"} < {item["parent_asin"] for item in answer["items"]}
         assert running.ask({"parent_asin": "N1", "k": 1}, "/similar")[1]["items"][0]["parent_asin"] == "B7"
-        status, body, _ = running.ask({"inputs": [request([1], k=31, tower="teacher")]})
-        assert status == 400 and "`teacher` knows 30 items" in body["message"]
     finally:
         assert running.end() == 0
 
 
-@pytest.mark.parametrize("explicit", [False, True])
-def test_with_the_teachers_user_vector_in_the_prompt_no_tower_reads_them_in_a_history(
-    explicit: bool, tmp_path: Path
-) -> None:
-    tiny = make_tiny(tmp_path, user_representation=explicit)
-    added = pl.DataFrame(NEW[:1]).with_columns(store=pl.lit(None, pl.String), categories=pl.lit([], pl.List(pl.String)))
-    extending.write(tmp_path / "longer", Bundle.open(tiny.bundle), added, "shop/1")
+def test_with_the_teachers_user_vector_in_the_prompt_they_are_read_in_a_history_too(tmp_path: Path) -> None:
+    tiny = make_tiny(tmp_path, user_representation=True)
+    extending.write(tmp_path / "longer", Bundle.open(tiny.bundle), ADDED, "shop/1")
     events = request([3])["history"] + [{"parent_asin": "N1", "timestamp": 1_500_000_000_000}]
     (answer,) = Recommender.load(tmp_path / "longer").recommend(parse([{"history": events, "tower": "llm"}]))
-    assert answer.unknown == (["N1"] if explicit else [])
+    assert (answer.used, answer.unknown) == (2, [])
 
 
 def test_another_backbone_than_that_of_the_training_adds_nothing(tiny: Any, tmp_path: Path) -> None:
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     other = Path(shutil.copytree(tiny.bundle, tmp_path / "other", ignore=shutil.ignore_patterns("__pycache__")))
     weights = load_file(other / "backbone/model.safetensors")
     save_file({name: tensor * 1.1 for name, tensor in weights.items()}, other / "backbone/model.safetensors")
     seal(other)
-    added = pl.DataFrame(NEW[:1]).with_columns(store=pl.lit(None, pl.String), categories=pl.lit([], pl.List(pl.String)))
     with pytest.raises(DataError, match=r"vectors that differ by .* see that it is the backbone of the training"):
-        extending.write(tmp_path / "longer", Bundle.open(other), added, "shop/1")
+        extending.write(tmp_path / "longer", Bundle.open(other), ADDED, "shop/1")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]

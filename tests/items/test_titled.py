@@ -27,7 +27,7 @@ def longer(titled: Extended) -> Bundle:
 
 
 def test_its_vectors_are_those_of_the_item_with_its_title(longer: Bundle) -> None:
-    assert (len(longer.items), longer.trained, longer.embedded) == (33, 30, 33)
+    assert (len(longer.items), longer.trained) == (33, 30)
     for name in ("item_embeddings", "item_vectors"):
         np.testing.assert_allclose(longer.tensors[name][31], longer.tensors[name][TWIN], atol=1e-5)
         assert not np.allclose(longer.tensors[name][32], longer.tensors[name][TWIN], atol=1e-2)
@@ -38,7 +38,7 @@ def test_each_tower_reads_it_in_a_history_and_recommends_it_as_the_item_with_its
     longer: Bundle, tower: str
 ) -> None:
     recommender, times = Recommender(longer), [10**12, 2 * 10**12]
-    new, old = (recommender.history(["B3", item], times, tower) for item in ("N1", f"B{TWIN}"))
+    new, old = (recommender.history(["B3", item], times) for item in ("N1", f"B{TWIN}"))
     assert new.items.tolist() == [3, 31] and not new.unknown
     of_new, of_old = (recommender.tower(tower).vectors([history])[0] for history in (new, old))
     np.testing.assert_allclose(of_new, of_old, atol=1e-4)

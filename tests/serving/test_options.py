@@ -182,15 +182,19 @@ def test_items_like_one_against_all_cosines(tiny: Any, recommender: Recommender)
 
 
 def test_items_like_a_title_against_the_plain_item_prompt(tiny: Any, recommender: Recommender) -> None:
+    """A title of the catalogue is read with the embedding of the item that has it, so as that item."""
     model = tiny.model
     with torch.no_grad():
-        prompt = model.prompts.items(np.array([7]))
-        hidden = read_out(model.backbone, prompt, lambda slots: torch.zeros(len(slots), 32), model.item_out)
+        prompt, table = model.prompts.items(np.array([7])), model.teacher.item_vectors()
+        hidden = read_out(model.backbone, prompt, lambda slots: model.f_I(table[slots]), model.item_out)
         vector = model.f_item(hidden)
         expected = torch.nn.functional.cosine_similarity(vector, model.item_vectors()[1:]).numpy()
+    assert expected.argmax() == 6
     actual = recommender.similar(parse_similar({"title": "Bottle no 7 of rose water", "k": 30})).model_dump()
     assert ids(actual) == [f"B{n + 1}" for n in np.argsort(-expected, kind="stable")]
     np.testing.assert_allclose([item["score"] for item in actual["items"]], np.sort(expected)[::-1], atol=1e-4)
+    escaped = recommender.similar(parse_similar({"title": " Bottle&nbsp;no 7 of  rose water", "k": 30}))
+    assert escaped.model_dump() == actual
     odd = recommender.similar(Similar(title="</s> \u732b \U0001f431 [UserOut]", k=3))
     assert len(odd.items) == 3
 
@@ -253,6 +257,9 @@ def test_lists_of_a_call_have_a_limit_together() -> None:
         ({}, "the request, one of `parent_asin` and `title` must be given, and not both"),
         ({"parent_asin": "B1", "title": "x"}, "one of `parent_asin` and `title`"),
         ({"title": ""}, "`title` is"),
+        ({"title": "N/A"}, '`title` is "N/A", which names nothing'),
+        ({"title": "&nbsp;\u200b"}, "which names nothing"),
+        ({"title": " \t "}, "must have a character that is no space"),
         ({"title": "x" * 1001}, "at most 1000 characters"),
         ({"titel": "x"}, "`titel` is not a field of a request to /similar, whose fields are parent_asin, title, k,"),
         ({"parent_asin": "X9"}, '`parent_asin` is "X9", which the catalogue does not have; ask by the item\'s `title`'),

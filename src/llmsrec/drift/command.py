@@ -2,7 +2,6 @@
 
 import argparse
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +68,7 @@ def _histories(bundle: "Bundle", log: Path | None, data: Path | None) -> list["H
     from llmsrec.scoring import histories
     from llmsrec.serving.recommender import Recommender
 
-    read = partial(Recommender(bundle.as_trained()).history, tower="cf")  # drift is from the items of the training
+    read = Recommender(bundle.as_trained()).history  # drift is from the items of the training
     if log:
         return [read(*history) for history in requests.read(log)]
     if data is None or not data.is_dir():

@@ -52,20 +52,8 @@ def vectors(
 
 
 def items(llm: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-    """`[I + 1, d']` and `[T + 1, d]` item vectors as `[I + 1, d' + d]`.
-
-    The last I - T items, which the teacher does not know, have `unknown`.
-    """
-    added = np.tile(unknown(teacher[1:]), (len(llm) - len(teacher), 1))
-    return np.concatenate([llm, np.concatenate([teacher, added])], axis=1)
-
-
-def unknown(teacher: np.ndarray) -> np.ndarray:
-    """`[d]`, what stands for an item that the teacher does not know: the mean of its `[T, d]` item vectors.
-
-    By it the item is to a user neither better nor worse than the others.
-    """
-    return teacher.mean(axis=0)
+    """`[I + 1, d']` and `[I + 1, d]` item vectors as `[I + 1, d' + d]`."""
+    return np.concatenate([llm, teacher], axis=1)
 
 
 def fit(users: Pair, item_vectors: Pair, targets: np.ndarray, offsets: np.ndarray, history: np.ndarray) -> Blend:

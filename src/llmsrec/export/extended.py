@@ -5,22 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
-import torch.nn.functional as F
 from safetensors.numpy import save_file
 
 from llmsrec.errors import DataError
 from llmsrec.export import index, onnx
 from llmsrec.export.bundle import write_code
 from llmsrec.files import read_json, write_json
-from llmsrec.models.text.whitening import Whitening
 from llmsrec.serving.bundle import MANIFEST, Bundle, seal
 from llmsrec.serving.contents import CATALOGUE, COLUMNS
 from llmsrec.serving.llm_tower import LLMTower
 from llmsrec.serving.on_torch import OnTorch
 
 PROBED = 64  # items of the training whose vectors are computed again
-ROWS = 1024  # new items that are compared with all others at once
 ROUGH = 0.05  # what the vectors of a backbone in fewer bits than float32 may differ by
 
 
@@ -28,7 +24,7 @@ def write(folder: Path, bundle: Bundle, added: pl.DataFrame, version: str) -> st
     """Write a whole bundle, or nothing: all that `bundle` holds, today's code, and the items of `added` behind its own.
 
     Heads, tokens and the vectors of `bundle`'s items stay as they are, byte by byte. So does the teacher, but for new
-    rows of its item table where it knows titles.
+    rows of its item table.
 
     Args:
         folder: where it shall lie; nothing is there.
@@ -43,21 +39,10 @@ def write(folder: Path, bundle: Bundle, added: pl.DataFrame, version: str) -> st
     """
     items = _catalogue(bundle, added)
     titles = items["title"][len(bundle.items) :].to_list()
-    language = OnTorch(bundle)
-    tower = LLMTower(bundle, language)
+    tower = LLMTower(bundle, OnTorch(bundle))
     parity = read_json(bundle.folder / "parity.json")
     probed = probe(tower, bundle, parity["tolerance"])
-    new, embeddings = {}, tower.embeddings_of(titles)
-    if embeddings is not None:
-        new["item_embeddings"] = embeddings
-        inputs = tower.inputs_of(embeddings)
-    elif bundle.config["prompts"]["item_embedding"]:
-        known = items["title"][: bundle.trained].to_list()
-        alike = most_alike(np.pad(language.texts([*known, *titles]), ((1, 0), (0, 0))), bundle.trained)
-        inputs = tower.inputs_of(bundle.tensors["item_embeddings"][alike])
-    else:
-        inputs = tower.no_inputs(len(titles))
-    new["item_vectors"] = tower.of_titles(titles, inputs)
+    new = {"item_embeddings": tower.embeddings_of(titles), "item_vectors": tower.of_titles(titles)}
     tensors = {name: np.concatenate([bundle.tensors[name], rows]) for name, rows in new.items()}
     shapes = bundle.config["shapes"] | {"items": len(items), "trained": bundle.trained}
     extends = {"version": version, "bundle_sha256": bundle.digest}
@@ -69,9 +54,8 @@ def write(folder: Path, bundle: Bundle, added: pl.DataFrame, version: str) -> st
         items.write_parquet(building / "items.parquet")
         write_json(building / "config.json", bundle.config | {"shapes": shapes, "extends": extends})
         write_json(building / "parity.json", parity | {"added": probed})
-        if embeddings is not None:
-            own, name = building / f"onnx/{bundle.teacher}.onnx", "item_embeddings"
-            onnx.replace(own, bundle.tensors[name], tensors[name])
+        table = "item_embeddings"
+        onnx.replace(building / f"onnx/{bundle.teacher}.onnx", bundle.tensors[table], tensors[table])
         for name, rows in new.items():
             if path := bundle.index(name):
                 index.add(path, building / f"index/{name}.faiss", rows, len(bundle.items))
@@ -82,21 +66,6 @@ def write(folder: Path, bundle: Bundle, added: pl.DataFrame, version: str) -> st
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return digest
-
-
-def most_alike(texts: np.ndarray, known: int) -> np.ndarray:
-    """`[C]` the number 1..I of the item whose title each new one is nearest to, by the cosine of whitened text vectors.
-
-    Its embedding stands for the one that a new item does not have: docs/experiments.md, "New items by title".
-
-    Args:
-        texts: `[I + C + 1, w]` (`engine.text_vectors`), of the items of the training first.
-        known: I.
-    """
-    vectors = torch.from_numpy(texts)
-    spread = F.normalize(Whitening.of(vectors[: known + 1])(vectors), dim=1)
-    old, new = spread[1 : known + 1], spread[known + 1 :]
-    return torch.cat([1 + (part @ old.T).argmax(dim=1) for part in new.split(ROWS)]).numpy()
 
 
 def probe(tower: LLMTower, bundle: Bundle, tolerance: float) -> dict[str, float]:

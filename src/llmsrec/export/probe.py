@@ -60,7 +60,7 @@ def main(folder: Path, requests: int) -> None:
     print(f"loaded in {loaded:.1f} s{DONE}", flush=True)
     config = json.loads((folder / "config.json").read_text())
     asins = pl.read_parquet(folder / "items.parquet")["parent_asin"].to_list()
-    asins = asins[: config["shapes"].get("trained")]  # of items that were added by title, some towers know nothing
+    asins = asins[: config["shapes"].get("trained")]  # older code: of added items, some towers know nothing
     length = min(LENGTH, len(asins) // 2)
 
     def ask(tower: str, number: int) -> None:

@@ -21,7 +21,7 @@ def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
 
     Each user's NDCG@10 in the whole catalogue is compared with what it was among the items of the training: of `llm`
     and `blend` as the evaluation had it, so that a bundle which answers otherwise than the trained model shows here,
-    too. A `teacher` of ids alone knows no added items, so they cost it nothing.
+    too.
 
     Args:
         bundle: as `export.extended` wrote it.
@@ -42,7 +42,7 @@ def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
     users = evaluated.test_users[sample(len(evaluated.test_users), ASKED, SEED)]
     ranks = evaluated.ranks.filter(pl.col("user_id").is_in(users["user_id"].implode()))
     evaluated_as, before = {"llm": OURS, "blend": group("blend")}, {}
-    for tower in (tower for tower in bundle.towers if tower != "teacher" or bundle.reads_titles):
+    for tower in bundle.towers:
         if evaluated.ranked(name := evaluated_as.get(tower, "")):
             before[tower] = of_users(ranks, name, "test", PROTOCOL, METRIC)
         else:

@@ -117,8 +117,7 @@ def extended(model: str, version: int, run_id: str, about: dict[str, Any], now: 
         "",
         "## Added items",
         f"- catalogue: {about['trained']:,} items of the training, {about['items']:,} that it never saw",
-        f"- recommended by {', '.join(f'`{tower}`' for tower in about['towers'])}; which towers read them in a history",
-        "  docs/serving.md says",
+        "- all towers recommend them, and read them in histories: docs/serving.md says by which vectors",
         *(
             f"- test users' own items in the longer catalogue, NDCG@10 among all items, {tower}: "
             f"{cost['difference']:+.4f} [{cost['low']:+.4f}, {cost['high']:+.4f}] ({about['users']:,} users)"

@@ -58,10 +58,9 @@ def rank(bundle: Bundle, users: pl.DataFrame, tower: str) -> HeldOut:
     """
     recommender = Recommender(bundle)
     reader = recommender.tower(tower)
-    known_items = bundle.items.head(bundle.recommended_by(tower))
-    ids = {asin: number for number, asin in enumerate(known_items["parent_asin"], start=1)}
+    ids = {asin: number for number, asin in enumerate(bundle.items["parent_asin"], start=1)}
     histories = users.select("history", "timestamps").iter_rows()
-    read = [recommender.history(asins, times, tower) for asins, times in histories]
+    read = [recommender.history(asins, times) for asins, times in histories]
     targets = np.array([ids.get(asin, 0) for asin in users["target"]], dtype=np.int64)
     negatives = _negatives(users, ids, targets) if "negatives" in users.columns else None
     known = np.array([len(history.items) > 0 for history in read], dtype=bool)
@@ -69,7 +68,7 @@ def rank(bundle: Bundle, users: pl.DataFrame, tower: str) -> HeldOut:
     protocols = ("full",) if negatives is None else ("full", "uni99")
     ranks = {protocol: np.full(len(read), MISS, dtype=np.int32) for protocol in protocols}
     by_tower, by_count = np.flatnonzero(known & (targets > 0)), np.flatnonzero(~known & (targets > 0))
-    counts = np.concatenate([[0], known_items["count"].to_numpy()])[:, None].astype(np.float64)
+    counts = np.concatenate([[0], bundle.items["count"].to_numpy()])[:, None].astype(np.float64)
     vectors = _vectors([read[row] for row in by_tower], reader, len(bundle.items), len(read))
     for rows, of_users, of_items in (
         (by_tower, vectors, item_vectors(bundle, tower)),
@@ -78,7 +77,6 @@ def rank(bundle: Bundle, users: pl.DataFrame, tower: str) -> HeldOut:
         if not len(rows):
             continue
         excluded = [recommender.excluded(read[row]) + 1 for row in rows]
-        excluded = [items[items <= len(known_items)] for items in excluded]
         offsets = np.concatenate([[0], np.cumsum([len(items) for items in excluded])])
         seen = np.concatenate(excluded)
         others = None if negatives is None else negatives[rows]

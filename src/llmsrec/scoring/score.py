@@ -107,10 +107,8 @@ def _check(bundle: Bundle, wanted: Wanted) -> None:
     if wanted.tower not in TOWERS:
         raise RequestError(f"--tower is {wanted.tower!r}; it is one of {', '.join(TOWERS)}.")
     bundle.check_tower(wanted.tower, "--tower")
-    count = bundle.recommended_by(wanted.tower)
-    if not 1 <= wanted.k <= count:
-        of = "the catalogue has" if count == len(bundle.items) else "the tower knows"
-        raise RequestError(f"--k is {wanted.k}, but {of} {count} items; it is one of these.")
+    if not 1 <= wanted.k <= len(bundle.items):
+        raise RequestError(f"--k is {wanted.k}, but the catalogue has {len(bundle.items)} items; it is one of these.")
 
 
 def _digest(bundle: Bundle, version: str, source: Source, wanted: Wanted) -> str:
@@ -149,8 +147,8 @@ def _ranked(
 ) -> tuple[list[Ranked], dict[str, int]]:
     """The items of each user, in the users' order, and the counts of `Summary`."""
     histories_sent = users.select("parent_asin", "timestamp").rows()
-    read = [recommender.history(asins, times, wanted.tower) for asins, times in histories_sent]
-    popular = recommender.popular(wanted.k, wanted.tower)
+    read = [recommender.history(asins, times) for asins, times in histories_sent]
+    popular = recommender.popular(wanted.k)
     ranked = [Ranked(user, *popular, POPULAR) for user in users["user_id"]]
     known = [row for row, history in enumerate(read) if len(history.items)]
     progress.add(len(read) - len(known))

@@ -4,10 +4,10 @@
     config.json          format, shapes, prompt settings, how the backbone is loaded
     items.parquet        item_id, parent_asin, title, count (training events: the popularity fallback), store and
                          categories; bundles from before lack these two
-    vectors.safetensors  item_vectors [I + 1, d'], item_embeddings [T + 1, d], user_out [d_llm], item_out [d_llm]; the
+    vectors.safetensors  item_vectors [I + 1, d'], item_embeddings [I + 1, d], user_out [d_llm], item_out [d_llm]; the
                          first T items are those of the training, others were added by title (`llmsrec items add`).
                          Of a teacher that knows titles also title_projection [d_llm, d] and title_bias [d], which make
-                         embeddings of text vectors (`engine.text_vectors`); item_embeddings are then [I + 1, d]
+                         embeddings of text vectors (`engine.text_vectors`)
     onnx/                f_item, f_user, f_cf_user, f_I, the teacher by its name, such as sasrec (and f_U where the
                          prompt holds the user representation)
     backbone/            backbone.json: hub id and commit, or the model's own files beside it
@@ -153,23 +153,9 @@ class Bundle:
         return int(self.config["shapes"].get("trained", self.config["shapes"]["items"]))
 
     @property
-    def embedded(self) -> int:
-        """Items 1..n are those that the teacher has an embedding of: all where it knows titles, else the trained."""
-        return len(self.tensors["item_embeddings"]) - 1
-
-    @property
     def reads_titles(self) -> bool:
         """Whether the teacher has embeddings of items that it never saw, by their titles (sasrec.items)."""
         return "title_projection" in self.tensors
-
-    def read_by(self, tower: str) -> int:
-        """Items 1..n are those that a tower can read in a history."""
-        alone = tower == "llm" and not self.config.get("prompts", {}).get("user_representation")
-        return len(self.items) if alone else self.embedded
-
-    def recommended_by(self, tower: str) -> int:
-        """Items 1..n are those that a tower can recommend: `cf` scores f_item's vectors, as `llm` and `blend` do."""
-        return self.embedded if tower == "teacher" else len(self.items)
 
     def as_trained(self) -> "Bundle":
         """The bundle with the items of its training alone, all of which are scored."""

@@ -98,8 +98,7 @@ def _check_items(bundle: "Bundle", count: int) -> None:
 
 
 def _check_tensors(bundle: "Bundle", shapes: dict[str, int]) -> None:
-    embedded = shapes["items"] if bundle.reads_titles else bundle.trained
-    expected: dict[str, tuple[int, ...]] = {"item_embeddings": (embedded + 1, shapes["d"])}
+    expected: dict[str, tuple[int, ...]] = {"item_embeddings": (shapes["items"] + 1, shapes["d"])}
     if bundle.reads_titles:
         expected |= {"title_projection": (shapes["d_llm"], shapes["d"]), "title_bias": (shapes["d"],)}
     if "llm" in bundle.towers:
@@ -118,7 +117,7 @@ def _check_tensors(bundle: "Bundle", shapes: dict[str, int]) -> None:
 
 def _check_models(bundle: "Bundle", shapes: dict[str, int]) -> None:
     """NaN in an embedding of the teacher shows only where its item is asked for, so it reads all, row after row."""
-    count, length, tensors, heads = bundle.embedded, shapes["max_length"], bundle.tensors, "llm" in bundle.towers
+    count, length, tensors, heads = shapes["items"], shapes["max_length"], bundle.tensors, "llm" in bundle.towers
     teacher = _model(bundle, bundle.teacher)
     if teacher.row != (length,):
         file = f"onnx/{bundle.teacher}.onnx"

@@ -10,6 +10,7 @@ import numpy as np
 from llmsrec.engine.kept import Kept
 from llmsrec.prompts.retrieval import PromptBatch, Prompts, PromptSettings
 from llmsrec.serving.bundle import Bundle
+from llmsrec.serving.nearest_title import NearestTitle
 from llmsrec.serving.towers import History, Teacher
 
 ITEMS = 64  # prompts of items at once
@@ -74,15 +75,15 @@ class LLMTower:
         self._language = language
         settings = PromptSettings(**bundle.config["prompts"])
         self._prompts_of = partial(Prompts, language.tokenizer, settings=settings, limit=language.limit)
-        self._prompts = self._prompts_of(titles=bundle.items["title"].to_list())
+        titles = bundle.items["title"].to_list()
+        self._prompts = self._prompts_of(titles=titles)
         self._trained = bundle.trained
         self._f_I = bundle.models["f_I"]
         of_titles = ("title_projection", "title_bias")
         self._of_titles = [bundle.tensors[name] for name in of_titles] if bundle.reads_titles else None
-        inputs = self.inputs_of(bundle.tensors["item_embeddings"])
-        # Zeros stand for what a teacher of ids does not have, embeddings of items that were added by title
-        # (docs/experiments.md).
-        self._item_inputs = np.pad(inputs, ((0, len(bundle.items) - bundle.embedded), (0, 0)))
+        self._embeddings = bundle.tensors["item_embeddings"]
+        self._item_inputs = self.inputs_of(self._embeddings)
+        self._nearest = NearestTitle(titles[: bundle.trained])
         self._user_out, self._item_out = bundle.tensors["user_out"], bundle.tensors["item_out"]
         self._f_user, self._f_item = bundle.models["f_user"], bundle.models["f_item"]
         self._explicit = settings.user_representation
@@ -116,22 +117,25 @@ class LLMTower:
         """`[n, d']` float32, the vectors of items with these titles that training never saw.
 
         Args:
-            inputs: `[n, d_llm]` float32, f_I of their embeddings, or what stands for it; None: of those that the
-                teacher has by their titles, zeros if it has none.
+            inputs: `[n, d_llm]` float32, what stands for f_I of their embeddings; None: f_I of `embeddings_of`.
         """
         if inputs is None:
-            embeddings = self.embeddings_of(titles)
-            inputs = self.no_inputs(len(titles)) if embeddings is None else self.inputs_of(embeddings)
+            inputs = self.inputs_of(self.embeddings_of(titles))
         prompts = self._prompts_of(titles=titles)
         return self._of_items(prompts, np.arange(1, len(titles) + 1), np.pad(inputs, ((1, 0), (0, 0))))
 
-    def embeddings_of(self, titles: list[str]) -> np.ndarray | None:
-        """`[n, d]` float32, what the teacher has for items with these titles; None if it knows items by ids alone."""
+    def embeddings_of(self, titles: list[str]) -> np.ndarray:
+        """`[n, d]` float32, embeddings for items with these titles that training never saw.
+
+        What the teacher makes of titles, if it does; else the embeddings of the items whose titles are nearest, zeros
+        where no word is known (docs/experiments.md, "New items by title").
+        """
         texts = None if self._of_titles is None else self._language.texts(titles)
         if self._of_titles is None or texts is None:
-            return None
+            return self._embeddings[self._nearest.of(titles)]
         projection, bias = self._of_titles
-        return texts @ projection + bias
+        made: np.ndarray = texts @ projection + bias
+        return made
 
     def inputs_of(self, embeddings: np.ndarray) -> np.ndarray:
         """`[n, d_llm]`, f_I of `[n, d]` item embeddings."""

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import polars as pl
 
-from llmsrec.data.titles import UNTITLED
+from llmsrec.data.titles import UNTITLED, clean
 from llmsrec.errors import RequestError, shown
 from llmsrec.evaluation.blend import Blend
 from llmsrec.serving import limits, neighbours
@@ -48,7 +49,8 @@ class Recommender:
         if "blend" in bundle.towers:
             self._searches["blend"] = Sum(self._searches["llm"], self._searches["teacher"], self._untitled)
             self._directions["blend"] = self._directions["llm"]
-        self._popular = {tower: self._by_count(bundle.recommended_by(tower)) for tower in bundle.towers}
+        counts = bundle.items["count"].to_numpy().astype(np.float32)
+        self._popular = Exact(counts[None], self._untitled)
         self._catalogue = Catalogue(bundle)
         self._towers: dict[str, Tower] = {"teacher": Teacher(bundle)}
         if "cf" in bundle.towers:
@@ -107,7 +109,6 @@ class Recommender:
             self.history(
                 [e.parent_asin for e in request.history],
                 [e.timestamp for e in request.history],
-                self.tower_of(request),
             )
             for request in requests
         ]
@@ -117,7 +118,7 @@ class Recommender:
             if len(history.items):
                 by_tower.setdefault(self.tower_of(request), []).append(row)
             else:
-                answers[row] = self._answer(request, history, ALIKE, self._popular[self.tower_of(request)])
+                answers[row] = self._answer(request, history, ALIKE, self._popular)
         for name, rows in by_tower.items():
             size = self._batch(name) if len(rows) > 1 else 1
             for start in range(0, len(rows), size):
@@ -140,47 +141,28 @@ class Recommender:
             self._check_items(request, f"request {number}")
             self._bundle.check_tower(self.tower_of(request), f"request {number}, `tower`")
 
-    def history(self, asins: list[str], timestamps: list[int], tower: str = "llm") -> History:
-        """Oldest first (ties in the order given), of repeats the first or all, as in the data that was trained on.
-
-        Args:
-            tower: which will read it; items that were added by title are unknown to `cf` and `teacher`.
-        """
-        readable = self._bundle.read_by(tower)
+    def history(self, asins: list[str], timestamps: list[int]) -> History:
+        """Oldest first (ties in the order given), of repeats the first or all, as in the data that was trained on."""
         events = [(asins[place], timestamps[place]) for place in sorted(range(len(asins)), key=timestamps.__getitem__)]
         first: dict[str, int] = {}
         for asin, time in events:
             first.setdefault(asin, time)
         kept = events if self._bundle.repeats else list(first.items())
-        known = [(self._ids[asin], time) for asin, time in kept if self._is_known(asin, readable)]
+        known = [(self._ids[asin], time) for asin, time in kept if asin in self._ids]
         return History(
             items=np.array([item for item, _ in known], dtype=np.int64),
             timestamps=np.array([time for _, time in known], dtype=np.int64),
-            unknown=[asin for asin in first if not self._is_known(asin, readable)],
+            unknown=[asin for asin in first if asin not in self._ids],
         )
 
-    def _is_known(self, asin: str, among: int) -> bool:
-        """Whether it is one of the items 1..`among`."""
-        return self._ids.get(asin, among + 1) <= among
-
     def _search(self, name: str) -> Search:
-        """What ranks the items by their vectors; a teacher has none of those that were added by title."""
-        rows = self._bundle.tensors[name][1:]
-        last, path = self._untitled[: len(rows)], self._bundle.index(name)
-        return Index.read(path, rows, last) if path else Exact(np.ascontiguousarray(rows.T), last)
-
-    def _by_count(self, count: int) -> Exact:
-        """The search of items 1..`count` by their events in the training, which is the same for all users."""
-        counts = self._bundle.items["count"].head(count).to_numpy().astype(np.float32)
-        return Exact(counts[None], self._untitled[:count])
+        """What ranks the items by their vectors."""
+        rows, path = self._bundle.tensors[name][1:], self._bundle.index(name)
+        return Index.read(path, rows, self._untitled) if path else Exact(np.ascontiguousarray(rows.T), self._untitled)
 
     def excluded(self, history: History) -> np.ndarray:
         """Indices of the items that are not recommended after a history: its own, or none where repeats were kept."""
-        return history.items[:0] if self._bundle.repeats else self._met(history)
-
-    def _met(self, history: History) -> np.ndarray:
-        """Indices of a history's items, those that its tower cannot read included."""
-        return np.concatenate([history.items - 1, self._indices(history.unknown)])
+        return history.items[:0] if self._bundle.repeats else history.items - 1
 
     def rank(self, histories: list[History], tower: str, k: int) -> list[Best]:
         """What `recommend` ranks, for histories that are one batch: `[<= k]` indices of items, best first, and scores.
@@ -198,9 +180,9 @@ class Recommender:
         search = self._searches[tower]
         return search.recall(vectors, search.truth(vectors, k)) if isinstance(search, Index) else None
 
-    def popular(self, k: int, tower: str) -> Best:
+    def popular(self, k: int) -> Best:
         """What a history without a known item gets: `[k]` indices of items, best first, and their events."""
-        return self._popular[tower].best(ALIKE[None], k, [np.empty(0, dtype=np.int64)])[0]
+        return self._popular.best(ALIKE[None], k, [np.empty(0, dtype=np.int64)])[0]
 
     def similar(self, request: Similar) -> Neighbours:
         """The items whose vectors are nearest to that of an item, or of an item with some title.
@@ -218,6 +200,8 @@ class Recommender:
                 f"the request, `title` is {shown(request.title)}, but this model is {self._bundle.teacher} by itself, "
                 "which reads no titles; ask by `parent_asin`."
             )
+        if request.title is not None and _plain(request.title) == UNTITLED:
+            raise RequestError(f"the request, `title` is {shown(request.title)}, which names nothing; give a title.")
         if request.parent_asin is not None and request.parent_asin not in self._ids:
             raise RequestError(
                 f"the request, `parent_asin` is {shown(request.parent_asin)}, which the catalogue does not have; ask "
@@ -227,10 +211,11 @@ class Recommender:
 
     def _check_items(self, request: Request | Similar, name: str) -> None:
         """Raise RequestError, in which the request has a name, for items that the catalogue does not have."""
-        count = self._bundle.recommended_by(self.tower_of(request))
+        count = len(self._asins)
         if request.k > count and request.allow is None:
-            of = f"the catalogue has {count} items" if count == len(self._asins) else f"`teacher` knows {count} items"
-            raise RequestError(f"{name}, `k` is {request.k}, but {of}; ask for 1 to {count}.")
+            raise RequestError(
+                f"{name}, `k` is {request.k}, but the catalogue has {count} items; ask for 1 to {count}."
+            )
         if request.filter:
             self._catalogue.check(request.filter, name)
 
@@ -240,7 +225,7 @@ class Recommender:
             own = np.array([self._ids[request.parent_asin] - 1])
             cosines = directions.cosines(directions.of(own)[0])
         else:
-            cosines = directions.cosines(cast("LLMTower", self.tower("llm")).of_titles([str(request.title)])[0])
+            cosines = directions.cosines(cast("LLMTower", self.tower("llm")).of_titles([_plain(str(request.title))])[0])
         exclude = self._left_out(own, request.allow, request.block, request.filter)
         best = top(cosines, request.k, exclude, self._untitled)
         return Neighbours(items=self._named(best, cosines[best]))
@@ -248,7 +233,7 @@ class Recommender:
     def _answer(self, request: Request, history: History, vector: np.ndarray, search: Search) -> Answer:
         tower, own = self.tower_of(request), self.excluded(history)
         if request.exclude_history is not None:
-            own = self._met(history) if request.exclude_history else own[:0]
+            own = history.items - 1 if request.exclude_history else own[:0]
         exclude = self._left_out(own, request.allow, request.block, request.filter)
         directions, count = self._directions[tower], request.k
         if request.diversity:
@@ -274,12 +259,7 @@ class Recommender:
             used=len(history.items),
             unknown=history.unknown,
             fallback=None if len(history.items) else "popular",
-            unknown_candidates=[
-                asin
-                for asin in dict.fromkeys(request.allow or [])
-                if not self._is_known(asin, self._bundle.recommended_by(tower))
-            ]
-            or None,
+            unknown_candidates=[asin for asin in dict.fromkeys(request.allow or []) if asin not in self._ids] or None,
         )
 
     def _left_out(
@@ -345,3 +325,8 @@ class Recommender:
                 "the Dockerfile)."
             ) from error
         return LLMTower(self._bundle, OnTorch(self._bundle))
+
+
+def _plain(title: str) -> str:
+    """A title as the catalogue would hold it."""
+    return str(clean(pl.Series([title]))[0])

@@ -174,7 +174,7 @@ class Similar(Strict):
     )
 
     parent_asin: Id | None = None
-    title: str | None = Field(default=None, min_length=1, max_length=limits.TEXT)
+    title: str | None = Field(default=None, min_length=1, max_length=limits.TEXT, pattern=r"\S")
     k: Whole = Field(default=10, ge=1, le=limits.ITEMS)
     allow: list[Id] | None = Field(default=None, min_length=1, max_length=limits.LISTED)
     block: list[Id] = Field(default=[], max_length=limits.LISTED)

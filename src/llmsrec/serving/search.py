@@ -5,8 +5,6 @@ from typing import Protocol
 
 import numpy as np
 
-from llmsrec.evaluation.blend import unknown
-
 Best = tuple[np.ndarray, np.ndarray]  # `[<= k]` indices of items, best first, and their scores
 
 
@@ -23,8 +21,7 @@ class Search(Protocol):
         """The `k` items with the highest scores for each of `[B, d]` vectors; fewer where fewer are left.
 
         Args:
-            exclude: for each vector the indices of items that are left out; any that this search does not have, and
-                one that comes twice, change nothing.
+            exclude: for each vector the indices of items that are left out; one that comes twice changes nothing.
         """
         ...
 
@@ -43,14 +40,12 @@ class Exact:
     def best(self, vectors: np.ndarray, k: int, exclude: Sequence[np.ndarray]) -> list[Best]:
         """See `Search`; ties by index, so always the same."""
         scores = vectors @ self.columns
-        ranked = [top(row, k, out[out < len(row)], self._last) for row, out in zip(scores, exclude, strict=True)]
+        ranked = [top(row, k, out, self._last) for row, out in zip(scores, exclude, strict=True)]
         return [(indices, row[indices]) for indices, row in zip(ranked, scores, strict=True)]
 
 
 class Sum:
     """The sum of two searches' scores, for vectors that stand behind each other (`evaluation.blend`), of every item.
-
-    Items that the second does not have get the mean of its scores (`blend.unknown`).
 
     Attributes:
         columns: `[d, I]`, the first's.
@@ -58,7 +53,6 @@ class Sum:
 
     def __init__(self, first: Search, second: Search, last: np.ndarray) -> None:
         self.columns, self._second, self._last = first.columns, second.columns, last
-        self._mean = unknown(second.columns.T)
 
     def best(self, vectors: np.ndarray, k: int, exclude: Sequence[np.ndarray]) -> list[Best]:
         """See `Search`; ties by index."""
@@ -74,8 +68,7 @@ class Sum:
         """`[2, B, I]`."""
         of_first, of_second = np.split(vectors, [len(self.columns)], axis=1)
         scores = np.empty((2, len(vectors), self.columns.shape[1]), dtype=np.float32)
-        scores[0], scores[1] = of_first @ self.columns, (of_second @ self._mean)[:, None]
-        scores[1, :, : self._second.shape[1]] = of_second @ self._second
+        scores[0], scores[1] = of_first @ self.columns, of_second @ self._second
         return scores
 
 

@@ -19,7 +19,7 @@ class BERT4Rec(Teacher):
     Positions count from the end, so that the mask of the next item has the same one in every history.
 
     Args:
-        items: the number of items I; their ids are 1..I, and I + 1 stands for a masked item.
+        items: the number of items I; their ids are 1..I, and `masked` stands for a masked item.
         dim: the width of an item's vector and of all layers; with the item's bias d = dim + 1.
         blocks: transformer blocks, post-norm, with a GELU feed-forward layer of 4 dim.
         heads: attention heads a block.
@@ -28,6 +28,8 @@ class BERT4Rec(Teacher):
     """
 
     system = "bert4rec"
+
+    masked = -1
 
     def __init__(self, items: int, dim: int, blocks: int, heads: int, max_length: int, dropout: float) -> None:
         super().__init__()
@@ -41,7 +43,6 @@ class BERT4Rec(Teacher):
         }
         self.max_length = max_length
         self.dropout = dropout
-        self.masked = items + 1
         self.item = nn.Embedding(items + 1, dim + 1, padding_idx=0)
         self.mask = nn.Parameter(torch.zeros(1, dim))
         self.position = nn.Embedding(max_length + 1, dim)
