@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmsrec import params
 from llmsrec.models.cf.bert4rec import BERT4Rec
-from llmsrec.models.cf.teacher import Teacher
+from llmsrec.models.cf.teacher import MASK, Teacher
 from llmsrec.models.losses import next_item as losses
 from llmsrec.systems import cf
 from llmsrec.training import next_item
@@ -110,7 +110,7 @@ def test_each_masked_position_has_the_item_under_the_mask_as_its_target(
     users, targets = seen_by_the_loss(monkeypatch, model, rows, chosen)
     expected, alone = [], []
     for row, places in zip(rows.tolist(), hidden.tolist(), strict=True):
-        masked = [model.masked if place else item for item, place in zip(row, places, strict=True)]
+        masked = [MASK if place else item for item, place in zip(row, places, strict=True)]
         vectors = model(torch.tensor([[item for item in masked if item]]))[0]
         for back in range(1, len(vectors) + 1):
             if places[-back]:

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from llmsrec import distributed, params
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError
-from llmsrec.models.cf.teacher import Teacher, create
+from llmsrec.models.cf.teacher import MASK, Teacher, create
 from llmsrec.models.losses import next_item as losses
 from llmsrec.progress import Progress
 from llmsrec.training import checkpoint
@@ -178,7 +178,7 @@ def next_item_loss(
     last = False
     if isinstance(settings, params.Cloze):
         following, real = rows, masked(rows, settings, generator)
-        inputs = rows.masked_fill(real, len(model.item_vectors()))
+        inputs = rows.masked_fill(real, MASK)
     else:
         inputs, following, real = rows[:, :-1], rows[:, 1:], rows[:, :-1] != 0
         last = settings.samples == "prefixes"

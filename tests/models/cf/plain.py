@@ -9,6 +9,7 @@ from torch import Tensor
 from llmsrec.models.cf.bert4rec import BERT4Rec
 from llmsrec.models.cf.gru4rec import GRU4Rec
 from llmsrec.models.cf.nextitnet import NextItNet
+from llmsrec.models.cf.teacher import MASK
 
 ONE = torch.ones(1)
 
@@ -54,7 +55,7 @@ def bert4rec(model: BERT4Rec, row: Sequence[int]) -> Tensor:
     length = len(row)
     rows = []
     for i, item in enumerate(row):
-        vector = model.mask[0] if item == model.masked else model.item.weight[item, :-1]
+        vector = model.mask[0] if item == MASK else model.item.weight[item, :-1]
         rows.append(model.norm(vector + model.position.weight[length - 1 - i]))
     x = torch.stack(rows)
     for block in model.blocks:

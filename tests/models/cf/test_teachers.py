@@ -17,7 +17,7 @@ from llmsrec.errors import DataError
 from llmsrec.export import onnx
 from llmsrec.models.cf import teacher
 from llmsrec.models.cf.bert4rec import BERT4Rec
-from llmsrec.models.cf.teacher import Teacher
+from llmsrec.models.cf.teacher import MASK, Teacher
 from tests.models.cf import plain
 
 ITEMS = 20
@@ -83,11 +83,11 @@ def test_a_padded_row_in_a_batch_is_what_the_plain_form_computes_of_the_history_
 def test_bert4rec_guesses_a_masked_item_from_both_sides() -> None:
     model = build("bert4rec")
     assert isinstance(model, BERT4Rec)
-    row = [3, model.masked, 4, 1, model.masked, 9]
+    row = [3, MASK, 4, 1, MASK, 9]
     with torch.no_grad():
         vectors = model(torch.tensor([padded(row, 7)]))[0, 1:]
         torch.testing.assert_close(vectors, plain.bert4rec(model, row), rtol=1e-4, atol=1e-5)
-        other = model(torch.tensor([padded([3, model.masked, 4, 1, model.masked, 10], 7)]))[0, 1:]
+        other = model(torch.tensor([padded([3, MASK, 4, 1, MASK, 10], 7)]))[0, 1:]
     assert (vectors[1, :-1] - other[1, :-1]).abs().max() > 1e-3
 
 
@@ -97,7 +97,7 @@ def test_bert4recs_user_vector_is_that_of_a_mask_behind_the_whole_history(row: l
     model = build("bert4rec")
     assert isinstance(model, BERT4Rec)
     with torch.no_grad():
-        expected = plain.bert4rec(model, [*row, model.masked])[-1]
+        expected = plain.bert4rec(model, [*row, MASK])[-1]
         torch.testing.assert_close(model.last(torch.tensor([padded(row, 6)]))[0], expected, rtol=1e-4, atol=1e-5)
 
 

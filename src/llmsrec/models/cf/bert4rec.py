@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmsrec.models.cf.block import FORBIDDEN, Block
-from llmsrec.models.cf.teacher import Teacher, drop, with_one
+from llmsrec.models.cf.teacher import MASK, Teacher, drop, with_one
 
 
 class BERT4Rec(Teacher):
@@ -19,7 +19,7 @@ class BERT4Rec(Teacher):
     Positions count from the end, so that the mask of the next item has the same one in every history.
 
     Args:
-        items: the number of items I; their ids are 1..I, and `masked` stands for a masked item.
+        items: the number of items I; their ids are 1..I, and MASK stands for a masked one.
         dim: the width of an item's vector and of all layers; with the item's bias d = dim + 1.
         blocks: transformer blocks, post-norm, with a GELU feed-forward layer of 4 dim.
         heads: attention heads a block.
@@ -28,8 +28,6 @@ class BERT4Rec(Teacher):
     """
 
     system = "bert4rec"
-
-    masked = -1
 
     def __init__(self, items: int, dim: int, blocks: int, heads: int, max_length: int, dropout: float) -> None:
         super().__init__()
@@ -74,13 +72,13 @@ class BERT4Rec(Teacher):
 
     def last(self, items: Tensor) -> Tensor:
         """The user vectors `[B, d]` of histories `[B, L]`: what is guessed of a masked item behind them."""
-        return self._encode(F.pad(items, (0, 1), value=self.masked), 1)[:, -1]
+        return self._encode(F.pad(items, (0, 1), value=MASK), 1)[:, -1]
 
     def _encode(self, items: Tensor, asked: int) -> Tensor:
         """`[B, asked, d]`: of the last positions alone, as the last block computes no other."""
         length = items.shape[1]
         rate = self.dropout if self.training else 0.0
-        hidden = (items == self.masked)[..., None]
+        hidden = (items == MASK)[..., None]
         item = torch.where(hidden, self.mask, self.item(items.masked_fill(hidden[..., 0], 0))[..., :-1])
         positions = torch.arange(length - 1, -1, -1, device=items.device)
         x = drop(self.norm(item + self.position(positions)), rate)

@@ -24,6 +24,7 @@ from llmsrec.files import atomic, read_json, write_json
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 INIT_STD = 0.02
+MASK = -1  # in place of an item that is asked for (BERT4Rec)
 # system -> its class, in the module of the system's name beside this one. It is imported where it is used alone, so
 # that an edit to one system re-trains no other.
 CLASSES = {
