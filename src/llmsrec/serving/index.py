@@ -77,7 +77,6 @@ class Index:
         return [self._best(vector, k, np.unique(out)) for vector, out in zip(vectors, exclude, strict=True)]
 
     def _best(self, vector: np.ndarray, k: int, exclude: np.ndarray) -> Best:
-        exclude = exclude[exclude < len(self._rows)]
         if PART * (len(self._rows) - len(exclude)) <= len(self._rows):
             return self._among(np.delete(np.arange(len(self._rows)), exclude), vector, k)
         if k <= MOST and len(exclude) <= SPARED:
