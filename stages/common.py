@@ -15,7 +15,7 @@ from typing import Any
 
 from llmsrec import params as parameters
 from llmsrec import yaml_file
-from llmsrec.errors import DataError, LLMSRecError, explained
+from llmsrec.errors import DataError, LLMSRecError, RequestError, explained, nearest
 from llmsrec.files import read_json, sha256, write_json
 from stages import COLLECT
 
@@ -73,13 +73,22 @@ def load(name: str, folder: Path = Path(), known: dict[Path, str] | None = None)
     Args:
         known: digests of what other stages read, by path; those of this stage are added, so that who loads several
             stages reads no file twice.
+
+    Raises:
+        RequestError: the group has no such item; the nearest is named.
+        DataError: what it depends on is not there.
+        ParamsError: see `params.load`.
     """
     known = {} if known is None else known
     spec = yaml_file.read(folder / "dvc.yaml")["stages"][name.partition("@")[0]]
     params, item = parameters.load(Path("params.yaml")), SimpleNamespace()
     if "foreach" in spec:
-        key = name.partition("@")[2]
-        item, spec = SimpleNamespace(key=key, item=SimpleNamespace(**spec["foreach"][key])), spec["do"]
+        key, items = name.partition("@")[2], spec["foreach"]
+        if key not in items:
+            of_system = [other for other in items if other.partition("-")[0] == key.partition("-")[0]]
+            near = nearest(key, of_system or items)
+            raise RequestError(f"{folder}/dvc.yaml has no {name}{near} It has: {', '.join(items)}.")
+        item, spec = SimpleNamespace(key=key, item=SimpleNamespace(**items[key])), spec["do"]
     place = folder / spec.get("wdir", "")
     listed = spec.get("params", [])
     keys = [_resolve(key, params, item) for key in listed if isinstance(key, str)]
@@ -90,7 +99,7 @@ def load(name: str, folder: Path = Path(), known: dict[Path, str] | None = None)
     paths = [_resolve(dep, params, item) for dep in spec.get("deps", [])]
     for path in paths:
         if (whole := (place / path).resolve()) not in known:
-            known[whole] = _content(place / path)
+            known[whole] = _content(whole, Path(path), folder)
     deps = {path: known[(place / path).resolve()] for path in paths}
     identity = json.dumps({"stage": name, "params": plain, "deps": deps}, sort_keys=True)
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
@@ -115,7 +124,7 @@ def run(main: Callable[[Stage], None], name: str, folder: Path = Path(), paralle
         text = explained(error)
         if text is None:
             raise
-        print(f"error in stage {name}: {text}", file=sys.stderr, flush=True)
+        print(f"error in stage {name}: {' '.join(text.split())}", file=sys.stderr, flush=True)
         sys.exit(1)
 
 
@@ -160,9 +169,11 @@ def _run_together(main: Callable[[Stage], None], name: str, folder: Path) -> Non
         sys.exit(1)
 
 
-def _content(path: Path) -> str:
+def _content(path: Path, name: Path, folder: Path) -> str:
+    """The digest of a dependency at `path`, which `folder`/dvc.yaml calls `name`."""
     if not path.exists():
-        raise DataError(f"{path} is not there; `dvc repro` makes it, `dvc checkout` brings a removed one back.")
+        makes = " ".join(["dvc repro", *([f"{folder}/dvc.yaml"] if folder.parts else [])])
+        raise DataError(f"{name} is not there; `{makes}` makes it, `dvc checkout` brings a removed one back.")
     return sha256(path)
 
 

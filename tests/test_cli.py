@@ -130,6 +130,15 @@ def test_no_bundle_and_no_registry_are_one_line(tmp_path: Path, monkeypatch: pyt
     assert "no registry at" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["paper", "claims"])
+def test_runs_are_not_counted_where_there_is_no_repository(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert cli.main([command]) == 1
+    assert "params.yaml is not there" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -302,6 +311,11 @@ def test_summary_shows_metrics_version_and_what_to_type_next(
     assert "models:/llm-srec/3 --tower teacher --k 5 --history B" in capsys.readouterr().out, (
         "the example's tower is good"
     )
+    (tmp_path / "reports/ranks.parquet").write_bytes(b"PAR1 half")
+    assert cli.main(["summary"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert "reports/ranks.parquet cannot be read as parquet" in captured.err
 
 
 def test_the_console_script_starts_without_torch_and_mlflow() -> None:

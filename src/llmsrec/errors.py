@@ -125,7 +125,10 @@ def in_words(problem: Mapping[str, Any]) -> str:
         name: f"{value:g}" if isinstance(value, float) else value for name, value in problem.get("ctx", {}).items()
     }
     words = WORDS.get(problem["type"])
-    return words.format(**limits) if words else str(problem["msg"]).removeprefix("Value error, ")
+    said = words.format(**limits) if words else str(problem["msg"]).removeprefix("Value error, ")
+    valid = re.findall("'([^']*)'", said) if problem["type"] == "literal_error" else []
+    near = difflib.get_close_matches(str(problem.get("input")), valid, n=1)
+    return f"{said} (did you mean {near[0]!r}?)" if near else said
 
 
 def json_in_words(error: ValueError | RecursionError) -> str:

@@ -1,9 +1,9 @@
-"""Files that are either whole or not there: atomic writes, JSON and digests."""
+"""Files that are either whole or not there: atomic writes, JSON, parquet and digests."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,28 @@ def read_json(path: Path) -> Any:
         raise DataError(
             f"{path} is not valid JSON: {json_in_words(error)}; delete it and run its stage again."
         ) from error
+
+
+def require_parquet(path: Path, columns: Iterable[str], remedy: str) -> None:
+    """See that a parquet file is there, is whole, as far as its end tells, and has some columns.
+
+    Args:
+        remedy: what helps where it is not so: the end of a sentence.
+
+    Raises:
+        DataError: it is not so.
+    """
+    import polars as pl  # which what writes JSON alone need not wait for
+
+    if not path.is_file():
+        raise DataError(f"{path} is not there; {remedy}.")
+    try:
+        present = pl.read_parquet_schema(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}; {remedy}.") from error
+    missing = [name for name in columns if name not in present]
+    if missing:
+        raise DataError(f"{path} has no column {', '.join(missing)}; {remedy}.")
 
 
 def tree(folder: Path, bytecode: bool = False) -> dict[str, str]:

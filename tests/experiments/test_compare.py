@@ -57,6 +57,14 @@ def test_a_name_that_means_nothing(pair: Any, name: str) -> None:
         names.find(MlflowClient(pair.uri), pair.root, "compared", name)
 
 
+@pytest.mark.parametrize(
+    ("name", "near"), [("stagging", "staging"), ("no uniformty on Sample", "no uniformity on Sample, embedded")]
+)
+def test_a_misspelt_name_is_told_the_nearest(pair: Any, name: str, near: str) -> None:
+    with pytest.raises(DataError, match=f"nothing is called '{name}'; did you mean '{near}.*'. Model compared has"):
+        names.find(MlflowClient(pair.uri), pair.root, "compared", name)
+
+
 def test_the_figures_follow_from_the_ranks(pair: Any, sides: list[compare.Side]) -> None:
     actual = compare.between(*sides, Bootstrap(200, 1))
     assert (actual.why_unpaired, actual.users) == (None, 60)
@@ -149,3 +157,20 @@ def test_artifacts_that_are_gone_are_one_error(
         assert "B keeps no ranks of its users" in shown and "Latency" not in shown
     finally:
         shutil.move(tmp_path / "reports", reports)
+
+
+@pytest.mark.parametrize("file", ["ranks.parquet", "slices.parquet"])
+def test_tables_that_were_cut_off_are_one_error(
+    pair: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(pair.root))
+    path = Path(urlparse(MlflowClient(pair.uri).get_run(pair.ablated).info.artifact_uri).path) / "reports" / file
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    try:
+        assert cli.main(["compare", "1", "2", "--no-latency"]) == 1
+    finally:
+        path.write_bytes(whole)
+    said = capsys.readouterr().err
+    assert f"{file} cannot be read as parquet" in said and f"run {pair.ablated} were altered" in said
+    assert said.count("\n") == 1

@@ -1,6 +1,9 @@
 """All systems beside LLM-SRec, from tables of ranks made by hand."""
 
+import re
+
 import numpy as np
+import polars as pl
 import pytest
 
 from llmsrec.errors import DataError
@@ -48,3 +51,22 @@ def test_ranks_of_other_users_are_refused(reports):
 def test_without_the_main_way_there_is_nothing_to_show(tmp_path):
     with pytest.raises(DataError, match=r"ranks\.parquet is not there"):
         overview.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "makes"),
+    [
+        ("ranks.parquet", "`dvc repro evaluate`"),
+        ("ranks/gru4rec-retrieval.parquet", "`dvc repro baselines/dvc.yaml:rank@gru4rec-retrieval`"),
+    ],
+)
+def test_ranks_that_were_cut_off_are_one_error(reports, file, makes):
+    path = reports / file
+    whole = path.read_bytes()
+    for bytes_left in (0, len(whole) // 2):
+        path.write_bytes(whole[:bytes_left])
+        with pytest.raises(DataError, match=rf"{re.escape(str(path))} cannot be read as parquet: .*; {makes}"):
+            overview.read(reports)
+    pl.DataFrame({"user_id": [1]}).write_parquet(path)
+    with pytest.raises(DataError, match=r"has no column model, split, protocol, rank; "):
+        overview.read(reports)

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from llmsrec import params as parameters
 from llmsrec import systems
 from llmsrec.closure import imports
+from llmsrec.errors import DataError
 from llmsrec.models.cf import teacher
 from stages import common, deps
 
@@ -165,12 +166,43 @@ def test_relative_paths_mean_the_repository_that_dvc_root_names(project: Path, m
 
 
 def test_a_user_error_is_one_line_and_exit_status_1(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from llmsrec.errors import DataError
-
     def main(stage: Any) -> None:
-        raise DataError("the file x is empty; give another.")
+        raise DataError("the file x is empty;\n\tgive another.")
 
     with pytest.raises(SystemExit) as exit_info:
         common.run(main, "toy")
     assert exit_info.value.code == 1
     assert capsys.readouterr().err == "error in stage toy: the file x is empty; give another.\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "item", "near"),
+    [
+        ("train", "gru4rc-retrieval", "gru4rec-retrieval"),
+        ("train", "gru4rec-titles", "gru4rec-retrieval"),
+        ("rank", "llara-title", "llara-titles"),
+        ("log", "colm-titles", "collm-titles"),
+        ("stage1", "a_llmrc", "a_llmrec"),
+    ],
+)
+def test_a_stage_without_such_an_item_names_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], script: str, item: str, near: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match="1"):
+        common.run(print, f"{script}@{item}", Path("baselines"))
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"error in stage {script}@{item}: baselines/dvc.yaml has no {script}@{item}; did you mean {near!r}? It has: "
+    )
+    assert said.count("\n") == 1
+
+
+def test_what_makes_a_dependency_that_is_not_there_is_named(project: Path) -> None:
+    (project / "other").mkdir()
+    (project / "other/dvc.yaml").write_text("stages:\n  toy:\n    wdir: ..\n    deps: ['models/x']\n")
+    with pytest.raises(DataError, match=r"^models/x is not there; `dvc repro other/dvc.yaml` makes it"):
+        common.load("toy", Path("other"))
+    (project / "in/sample.txt").unlink()
+    with pytest.raises(DataError, match=r"^in/sample.txt is not there; `dvc repro` makes it"):
+        common.load("toy")

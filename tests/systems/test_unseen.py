@@ -117,7 +117,7 @@ def test_a_llmrec_reads_the_codes_of_the_new_titles(place: Path) -> None:
     a_llmrec.train_stage1(replace(own, folder=allmrec.STAGE1, resume=place / "resume1"))
     llm.train(replace(own, folder=place / "models/a_llmrec-retrieval"))
     unseen.prepare(given, Path("models/a_llmrec-retrieval"), Path("models"))
-    codes = allmrec.read(given.folder)
+    codes = allmrec.read(given.folder, OTHERS)
     texts = text_vectors(backbones.load(Path("models/backbone")), given.titles).double()[1:]
     texts = (texts - texts.mean(0)) / (texts.std(0) + 1e-6)
     trained = allmrec.load(allmrec.STAGE1).double()

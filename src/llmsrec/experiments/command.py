@@ -19,7 +19,12 @@ from llmsrec.registry import tracking
 
 
 def show(collection: Collection, root: Path, seeds: list[int]) -> str:
-    """Each section, and how many of its runs are there."""
+    """Each section, and how many of its runs are there.
+
+    Raises:
+        ParamsError: `root` is no repository of this kind.
+    """
+    parameters.load(root / "params.yaml")
     lines, workspace = [], Workspace(root)
     for name in collection.names:
         module = collection.module(name)

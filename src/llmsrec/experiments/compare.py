@@ -12,12 +12,12 @@ from mlflow.exceptions import MlflowException
 from llmsrec import params as parameters
 from llmsrec import yaml_file
 from llmsrec.errors import DataError
-from llmsrec.evaluation import pairs, tables
+from llmsrec.evaluation import pairs, rank_table, tables
 from llmsrec.evaluation.names import OURS
 from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.evaluation.tables import Table
 from llmsrec.export import smoke
-from llmsrec.files import read_json
+from llmsrec.files import read_json, require_parquet
 from llmsrec.promotion import facts
 from llmsrec.registry import names, tracking
 from llmsrec.registry.names import Named
@@ -106,7 +106,7 @@ def compare(root: Path, a: str, b: str, latency: bool = True) -> Comparison:
         latency: try both bundles, too (`smoke`), one after the other.
 
     Raises:
-        DataError: a name means nothing, or what the registry should keep is not there.
+        DataError: a name means nothing, or what the registry should keep is not there or broken.
     """
     params = parameters.load(root / "params.yaml")
     with tracking.existing(root, "Compare again") as client, tempfile.TemporaryDirectory() as place:
@@ -159,8 +159,12 @@ def load(client: MlflowClient, named: Named, place: Path) -> Side:
     values = params and yaml_file.read(params)
     manifests = {part: artifact(client, named, f"{part}/manifest.json", place) for part in set(COMMON.values())}
     outputs = {part: read_json(path)["outputs"] for part, path in manifests.items() if path}
-    tables = [_table(artifact(client, named, file, place)) for file in (RANKS, OF_TOWERS)]
-    ranks = None if tables[0] is None else pl.concat(table for table in tables if table is not None)
+    again = f"the artifacts of run {named.run_id} were altered: compare another run, or register this one again"
+    files = [artifact(client, named, file, place) for file in (RANKS, OF_TOWERS)]
+    ranks = None if files[0] is None else pl.concat(rank_table.read(file, again) for file in files if file)
+    slices = artifact(client, named, SLICES, place)
+    if slices:
+        require_parquet(slices, ("user_id",), again)
     system = run.data.tags.get(SYSTEM, OURS)  # one of the compared systems stands where LLM-SRec does
     return Side(
         named,
@@ -168,7 +172,7 @@ def load(client: MlflowClient, named: Named, place: Path) -> Side:
         {key: str(value) for key, value in (flatten(values) if values else run.data.params).items()},
         run.data.metrics,
         ranks if ranks is None or system == OURS else ranks.with_columns(pl.col("model").replace(system, OURS)),
-        _table(artifact(client, named, SLICES, place)),
+        pl.read_parquet(slices) if slices else None,
         {file: outputs[part][file] for file, part in COMMON.items() if part in outputs},
     )
 
@@ -190,10 +194,6 @@ def artifact(client: MlflowClient, named: Named, path: str, place: Path) -> Path
             f"{path} of run {named.run_id} cannot be read: {str(error).splitlines()[0]}; its artifacts were moved or "
             "deleted. Compare another run, or register this one again."
         ) from error
-
-
-def _table(path: Path | None) -> pl.DataFrame | None:
-    return pl.read_parquet(path) if path else None
 
 
 def _model(client: MlflowClient, named: Named, place: Path) -> Model | None:
@@ -235,7 +235,7 @@ def _sizes(models: list[Model | None]) -> Table:
         sizes = {part: sum(files[f] for f in files if f.startswith(prefix)) for part, prefix in parts.items()}
         items = len(pl.read_parquet(bundle / "items.parquet", columns=["item_id"]))
         rows.append({part: f"{size / 1000:,.0f}" for part, size in sizes.items()} | {"items": f"{items:,}"})
-    return Table("Sizes", ("", "A", "B"), _side_by_side(rows), "" if any(rows) else "no bundle of either can be had")
+    return Table("Sizes", ("", "A", "B"), _side_by_side(rows), "" if any(rows) else "neither has a bundle")
 
 
 def _latency(models: list[Model | None], requests: int) -> Table:
@@ -260,7 +260,7 @@ def _latency(models: list[Model | None], requests: int) -> Table:
 def _try(model: Model | None, requests: int) -> facts.Smoke:
     """A smoke load of what is as it was registered; of nothing else is any code run."""
     if model is None:
-        return facts.Smoke("its bundle cannot be had")
+        return facts.Smoke("it has no bundle")
     try:
         check(model.name, model.folder, model.tags)
     except DataError as error:

@@ -8,6 +8,7 @@ import polars as pl
 from llmsrec import params as parameters
 from llmsrec import systems
 from llmsrec.errors import DataError
+from llmsrec.evaluation import rank_table
 from llmsrec.evaluation.metrics import of_users
 from llmsrec.evaluation.names import MODELS, OURS, PROTOCOLS, SASREC_TITLES, TITLES, VALID_RATIO, meaning
 from llmsrec.evaluation.significance import LEVEL, Bootstrap
@@ -34,13 +35,11 @@ def read(reports: Path) -> Frames:
     Raises:
         DataError: the main way's are not there, or a system was ranked on other users.
     """
-    if not (reports / "ranks.parquet").is_file():
-        raise DataError(f"{reports / 'ranks.parquet'} is not there; `dvc repro` makes it.")
-    frames = {"main": pl.read_parquet(reports / "ranks.parquet")}
+    frames = {"main": rank_table.read(reports / "ranks.parquet", "`dvc repro evaluate` makes it")}
     users = _users(frames["main"])
     for name in systems.names():
         if (path := reports / "ranks" / f"{name}.parquet").is_file():
-            frames[name] = pl.read_parquet(path)
+            frames[name] = rank_table.read(path, f"`dvc repro baselines/dvc.yaml:rank@{name}` makes it")
             if not np.array_equal(_users(frames[name]), users):
                 raise DataError(f"{path} is of other users than the main way's; run `dvc repro baselines/dvc.yaml`.")
     return frames

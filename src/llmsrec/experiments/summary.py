@@ -7,9 +7,9 @@ import polars as pl
 
 from llmsrec import params as parameters
 from llmsrec.data.titles import UNTITLED
-from llmsrec.evaluation import example, towers
+from llmsrec.evaluation import example, rank_table, towers
 from llmsrec.evaluation.report import table
-from llmsrec.files import read_json
+from llmsrec.files import read_json, require_parquet
 from llmsrec.registry import revisions
 
 # Of `dvc exp show`: all of metrics/evaluation.json, files and times, so that metrics/summary.json's figures are left.
@@ -20,11 +20,12 @@ def show() -> None:
     """Print the metrics, the registered version and commands that go on from there, of the current folder.
 
     Raises:
-        DataError: a file of the last run is not there.
+        DataError: a file of the last run is not there or broken.
     """
     evaluation, registered = read_json(Path("metrics/evaluation.json")), read_json(Path("metrics/registered.json"))
     comparison, gate = read_json(Path("reports/comparison.json")), parameters.load(Path("params.yaml")).registry.gate
     name, version = registered["name"], registered["version"]
+    events, titles = _example()
     print(table(evaluation, comparison["negatives"]))
     if "minus_teacher" in comparison["towers"]:  # else of before towers were compared
         print("\n" + towers.text(comparison["towers"]))
@@ -35,7 +36,6 @@ def show() -> None:
         print("  `tower: teacher` answers instead; `registry.gate.towers` says which towers are judged and served")
     good = " --tower teacher" if any(line.startswith("llm:") for line in warnings) else ""
     print(f"\n{name} version {version}, MLflow run {registered['run_id']}\n\nNext:")
-    events, titles = _example()
     for command, purpose in (
         *_commit(),
         ("dvc exp run -S model.uniform=false", "an ablation"),
@@ -71,6 +71,8 @@ def _commit() -> list[tuple[str, str]]:
 def _example() -> tuple[str, str]:
     """A history for the command line, and its titles."""
     filtered, ranks = Path("data/filtered"), Path("reports/ranks.parquet")
+    if ranks.exists():
+        require_parquet(ranks, rank_table.COLUMNS, "`dvc repro evaluate` makes it")
     events = example.history(filtered, ranks) if ranks.exists() and filtered.is_dir() else []
     if events:
         return " ".join(shlex.quote(f"{asin}@{ms}") for asin, ms, _ in events), "; ".join(title for *_, title in events)

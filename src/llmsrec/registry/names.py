@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from llmsrec.errors import DataError
+from llmsrec.errors import DataError, nearest
 from llmsrec.files import read_json
 from llmsrec.registry import revisions, versions
 
@@ -109,11 +109,15 @@ def _tracked(root: Path, name: str) -> Named | None:
 
 
 def _missing(client: MlflowClient, model: str, name: str) -> Named:
+    places = [experiment.experiment_id for experiment in client.search_experiments()]
+    others = [run.info.run_name for run in client.search_runs(places)]
     try:
         newest = max((int(v.version) for v in client.search_model_versions(f"name = '{model}'")), default=0)
-        known = f"{model} has versions up to {newest} and the aliases {versions.aliases(client, model)}"
+        known = f"Model {model} has versions up to {newest} and the aliases {versions.aliases(client, model)}"
+        others += client.get_registered_model(model).aliases
     except MlflowException:
-        known = f"no model {model} is registered"
+        known = f"No model {model} is registered"
     raise DataError(
-        f"nothing is called {name!r}: {known}; `mlflow runs search` and `dvc exp list` name runs and experiments."
+        f"nothing is called {name!r}{nearest(name, others)} {known}; `mlflow runs search` and `dvc exp list` name runs "
+        "and experiments."
     )

@@ -11,7 +11,7 @@ from llmsrec.data import held_out
 from llmsrec.data.sequences import Sequences
 from llmsrec.errors import DataError, RequestError
 from llmsrec.evaluation import test_users
-from llmsrec.files import read_json, sha256
+from llmsrec.files import read_json, require_parquet, sha256
 
 INTERACTIONS, ITEMS, CANDIDATES = "interactions.parquet", "items.parquet", "candidates.parquet"
 COLUMNS = {INTERACTIONS: ("user_id", "item_id", "timestamp"), ITEMS: ("item_id", "parent_asin")}
@@ -55,7 +55,7 @@ def read(folder: Path, most: int, seed: int) -> HeldOutData:
         raise RequestError(f"--on {folder} is not a folder; {EXAMPLE}.")
     filtered = folder / "filtered" if (folder / "filtered").is_dir() else folder
     for name, columns in COLUMNS.items():
-        _check(filtered / name, columns)
+        require_parquet(filtered / name, columns, EXAMPLE)
     if not pl.scan_parquet(filtered / INTERACTIONS).select(pl.len()).collect().item():
         raise DataError(f"{filtered / INTERACTIONS} holds no events, so there are no test users; {EXAMPLE}.")
     split = filtered.parent / "split"
@@ -74,20 +74,8 @@ def read(folder: Path, most: int, seed: int) -> HeldOutData:
     return HeldOutData(folder, users, sha256(filtered), digest)
 
 
-def _check(path: Path, columns: tuple[str, ...]) -> None:
-    if not path.is_file():
-        raise DataError(f"{path} is not there, so {path.parent} holds no test users; {EXAMPLE}.")
-    try:
-        present = pl.read_parquet_schema(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}; {EXAMPLE}.") from error
-    missing = [name for name in columns if name not in present]
-    if missing:
-        raise DataError(f"{path} has no column {', '.join(missing)}; {EXAMPLE}.")
-
-
 def _with_negatives(users: pl.DataFrame, path: Path, items: Path) -> pl.DataFrame:
-    _check(path, ("user_id", "split", "item_id", "negatives"))
+    require_parquet(path, ("user_id", "split", "item_id", "negatives"), EXAMPLE)
     asins = pl.read_parquet(items).sort("item_id")["parent_asin"]
     rows = pl.scan_parquet(path).filter(pl.col("split") == "test", pl.col("user_id").is_in(users["user_id"].implode()))
     stored = users.select("user_id", "target").join(rows.collect(), on="user_id", how="left", maintain_order="left")

@@ -79,7 +79,7 @@ def settings_of(task: Task) -> tuple[Model, Train]:
 
 def codes(task: Task, folder: Path) -> Tensor | None:
     """What f_I reads instead of the teacher's item vectors: the codes of A-LLMRec's stage 1 in `folder`."""
-    return allmrec.read(folder) if task.system == "a_llmrec" else None
+    return allmrec.read(folder, task.items) if task.system == "a_llmrec" else None
 
 
 def prefixes(task: Task) -> Budget:

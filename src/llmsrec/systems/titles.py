@@ -83,7 +83,7 @@ def build(task: Task, config: dict[str, Any], codes: Path) -> TitleModel:
     backbone = lora.tuned(backbone, loading, seed)
     of = Model.model_validate(config["model"])
     holds = PromptSettings.of(of, config["item_embedding"])
-    own = allmrec.read(codes) if task.system == "a_llmrec" else None
+    own = allmrec.read(codes, len(task.titles)) if task.system == "a_llmrec" else None
     return TitleModel(backbone, teachers.load(task.models / of.teacher, of.teacher), task.titles, holds, seed, own)
 
 

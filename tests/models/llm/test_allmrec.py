@@ -38,7 +38,7 @@ def test_a_cold_item_has_the_code_of_its_text(tmp_path: Path) -> None:
     items, texts = torch.randn(5, 4), torch.randn(5, 6)
     cold = np.array([True, False, True, False, False])
     allmrec.save(tmp_path, model, items, texts, cold)
-    codes = allmrec.read(tmp_path)
+    codes = allmrec.read(tmp_path, 4)
     assert not codes[0].any()
     torch.testing.assert_close(codes[2], model.text_codes(texts[2]), rtol=0, atol=0)
     torch.testing.assert_close(codes[[1, 3, 4]], model.item_codes(items[[1, 3, 4]]), rtol=1e-6, atol=1e-7)
@@ -46,7 +46,14 @@ def test_a_cold_item_has_the_code_of_its_text(tmp_path: Path) -> None:
 
 def test_codes_that_cannot_be_read_are_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"codes\.safetensors cannot be read .*stage1@a_llmrec"):
-        allmrec.read(tmp_path)
+        allmrec.read(tmp_path, 4)
     (tmp_path / "codes.safetensors").write_bytes(b"half")
     with pytest.raises(DataError, match=r"codes\.safetensors cannot be read"):
-        allmrec.read(tmp_path)
+        allmrec.read(tmp_path, 4)
+
+
+def test_codes_of_another_catalogue_are_refused(tmp_path: Path) -> None:
+    model = Autoencoders(d=4, w=6, k=3, seed=1)
+    allmrec.save(tmp_path, model, torch.randn(5, 4), torch.randn(5, 6), np.zeros(5, dtype=bool))
+    with pytest.raises(DataError, match=r"codes of 4 items, and the catalogue has 30: .*stage1@a_llmrec"):
+        allmrec.read(tmp_path, 30)

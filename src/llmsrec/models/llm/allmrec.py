@@ -116,14 +116,23 @@ def copy(source: Path, folder: Path) -> None:
         shutil.copyfile(source / CODES, temporary)
 
 
-def read(folder: Path) -> Tensor:
+def read(folder: Path, items: int) -> Tensor:
     """The joint codes `[I + 1, k]` that `save` wrote, for `item_codes` of a model.
 
+    Args:
+        items: I, of the catalogue that they should be of.
+
     Raises:
-        DataError: they are missing or damaged.
+        DataError: they are missing, damaged or of another catalogue.
     """
     path = folder / CODES
     try:
-        return load_file(path)["joint"]
+        codes = load_file(path)["joint"]
     except (OSError, SafetensorError, KeyError) as error:
         raise DataError(f"{path} cannot be read ({error}); {AGAIN}.") from error
+    if len(codes) != items + 1:
+        raise DataError(
+            f"{path} has the codes of {len(codes) - 1:,} items, and the catalogue has {items:,}: it is of other data; "
+            f"{AGAIN}."
+        )
+    return codes
