@@ -127,7 +127,7 @@ def test_bad_input_is_one_line(root: Path, week: Path, tmp_path: Path, capsys: A
         (["models:/llm-srec"], "names no version"),
         (["1", "--on", "nowhere"], "--on nowhere is not a folder"),
         (["1"], "data is not a folder"),
-        (["1", "--on", "empty"], "interactions.parquet is not there, so"),
+        (["1", "--on", "empty"], "interactions.parquet is not there; it takes a folder like"),
         (["1", "--on", "text"], "cannot be read as parquet"),
         (["1", "--on", "columns"], "has no column user_id, item_id, timestamp"),
         (["1", "--on", "none"], "holds no events"),
