@@ -24,7 +24,6 @@ import polars as pl
 
 from benchmarks.common import stages, workspace
 from llmsrec.data import cold
-from llmsrec.data.held_out import sample
 from llmsrec.data.sequences import Sequences
 from llmsrec.data.titles import UNTITLED
 from llmsrec.engine import backbone as backbones
@@ -36,8 +35,7 @@ from llmsrec.evaluation.names import HEADLINE
 from llmsrec.evaluation.ranks import rank
 from llmsrec.evaluation.significance import Bootstrap
 from llmsrec.export import extended
-from llmsrec.items.cost import ASKED
-from llmsrec.items.cost import SEED as WHICH
+from llmsrec.items.cost import asked_of
 from llmsrec.models.text.whitening import Whitening
 from llmsrec.params import Items
 from llmsrec.scoring import held_out
@@ -138,7 +136,8 @@ def table(folder: Path) -> str:
     embeddings = stand_ins(bundle, titles, spread)
     if bundle.reads_titles:
         embeddings["teacher's, by title"] = tower.embeddings_of(titles[known:])
-    inputs = {"zero": tower.no_inputs(len(items))} | {name: tower.inputs_of(of) for name, of in embeddings.items()}
+    inputs = {name: tower.inputs_of(of) for name, of in embeddings.items()}
+    inputs = {"zero": np.zeros_like(inputs["mean"]), **inputs}
     ours = {
         name: np.concatenate([bundle.tensors["item_vectors"], tower.of_titles(titles[known:], of)])
         for name, of in inputs.items()
@@ -166,7 +165,7 @@ def table(folder: Path) -> str:
     rows: dict[str, Vectors] = {f"LLM-SRec, {name}": (users["test"], vectors) for name, vectors in ours.items()}
     if "cf" in bundle.towers:
         rows[f"LLM-SRec's tower cf, {chosen}"] = (_users(CFTower(bundle).vectors, test.histories), ours[chosen])
-    rows |= of_teacher(bundle, tower, embeddings, test.histories, ours[chosen])
+    rows |= of_teacher(bundle, users["test"], embeddings, test.histories, ours[chosen])
     rows |= {
         "backbone's text vectors, raw": of_texts(unit(texts.double().numpy()), test.histories),
         "backbone's text vectors, whitened": of_texts(spread, test.histories),
@@ -195,8 +194,7 @@ def _rows(test: Asked, rows: dict[str, Vectors], ours: str, known: int) -> list[
 
 def _cost(folder: Path, bundle: Bundle, items: pl.DataFrame) -> list[str]:
     """What `items add` of the held-out items costs the known ones, as it measures it (`items.cost`)."""
-    users = pl.read_parquet(folder / "reports/test_users.parquet")
-    users = users[sample(len(users), ASKED, WHICH)]
+    users = asked_of(pl.read_parquet(folder / "reports/test_users.parquet"))
     added = items.filter(pl.col("title") != UNTITLED).select("parent_asin", "title", "store", "categories")
     with TemporaryDirectory(dir=folder) as place:
         longer = Path(place) / "longer"
@@ -234,7 +232,7 @@ def stand_ins(bundle: Bundle, titles: list[str], texts: np.ndarray) -> dict[str,
 
 def of_teacher(
     bundle: Bundle,
-    tower: LLMTower,
+    of_llm: np.ndarray,
     embeddings: dict[str, np.ndarray],
     histories: list[History],
     vectors: np.ndarray,
@@ -242,11 +240,12 @@ def of_teacher(
     """The teacher and the blend by each of what may stand for the embeddings of held-out items.
 
     Args:
+        of_llm: `[n, d']` the users' vectors of `llm`.
         embeddings: `[C, d]` each.
         vectors: `[I + C + 1, d']` of `llm`, the held-out items' last.
     """
     teacher, blend = Teacher(bundle), Blend(**bundle.config["blend"])
-    of_teacher, of_llm = _users(teacher.vectors, histories), _users(tower.vectors, histories)
+    of_teacher = _users(teacher.vectors, histories)
     tables = {name: np.concatenate([bundle.tensors["item_embeddings"], of]) for name, of in embeddings.items()}
     by_teacher: dict[str, Vectors] = {f"its teacher, {name}": (of_teacher, table) for name, table in tables.items()}
     users = blend.users(of_llm, of_teacher)

@@ -42,7 +42,8 @@ def write(folder: Path, bundle: Bundle, added: pl.DataFrame, version: str) -> st
     tower = LLMTower(bundle, OnTorch(bundle))
     parity = read_json(bundle.folder / "parity.json")
     probed = probe(tower, bundle, parity["tolerance"])
-    new = {"item_embeddings": tower.embeddings_of(titles), "item_vectors": tower.of_titles(titles)}
+    embeddings = tower.embeddings_of(titles)
+    new = {"item_embeddings": embeddings, "item_vectors": tower.of_titles(titles, tower.inputs_of(embeddings))}
     tensors = {name: np.concatenate([bundle.tensors[name], rows]) for name, rows in new.items()}
     shapes = bundle.config["shapes"] | {"items": len(items), "trained": bundle.trained}
     extends = {"version": version, "bundle_sha256": bundle.digest}

@@ -16,6 +16,11 @@ from llmsrec.serving.bundle import Bundle
 ASKED, SEED = 2000, 0  # test users, of those that are kept with a version
 
 
+def asked_of(users: pl.DataFrame) -> pl.DataFrame:
+    """Those test users of a version who are asked, always the same ones."""
+    return users[sample(len(users), ASKED, SEED)]
+
+
 def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
     """Ask the towers of a bundle with added items about test users of its training; reports/added.json.
 
@@ -39,7 +44,7 @@ def measure(bundle: Bundle, evaluated: Evaluated) -> dict[str, Any]:
             f"version {evaluated.version} was registered before test users were kept with a version, so what new items "
             "cost cannot be measured; `dvc repro` with its params registers it anew."
         )
-    users = evaluated.test_users[sample(len(evaluated.test_users), ASKED, SEED)]
+    users = asked_of(evaluated.test_users)
     ranks = evaluated.ranks.filter(pl.col("user_id").is_in(users["user_id"].implode()))
     evaluated_as, before = {"llm": OURS, "blend": group("blend")}, {}
     for tower in bundle.towers:

@@ -142,10 +142,6 @@ class LLMTower:
         parts = np.array_split(embeddings, 1 + len(embeddings) // 1024)
         return np.concatenate([self._f_I(part) for part in parts])
 
-    def no_inputs(self, count: int) -> np.ndarray:
-        """`[n, d_llm]` zeros, which stand for f_I of embeddings that nobody has."""
-        return np.zeros((count, self._item_inputs.shape[1]), dtype=np.float32)
-
     def _of_items(self, prompts: Prompts, items: np.ndarray, inputs: np.ndarray) -> np.ndarray:
         vectors = []
         for rows in np.array_split(items, -(-len(items) // ITEMS)):
