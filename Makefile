@@ -4,14 +4,14 @@
 # make bench  set up, then the engine's benchmarks on the raw files in FILES (docs/performance.md)
 # make ablation   set up, then the paper's Table 7 through DVC's queue; SEEDS="0 1 2" for three (docs/paper.md has the others)
 # make smollm2  set up, then the language model of `backbone.model: smollm2` (93 MB)
-# make test   set up, then lint, type checks and tests
+# make test   set up, then lint and type checks beside the tests
 PYTHON ?= python3
 VENV := .venv
 SETUP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup smollm2 repro tune bench ablation screenshots test lint
+.PHONY: setup smollm2 repro tune bench ablation screenshots test pytest lint
 
 repro: setup
 	dvc repro
@@ -38,7 +38,11 @@ ablation: setup
 screenshots: setup
 	python -m docs.screenshots $(or $(A),1) $(or $(B),2)
 
-test: setup lint
+# lint beside the tests, which wait now and then: for a server, for a queue
+test: setup
+	$(MAKE) --jobs 2 lint pytest
+
+pytest: setup
 	pytest -n 2 --dist loadfile
 
 lint: setup

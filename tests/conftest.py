@@ -78,12 +78,14 @@ class Tiny:
 
 def make_tiny(
     folder: Path, local: bool = False, lora_rank: int = 0, quantization: str = "none", titled: bool = False,
-    **settings: Any,
+    graph: bool = True, **settings: Any,
 ) -> Tiny:  # fmt: skip
     """Untrained weights score as well as trained ones where two ways to score must agree.
 
     Args:
         titled: the teacher's item vectors are all of the titles (sasrec.items `text`).
+        graph: whether the language model gets its ONNX graph, which takes more than half of the time; without, it is
+            left to torch, as one is whose graph gives other vectors.
     """
     import torch
     from transformers import LlamaConfig, LlamaModel
@@ -92,11 +94,14 @@ def make_tiny(
     from llmsrec.engine import backbone as backbones
     from llmsrec.engine import embedded
     from llmsrec.engine.text_vectors import text_vectors
-    from llmsrec.export import bundle
+    from llmsrec.export import bundle, layers
     from llmsrec.files import sha256, write_json
     from llmsrec.models.cf import teacher as teachers
     from llmsrec.models.llm import retrieval as llm_srec
     from llmsrec.models.text import item_vectors
+
+    def left_to_torch(*_: object) -> None:
+        raise layers.Unfit("no graph was asked for")
 
     rng = np.random.default_rng(0)
     items = pl.DataFrame({"item_id": np.arange(1, 31, dtype=np.int32)}).with_columns(
@@ -164,10 +169,13 @@ def make_tiny(
     catalogue = items.with_columns(count=pl.Series(counts, dtype=pl.Int64))
     catalogue = catalogue.select("item_id", "parent_asin", "title", "count", "store", "categories")
     tiny = Tiny(folder, model, sequences, config, catalogue)
-    bundle.write(
-        tiny.bundle, model, config, catalogue, backbone, sequences, users=40, tolerance=1e-4,
-        of_titles=item_vectors.load(folder / "models" / system),
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        if not graph:
+            patch.setattr(layers, "export", left_to_torch)
+        bundle.write(
+            tiny.bundle, model, config, catalogue, backbone, sequences, users=40, tolerance=1e-4,
+            of_titles=item_vectors.load(folder / "models" / system),
+        )  # fmt: skip
     return tiny
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsrec.data import parts
@@ -173,6 +173,7 @@ def test_sample_keeps_at_least_one_user(raw_folder, tmp_path):
     assert pl.read_parquet(tmp_path / "out/users.parquet").height == 1
 
 
+@settings(max_examples=40)  # each filters six times
 @given(ROWS, st.integers(1, 4), st.integers(1, 20), st.integers(1, 20))
 def test_parts_of_any_size_give_the_same_files(tmp_path_factory, rows, core, size, batch):
     folder = tmp_path_factory.mktemp("parts")

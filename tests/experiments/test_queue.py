@@ -50,6 +50,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         subprocess.run(command, check=True, capture_output=True)
     monkeypatch.setattr(queue, "ASK_S", 5)
+    monkeypatch.setattr(queue, "LOOK_S", 0.2)
     return tmp_path
 
 

@@ -153,7 +153,7 @@ def test_users_who_have_or_want_added_items_can_be_asked_of_any_tower(longer: Bu
 @pytest.mark.parametrize("system", [*TEACHERS])
 def test_the_item_table_of_every_teacher_gets_longer(system: str, tmp_path: Path) -> None:
     """Its file reads a new item as the item whose embedding it has, and old ones as before."""
-    before = Bundle.open(make_tiny(tmp_path, teacher=system).bundle)
+    before = Bundle.open(make_tiny(tmp_path, graph=False, teacher=system).bundle)
     extending.write(tmp_path / "longer", before, ADDED, "shop/1")
     after = Bundle.open(tmp_path / "longer")
     assert after.tensors["item_embeddings"].shape == (32, before.tensors["item_embeddings"].shape[1])
@@ -302,7 +302,7 @@ def test_a_service_answers_with_them_over_http(extended: Extended, longer: Bundl
 
 
 def test_with_the_teachers_user_vector_in_the_prompt_they_are_read_in_a_history_too(tmp_path: Path) -> None:
-    tiny = make_tiny(tmp_path, user_representation=True)
+    tiny = make_tiny(tmp_path, graph=False, user_representation=True)
     extending.write(tmp_path / "longer", Bundle.open(tiny.bundle), ADDED, "shop/1")
     events = request([3])["history"] + [{"parent_asin": "N1", "timestamp": 1_500_000_000_000}]
     (answer,) = Recommender.load(tmp_path / "longer").recommend(parse([{"history": events, "tower": "llm"}]))

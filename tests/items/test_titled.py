@@ -82,7 +82,7 @@ def test_to_drift_and_to_a_training_that_begins_from_it_they_are_new(longer: Bun
 
 
 def test_where_the_backbone_was_fine_tuned_titles_are_left_out(tmp_path) -> None:
-    tiny = make_tiny(tmp_path, lora_rank=2, titled=True)
+    tiny = make_tiny(tmp_path, lora_rank=2, titled=True, graph=False)
     assert item_vectors.load(tmp_path / "models/sasrec") and not Bundle.open(tiny.bundle).reads_titles
 
 

@@ -168,11 +168,15 @@ def post(body: bytes, close: bool = True) -> bytes:
 
 
 def serve(
-    store: Store, folder: Path, *options: str, model: str = "models:/shop@staging", **environment: str
+    store: Store, folder: Path, *options: str, model: str = "models:/shop@staging", first: str = "", **environment: str
 ) -> Running:
-    """Start `llmsrec serve`."""
+    """Start `llmsrec serve`.
+
+    Args:
+        first: Python that runs before it, such as what makes a limit shorter.
+    """
     log, port = folder / f"log{len(list(folder.iterdir()))}", free_port()
-    command = [sys.executable, "-c", MAIN, "serve", model, "--port", str(port)]
+    command = [sys.executable, "-c", first + MAIN, "serve", model, "--port", str(port)]
     named = os.environ | {"MLFLOW_TRACKING_URI": store.uri, "DVC_ROOT": str(store.root), **environment}
     with log.open("w") as output:
         process = subprocess.Popen([*command, *options], env=named, stdout=output, stderr=output)

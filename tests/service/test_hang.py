@@ -25,7 +25,8 @@ from tests.service.conftest import Running, Store, request, serve
 from tests.service.test_swap import Load, worker_of
 
 DEADLINE_S = 2.0
-PATIENCE_S = workers.HANGS_S
+PATIENCE_S = 7.0
+SHORTER = f"from llmsrec.service import workers\nworkers.HANGS_S = {PATIENCE_S}\n"
 OTHERS = Settings(llm=False, rows=4, cost=4, wait_s=0.0, waiting=64, deadline_s=0.1)
 RECOMMEND = "    def _recommend(self, requests: Sequence[Request]) -> list[Answer]:\n"
 POISON = 7  # the `k` of requests that altered code is slow with, or never ends with
@@ -37,7 +38,7 @@ def service(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Both towers of the version that the alias names."""
     store.alias(1)
     options = ("--deadline", f"{DEADLINE_S:g}", "--drain", "0", "--poll", "0.2")
-    running = serve(store, tmp_path_factory.mktemp("hang"), *options)
+    running = serve(store, tmp_path_factory.mktemp("hang"), *options, first=SHORTER)
     try:
         running.ready(1)
         yield running

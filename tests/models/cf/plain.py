@@ -11,12 +11,10 @@ from llmsrec.models.cf.gru4rec import GRU4Rec
 from llmsrec.models.cf.nextitnet import NextItNet
 from llmsrec.models.cf.teacher import MASK
 
-ONE = torch.ones(1)
-
 
 def gru4rec(model: GRU4Rec, history: Sequence[int]) -> Tensor:
     """`[L, d]`: gate by gate (Cho et al., 2014, in the form of torch's GRU)."""
-    states = [torch.zeros(model.config["hidden"]) for _ in model.layers]
+    states = [model.item.weight.new_zeros(model.config["hidden"]) for _ in model.layers]
     vectors = []
     for item in history:
         x = model.item.weight[item, :-1] * 8**0.5
@@ -31,7 +29,7 @@ def gru4rec(model: GRU4Rec, history: Sequence[int]) -> Tensor:
                 new = torch.tanh(of_input[2 * width + i] + reset * of_state[2 * width + i])
                 after.append((1 - update) * new + update * before[i])
             x = states[number] = torch.stack(after)
-        vectors.append(torch.cat([model.norm(model.output(x)), ONE]))
+        vectors.append(torch.cat([model.norm(model.output(x)), x.new_ones(1)]))
     return torch.stack(vectors)
 
 
@@ -47,7 +45,7 @@ def nextitnet(model: NextItNet, history: Sequence[int]) -> Tensor:
                 parts = [before[place] if place >= 0 else torch.zeros_like(before[0]) for place in places]
                 added.append(convolution.norm(convolution.weights(torch.cat(parts))).clamp(min=0))
         x = [own + more for own, more in zip(x, added, strict=True)]
-    return torch.stack([torch.cat([model.norm(model.output(own)), ONE]) for own in x])
+    return torch.stack([torch.cat([model.norm(model.output(own)), own.new_ones(1)]) for own in x])
 
 
 def bert4rec(model: BERT4Rec, row: Sequence[int]) -> Tensor:
@@ -63,14 +61,14 @@ def bert4rec(model: BERT4Rec, row: Sequence[int]) -> Tensor:
         inner = block.inner(x)  # type: ignore[operator]
         x = block.feed_forward_norm(x + block.outer(gelu(inner)))  # type: ignore[operator]
     head = model.output_norm(gelu(model.output(x)))
-    return torch.cat([head, torch.ones(length, 1)], dim=1)
+    return torch.cat([head, head.new_ones(length, 1)], dim=1)
 
 
 def attended(block: Any, x: Tensor) -> Tensor:
     length, dim = x.shape
     width = dim // block.heads
     query, key, value = block.query_key_value(x).chunk(3, dim=-1)
-    mixed = torch.zeros(length, dim)
+    mixed = x.new_zeros(length, dim)
     for i in range(length):
         for head in range(block.heads):
             part = slice(head * width, (head + 1) * width)
