@@ -128,6 +128,11 @@ def run(main: Callable[[Stage], None], name: str, folder: Path = Path(), paralle
         sys.exit(1)
 
 
+def run_item(main: Callable[[Stage], None], group: str, folder: Path, parallel: bool = False) -> None:
+    """`run` the item of a group that the command line names, as `python -m stages.train gru4rec-retrieval` does."""
+    run(main, f"{group}@{''.join(sys.argv[1:2])}", folder, parallel)
+
+
 def _timed(main: Callable[[Stage], None], stage: Stage) -> None:
     began = time.monotonic()
     main(stage)

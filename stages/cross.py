@@ -1,6 +1,5 @@
 """Ranks other data's targets by a system that never met their items: `python -m stages.cross llm_srec-retrieval`."""
 
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,7 +8,7 @@ import torch
 from llmsrec import systems
 from llmsrec.systems import llm, unseen
 from llmsrec.systems.task import MODELS, Task
-from stages.common import Stage, run
+from stages.common import Stage, run_item
 from stages.rank import write
 
 CROSS, OUT, TARGET = Path("cross"), Path("reports/cross"), Path("data/target")
@@ -35,4 +34,4 @@ def task_of(stage: Stage, place: Path = Path()) -> Task:
 
 
 if __name__ == "__main__":
-    run(main, f"cross@{sys.argv[1]}", CROSS, parallel=True)
+    run_item(main, "cross", CROSS, parallel=True)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +13,7 @@ from llmsrec.evaluation.names import MODELS
 from llmsrec.files import read_json, sha256, write_json
 from llmsrec.registry import record, revisions, tracking
 from llmsrec.systems.task import Task
-from stages.common import Stage, durations, load, run
+from stages.common import Stage, durations, load, run_item
 from stages.rank import OUT, task_of
 
 METRICS, BASELINES = Path("metrics/systems"), Path("baselines")
@@ -99,4 +98,4 @@ def log(
 
 
 if __name__ == "__main__":
-    run(main, f"log@{sys.argv[1]}", BASELINES)
+    run_item(main, "log", BASELINES)

@@ -1,12 +1,11 @@
 """What a system says of other data as an MLflow run: `python -m stages.log_cross llm_srec-retrieval`."""
 
-import sys
 from pathlib import Path
 
 from llmsrec import params as parameters
 from llmsrec.evaluation.names import MODELS
 from llmsrec.registry import record
-from stages.common import Stage, durations, load, run
+from stages.common import Stage, durations, load, run_item
 from stages.cross import CROSS, OUT, task_of
 from stages.log import log
 
@@ -34,4 +33,4 @@ def main(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run(main, f"log@{sys.argv[1]}", CROSS)
+    run_item(main, "log", CROSS)

@@ -1,6 +1,5 @@
 """Ranks each user's target with one of the compared systems: `python -m stages.rank gru4rec-retrieval`."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -9,7 +8,7 @@ from llmsrec import distributed, systems
 from llmsrec.evaluation import report, slices
 from llmsrec.files import write_json
 from llmsrec.systems.task import Ranked, Task
-from stages.common import Stage, run
+from stages.common import Stage, run_item
 
 OUT = Path("reports/ranks")
 
@@ -60,4 +59,4 @@ def make_task(stage: Stage, system: str, form: str, folder: Path) -> Task:
 
 
 if __name__ == "__main__":
-    run(main, f"rank@{sys.argv[1]}", Path("baselines"), parallel=True)
+    run_item(main, "rank", Path("baselines"), parallel=True)

@@ -1,7 +1,6 @@
 """One of the compared systems by itself as a version that can be served: `python -m stages.register_system gru4rec`."""
 
 import shutil
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +14,7 @@ from llmsrec.models.cf import teacher
 from llmsrec.registry import alone as versions
 from llmsrec.registry import tracking
 from llmsrec.systems.task import Task
-from stages.common import Stage, run
+from stages.common import Stage, run_item
 from stages.log import METRICS, PAIRED
 from stages.rank import OUT
 
@@ -72,4 +71,4 @@ def evidence(stage: Stage, task: Task, reports: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main, f"register@{sys.argv[1]}", PIPELINE)
+    run_item(main, "register", PIPELINE)

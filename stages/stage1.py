@@ -1,13 +1,12 @@
 """What a system trains before either of its forms: `python -m stages.stage1 a_llmrec` -> models/a_llmrec-stage1/."""
 
-import sys
 from pathlib import Path
 
 import torch
 
 from llmsrec.files import write_json
 from llmsrec.systems.a_llmrec import train_stage1
-from stages.common import Stage, run
+from stages.common import Stage, run_item
 from stages.rank import make_task
 
 
@@ -20,4 +19,4 @@ def main(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run(main, f"stage1@{sys.argv[1]}", Path("baselines"))
+    run_item(main, "stage1", Path("baselines"))

@@ -1,13 +1,12 @@
 """Trains one of the systems that LLM-SRec is compared with: `python -m stages.train gru4rec-retrieval`."""
 
-import sys
 from pathlib import Path
 
 import torch
 
 from llmsrec import distributed, systems
 from llmsrec.files import write_json
-from stages.common import Stage, run
+from stages.common import Stage, run_item
 from stages.rank import task_of
 
 
@@ -21,4 +20,4 @@ def main(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run(main, f"train@{sys.argv[1]}", Path("baselines"), parallel=True)
+    run_item(main, "train", Path("baselines"), parallel=True)

@@ -123,3 +123,13 @@ def test_what_was_there_stays_when_items_are_too_few(tmp_path):
         write_candidates(tmp_path / "a.parquet", lambda: blocks(sequences), 4, 99, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
     assert (tmp_path / "a.parquet").read_text() == "before"
+
+
+def test_a_file_that_is_not_whole_or_not_there_is_one_line(tmp_path):
+    path = tmp_path / "a.parquet"
+    write_candidates(path, lambda: blocks(histories([[1, 2, 3]])), items=9, negatives=2, seed=0)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read as parquet: .*; `dvc repro -f split` writes it"):
+        candidates.read(path, "test")
+    with pytest.raises(DataError, match=r"none\.parquet is not there; `dvc repro -f split`"):
+        candidates.read(tmp_path / "none.parquet", "test")

@@ -82,8 +82,11 @@ def test_reading_puts_the_positive_in_its_place(tmp_path):
     assert read.negatives.tolist() == frame["negatives"].to_list()
     some = read.rows(np.array([4, 2]))
     assert some.items.tolist() == read.items[[4, 2]].tolist()
-    with pytest.raises(DataError, match=r"none\.parquet is not there; `dvc repro baselines"):
+    with pytest.raises(DataError, match=r"none\.parquet is not there; `dvc repro -f baselines"):
         choices.read(tmp_path / "none.parquet", "test")
+    (tmp_path / "half.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"half\.parquet cannot be read as parquet: .*; `dvc repro -f baselines"):
+        choices.read(tmp_path / "half.parquet", "test")
 
 
 def test_putting_in_equals_inserting():

@@ -54,8 +54,17 @@ def test_read_refuses_users_that_are_not_dense(tmp_path, users):
 
 
 def test_read_says_what_is_missing(tmp_path):
-    with pytest.raises(DataError, match="is not there; run the stage"):
+    with pytest.raises(DataError, match=r"is not there; `dvc repro` runs"):
         Sequences.read(tmp_path / "x.parquet")
+
+
+def test_a_file_whose_end_is_missing_is_one_line(tmp_path):
+    path = tmp_path / "x.parquet"
+    pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp": [1]}).write_parquet(path)
+    path.write_bytes(path.read_bytes()[:-9])
+    for read in (Sequences.read, lambda path: next(Sequences.blocks(path, 10))):
+        with pytest.raises(DataError, match=r"x\.parquet cannot be read as parquet: .*; `dvc repro`"):
+            read(path)
 
 
 @given(USERS, st.integers(0, 4))

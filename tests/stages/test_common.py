@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -195,6 +196,18 @@ def test_a_stage_without_such_an_item_names_the_nearest(
     assert said.startswith(
         f"error in stage {script}@{item}: baselines/dvc.yaml has no {script}@{item}; did you mean {near!r}? It has: "
     )
+    assert said.count("\n") == 1
+
+
+def test_a_stage_that_is_told_no_item_lists_those_that_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["stages/train.py"])
+    with pytest.raises(SystemExit, match="1"):
+        common.run_item(print, "train", Path("baselines"))
+    said = capsys.readouterr().err
+    assert said.startswith("error in stage train@: baselines/dvc.yaml has no train@. It has: gru4rec-retrieval, ")
     assert said.count("\n") == 1
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from llmsrec.data.sequences import Sequences
 from llmsrec.data.threads import in_order
 from llmsrec.errors import DataError
-from llmsrec.files import atomic
+from llmsrec.files import atomic, require_parquet
 
 CHUNK = 1 << 14  # users at a time; the draw does not depend on it
 
@@ -75,7 +75,12 @@ def write_candidates(path: Path, blocks: Callable[[], Iterator[Block]], items: i
 
 
 def read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The positives `[U]` and negatives `[U, m]` of users 1..U in valid or test."""
+    """The positives `[U]` and negatives `[U, m]` of users 1..U in valid or test.
+
+    Raises:
+        DataError: the file is missing or broken.
+    """
+    require_parquet(path, SCHEMA.names, "`dvc repro -f split` writes it again")
     frame = pl.scan_parquet(path).filter(split=split).sort("user_id").collect()
     return frame["item_id"].to_numpy(), frame["negatives"].explode().to_numpy().reshape(len(frame), -1)
 

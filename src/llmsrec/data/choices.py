@@ -19,7 +19,7 @@ from llmsrec.data.candidates import CHUNK, Block
 from llmsrec.data.sequences import Sequences
 from llmsrec.data.titles import normalised
 from llmsrec.errors import DataError
-from llmsrec.files import atomic
+from llmsrec.files import atomic, require_parquet
 
 NEGATIVES = 19
 COUNT = NEGATIVES + 1
@@ -185,10 +185,9 @@ def read(path: Path, split: str) -> tuple[np.ndarray, Choices]:
     """The users `[n]`, ascending, and what they choose from in valid or test.
 
     Raises:
-        DataError: the file is missing.
+        DataError: the file is missing or broken.
     """
-    if not path.exists():
-        raise DataError(f"{path} is not there; `dvc repro baselines/dvc.yaml` makes it.")
+    require_parquet(path, SCHEMA.names, "`dvc repro -f baselines/dvc.yaml:titles` makes it")
     frame = pl.scan_parquet(path).filter(split=split).sort("user_id").collect()
     negatives = frame["negatives"].explode().to_numpy().reshape(len(frame), -1)
     chosen = Choices.put_in(frame["item_id"].to_numpy(), negatives, frame["place"].to_numpy())

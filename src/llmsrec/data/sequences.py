@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from llmsrec.errors import DataError
+from llmsrec.files import require_parquet
 
 COLUMNS = ["user_id", "item_id", "timestamp"]
 
@@ -35,10 +36,9 @@ class Sequences:
             users: U, where some of the users 1..U may have no event; None if each has one.
 
         Raises:
-            DataError: the file is missing, or users are not 1..U in ascending order.
+            DataError: the file is missing or broken, or users are not 1..U in ascending order.
         """
-        if not path.exists():
-            raise DataError(f"{path} is not there; run the stage that writes it (`dvc repro`).")
+        require_parquet(path, COLUMNS, "`dvc repro` runs the stage that writes it")
         return cls._of(pl.read_parquet(path, columns=COLUMNS), path, 0, users)
 
     @classmethod
@@ -48,8 +48,7 @@ class Sequences:
         Raises:
             DataError: as `read`.
         """
-        if not path.exists():
-            raise DataError(f"{path} is not there; run the stage that writes it (`dvc repro`).")
+        require_parquet(path, COLUMNS, "`dvc repro` runs the stage that writes it")
         before, rows = 0, pl.DataFrame()
         for batch in pq.ParquetFile(path).iter_batches(events, columns=COLUMNS):
             if rows.height:  # its last user may go on in this batch

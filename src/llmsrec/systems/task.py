@@ -13,6 +13,7 @@ from llmsrec.data.held_out import HeldOut
 from llmsrec.data.sequences import Sequences
 from llmsrec.evaluation import cases, report
 from llmsrec.evaluation.cases import Cases
+from llmsrec.files import require_parquet
 
 DATA, MODELS, BACKBONE = Path("data"), Path("models"), Path("models/backbone")
 Ranks = dict[str, dict[str, np.ndarray]]  # split -> protocol -> [n] int32, 0-based
@@ -90,6 +91,7 @@ class Task:
     @cached_property
     def titles(self) -> list[str]:
         """Of items 1..I."""
+        require_parquet(self.catalogue, ("title",), "`dvc repro` runs the stage that writes it")
         return pl.read_parquet(self.catalogue, columns=["title"])["title"].to_list()
 
     @cached_property
