@@ -14,3 +14,4 @@ gc.set_threshold(20_000)  # until `common.run`
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 # Without it CUDA's matrix products refuse to be deterministic; it has to be there before CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+import llmsrec  # noqa: E402, F401  before torch, for what it sets
