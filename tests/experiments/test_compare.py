@@ -39,6 +39,7 @@ def test_every_name_of_a_run(pair: Any) -> None:
         "compared/2": (pair.ablated, "compared/2"),
         pair.ablated: (pair.ablated, None),
         title: (pair.ablated, None),
+        title.removesuffix(" (tubby-gobs)"): (pair.ablated, None),
         "tubby-gobs": (pair.ablated, "compared/2"),
         "HEAD": (pair.full, "compared/1"),
         "HEAD~1": (pair.ablated, "compared/2"),

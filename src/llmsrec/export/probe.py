@@ -76,9 +76,11 @@ def main(folder: Path, requests: int) -> None:
         assert answer.used == length and not answer.unknown and answer.fallback is None, f"{tower}: {answer}"
 
     latency = {}
-    known = [tower for tower in ("teacher", "cf", "llm") if tower in schema.TOWERS]  # older code has no `teacher`
-    own = [tower for tower in known if config["distilled"] or tower != "cf"] + ["blend"] * ("blend" in config)
-    for tower in config.get("towers") or own:
+    towers = config.get("towers")  # of a recommender by itself
+    if towers is None:
+        known = [tower for tower in ("teacher", "cf", "llm") if tower in schema.TOWERS]  # older code has no `teacher`
+        towers = [tower for tower in known if config["distilled"] or tower != "cf"] + ["blend"] * ("blend" in config)
+    for tower in towers:
         times: list[float] = []
         said = time.perf_counter()
         for number in range(WARM_UP + requests):
