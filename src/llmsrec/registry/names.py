@@ -83,7 +83,7 @@ def _run(client: MlflowClient, name: str) -> Named | None:
     if '"' in name:
         return None
     places = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(places, filter_string=f'attributes.run_name = "{name}"')
+    runs = list(client.search_runs(places, filter_string=f'attributes.run_name = "{name}"'))
     if not runs:  # the name of its DVC experiment, in brackets behind it, may be left out
         named = client.search_runs(places, filter_string=f'attributes.run_name LIKE "{name} (%"')
         runs = [run for run in named if run.info.run_name.startswith(f"{name} (")]  # to LIKE `_` is any character
