@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.common import in_turn, ratios, settings, show
 from llmsrec.engine import embedded
 
-SPINS = {"llmsrec": "1000", "libgomp": "300000"}  # GOMP_SPINCOUNT: of llmsrec/__init__.py, and libgomp's own
+SPINS = {"llmsrec": "10000", "libgomp": "300000"}  # GOMP_SPINCOUNT: of llmsrec/__init__.py, and libgomp's own
 
 
 def train(steps: int) -> None:
@@ -59,7 +59,7 @@ def beside(count: int) -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--busy", type=int, default=len(os.sched_getaffinity(0)), help="processes beside it")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()

@@ -15,6 +15,16 @@ from llmsrec.experiments import summary
 REPOSITORY = Path(__file__).parents[1]
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_ended_is_no_traceback(unbuffered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    command = [sys.executable, "-c", "import sys; from llmsrec.cli import main; sys.exit(main())", "preset", "warm"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 1)
+
+
 def test_recommend_from_a_bundle_as_table_and_as_json(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["recommend", "--bundle", str(tiny.bundle), "--tower", "cf", "--k", "3"]
     history = ["--history", "B2@1391040000000", "X9@631152000000", "B1@1391126400000"]

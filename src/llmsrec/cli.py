@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,13 +29,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; an error that a user can meet is one line on stderr and status 1."""
     options = parser().parse_args(arguments)
     try:
-        return options.run(options) or 0
+        status = options.run(options) or 0
+        sys.stdout.flush()
+        return status
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 1
         text = explained(error)
         if text is None:
             raise
         print(f"llmsrec {options.command}: {' '.join(text.split())}", file=sys.stderr)
         return 1
+
+
+def _nobody_reads() -> bool:
+    """Whether who read the output has ended, as `| head` does; what is left to be written is then dropped."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def parser() -> argparse.ArgumentParser:
