@@ -13,8 +13,10 @@ from llmsrec.files import atomic
 from llmsrec.models.cf import teacher
 
 PIPELINES = tuple(map(Path, ("dvc.yaml", "alone/dvc.yaml", "tuning/dvc.yaml", "stages/items/dvc.yaml")))
-# Reading settings, naming errors, hiding secrets and writing files whole decide nothing about a result.
-PLUMBING = {PACKAGE / f"{name}.py" for name in ("closure", "errors", "files", "params", "redaction", "yaml_file")}
+# How threads wait, reading settings, naming errors, hiding secrets and whole files decide nothing about a result.
+PLUMBING = {
+    PACKAGE / f"{name}.py" for name in ("__init__", "closure", "errors", "files", "params", "redaction", "yaml_file")
+}
 LOADER = PACKAGE / "models/cf/teacher.py"  # imports a system by its name
 TEACHERS = {PACKAGE / f"models/cf/{system}.py" for system in teacher.CLASSES}
 ONLY_NAMED = TEACHERS - frozenset().union(*map(imports, TEACHERS))  # not what another one is made of
