@@ -20,7 +20,8 @@ import numpy as np
 from benchmarks.common import in_turn, ratios, settings, show
 from llmsrec.engine import embedded
 
-SPINS = {"llmsrec": "10000", "libgomp": "300000"}  # GOMP_SPINCOUNT: of llmsrec/__init__.py, and libgomp's own
+# What the environment says: nothing, so that llmsrec/__init__.py says it, and what libgomp takes by itself.
+SPINS: dict[str, dict[str, str]] = {"llmsrec": {}, "libgomp": {"GOMP_SPINCOUNT": "300000"}}
 
 
 def train(steps: int) -> None:
@@ -34,12 +35,12 @@ def train(steps: int) -> None:
     print(f"seconds {time.perf_counter() - began}")
 
 
-def seconds(spin: str, steps: int) -> float:
-    """The same in a process of its own, whose threads look so often whether they may go on before they sleep."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
-    command = [sys.executable, "-m", "benchmarks.beside", "--steps", str(steps), "--train"]
+def seconds(spin: dict[str, str], steps: int) -> float:
+    """The same in a process of its own, which imports llmsrec before torch, as stages and commands do."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    code = f"import llmsrec; from benchmarks.beside import train; train({steps})"
     done = subprocess.run(
-        command, env=environment | {"GOMP_SPINCOUNT": spin}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env=environment | spin, capture_output=True, text=True, check=True
     )
     return float(done.stdout.rpartition("seconds")[2])
 
@@ -61,11 +62,7 @@ def main() -> None:
     parser.add_argument("--busy", type=int, default=len(os.sched_getaffinity(0)), help="processes beside it")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.train:
-        train(chosen.steps)
-        return
     for count in (0, chosen.busy):
         print(f"\n{chosen.steps} steps beside {count} busy processes, seconds", flush=True)
         with beside(count):
