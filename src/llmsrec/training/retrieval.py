@@ -261,7 +261,7 @@ def candidate_scores(
     """Scores `[T, C]` of each target's candidates, the positive first; -inf where a shared one is the user's own.
 
     By f_user's vectors `[T, d']`, and then by f_CF-user's where they are given. These leave the items as they are: with
-    a gradient to f_item, the tower with a language model loses more than it should (docs/experiments.md).
+    a gradient to these few, the tower with a language model loses more than it should (docs/experiments.md).
 
     `own`: each target has its negatives. `shared`: the batch's negatives are there for every target. `in_batch`: the
     other targets' positives are too, and are corrected for being popular (`losses.log_excess`).
@@ -297,8 +297,8 @@ def catalogue_scores(
     """Scores `[T, 1 + I]` of each target's positive and then of all items, else as `candidate_scores`: -inf where an
     item is the user's own.
 
-    f_item has a gradient. The items' hidden states have none, and are those of the last check: f_I and [UserOut] learn
-    through the users' prompts alone.
+    f_item has a gradient, of f_CF-user's scores too (docs/experiments.md says what it is worth). The items' hidden
+    states have none, and are those of the last check: f_I and [UserOut] learn through the users' prompts alone.
 
     Args:
         table: `[I + 1, d_llm]`; computed if None.
@@ -310,8 +310,8 @@ def catalogue_scores(
     own = torch.from_numpy(samples.known(users)).to(model.device)[:, 1:]
     positive = torch.from_numpy(samples.sequences.items[places].astype(np.int64) - 1).to(model.device)[:, None]
     scored = []
-    for vectors, of_items in zip(sides, (items, items.detach()), strict=False):
-        scores = vectors @ of_items.T
+    for vectors in sides:
+        scores = vectors @ items.T
         scored.append(torch.cat([scores.gather(1, positive), scores.masked_fill(own, -torch.inf)], dim=1))
     return scored
 

@@ -132,8 +132,9 @@ def test_step_losses_equal_the_plain_form(
                     in_pool(targets_of.count(item) / len(cases), len(cases), drawn.size)
                     / in_pool(0, len(cases), drawn.size)
                 )
-            line.append(u @ model.f_item(hidden)[0] - excess)
-            cf_line.append(teachers[-1] @ model.f_item(hidden)[0].detach() - excess)
+            vector = model.f_item(hidden)[0]
+            line.append(u @ vector - excess)
+            cf_line.append(teachers[-1] @ (vector if negatives == "all" else vector.detach()) - excess)
         scores.append(losses.retrieval(torch.stack(line)[None]))
         cf_scores.append(losses.retrieval(torch.stack(cf_line)[None]))
     user, cf = torch.stack(users), torch.stack(teachers)
