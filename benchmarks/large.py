@@ -18,7 +18,7 @@ import torch
 
 from benchmarks import common, flops
 from benchmarks.common import Figures
-from benchmarks.step import Sides, rate, where_time_goes
+from benchmarks.step import BATCH, Sides, rate, where_time_goes
 from llmsrec.params import Prefixes
 
 KEPT = Prefixes(memory=32.0, disk=0.0)  # GiB; of this only what is asked for is touched
@@ -44,7 +44,7 @@ def compare(sides: Sides, unit: str, dtype: torch.dtype, repeats: int) -> Figure
 def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--backbone", type=Path, required=True, help="a model folder of the backbone stage")
-    parser.add_argument("--batch", type=int, default=4, help="users a step (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=BATCH, help="users a step (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=1, help="steps that are timed (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="of each timing (default: %(default)s)")
     parser.add_argument("--targets", nargs="+", choices=UNITS, default=[*UNITS])
